@@ -1,0 +1,1 @@
+//! Cohort's bitmap room.

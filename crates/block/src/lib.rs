@@ -1,0 +1,1 @@
+//! Cohort's block room.

@@ -1,0 +1,31 @@
+# Short recipes; `just --list` names them. CI runs `check`, and more: see `.ci/run`.
+
+# Everything a change must pass.
+check: fmt lint doc deny test
+
+test:
+    cargo test --workspace
+
+fmt:
+    cargo fmt --all --check
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+deny:
+    cargo deny check licenses bans sources
+
+# Every order of events for one, two and three jobs; prints states and bounds.
+model:
+    COHORT_MODEL=full cargo test --release -p cohort-job --test explorer -- --nocapture
+
+# Every interleaving of the few lines that two threads touch; prints how many were walked.
+loom:
+    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p cohort-job -p cohort-bitmap -p cohort-block --lib -- --nocapture --test-threads 1 loom_
+
+# Side-by-side figures: reported, never gated.
+bench:
+    cargo bench -p benches

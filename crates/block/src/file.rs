@@ -1,0 +1,381 @@
+//! The port to a file: what images are stored in.
+//!
+//! [`File`] is the narrow seam under every image format of this project; [`OsFile`] is the real one.
+//! Tests put others there, which fail, stall, or remember the order of writes and syncs.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+/// A file, or a thing that behaves like one, with positioned reads and writes from many threads.
+///
+/// Nothing is short: requests are whole or an error.
+pub trait File: fmt::Debug + Send + Sync {
+    /// Fills `buf` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the file ends before that, or what the storage says.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `buf` at `offset`, growing the file if it ends before that.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes every write that returned before this call durable, and the length they gave the file.
+    ///
+    /// # Errors
+    /// What the storage says; the writes since the last success may be lost, also when a later call
+    /// succeeds.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it has no bytes.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts the file, or grows it with zeroes.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn set_len(&self, length: u64) -> io::Result<()>;
+
+    /// Makes a range read as zeroes, and may free its space. Grows the file if it ends before that.
+    ///
+    /// Writes zeroes where an implementation knows nothing better.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        write_plain_zeroes(|zeroes, at| self.write_at(zeroes, at), offset, length)
+    }
+
+    /// Frees the space behind a range nobody needs any more; its bytes then read as zero or as they
+    /// were. Does nothing where an implementation cannot, and never changes the length.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        let _ = (offset, length);
+        Ok(())
+    }
+
+    /// The first run of `offset..offset + length` that is a hole throughout or not one throughout;
+    /// everything is data where an implementation knows nothing better. The range must not be empty.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
+        let _ = offset;
+        Ok(FileRun {
+            length,
+            hole: false,
+        })
+    }
+}
+
+/// A run of a file's bytes: see [`File::run_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileRun {
+    /// Bytes from the offset asked for; never zero.
+    pub length: u64,
+    /// Whether they are a hole, which reads as zeroes. A run that is no hole may be zero all the same.
+    pub hole: bool,
+}
+
+/// How many zeroes are written in one call where nothing better is known: large enough that the call
+/// does not show, small enough to allocate without a thought.
+const ZEROES_AT_ONCE: u64 = 1 << 20;
+
+/// A file or block device of the operating system.
+#[derive(Debug)]
+pub struct OsFile {
+    file: fs::File,
+    /// A block device's length; a file's is asked each time, because it grows.
+    device_length: Option<u64>,
+}
+
+impl OsFile {
+    /// Opens an existing file or block device, to read, or to read and write.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn open(path: impl AsRef<std::path::Path>, writable: bool) -> io::Result<Self> {
+        Self::new(
+            fs::OpenOptions::new()
+                .read(true)
+                .write(writable)
+                .open(path)?,
+        )
+    }
+
+    /// Creates a file that must not exist yet, to read and write.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`], or what the operating system says.
+    pub fn create_new(path: impl AsRef<std::path::Path>) -> io::Result<Self> {
+        Self::new(
+            fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)?,
+        )
+    }
+
+    /// Takes over a file that is already open. Its cursor is nobody's from now on.
+    ///
+    /// # Errors
+    /// A block device whose length cannot be found.
+    pub fn new(file: fs::File) -> io::Result<Self> {
+        let device_length = if file.metadata()?.file_type().is_block_device() {
+            Some((&file).seek(SeekFrom::End(0))?)
+        } else {
+            None
+        };
+        Ok(Self {
+            file,
+            device_length,
+        })
+    }
+
+    /// The file itself, for locks and metadata.
+    pub fn as_file(&self) -> &fs::File {
+        &self.file
+    }
+
+    /// Whether this is a block device rather than a file.
+    pub fn is_block_device(&self) -> bool {
+        self.device_length.is_some()
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        retry(|| rustix::fs::fallocate(&self.file, flags, offset, length))
+    }
+}
+
+impl File for OsFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(buf, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        match self.device_length {
+            Some(length) => Ok(length),
+            None => Ok(self.file.metadata()?.len()),
+        }
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset
+            .checked_add(length)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        if length == 0 {
+            return Ok(());
+        }
+        // A hole rather than allocated zeroes: restored disks stay as sparse as they were.
+        match self.punch(offset, length) {
+            Ok(()) => {}
+            Err(error) if is_unsupported(error) => {
+                return write_plain_zeroes(|zeroes, at| self.write_at(zeroes, at), offset, length);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if self.len()? < end {
+            // Two threads that grow the file past each other must not cut it: writing grows only.
+            self.write_at(&[0], end - 1)?;
+        }
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        match self.punch(offset, length) {
+            Ok(()) => Ok(()),
+            Err(error) if is_unsupported(error) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
+        let rest = FileRun {
+            length,
+            hole: false,
+        };
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => Ok(FileRun {
+                length: (data - offset).min(length),
+                hole: true,
+            }),
+            Ok(_) => match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(offset)) {
+                Ok(hole) if hole > offset => Ok(FileRun {
+                    length: (hole - offset).min(length),
+                    hole: false,
+                }),
+                Ok(_) | Err(_) => Ok(rest),
+            },
+            // No data from here to the end of the file.
+            Err(Errno::NXIO) if self.device_length.is_none() => Ok(FileRun { length, hole: true }),
+            // The file system cannot say: then all of it is data.
+            Err(_) => Ok(rest),
+        }
+    }
+}
+
+/// Lets an image be shared between who writes it and who watches it.
+impl<F: File + ?Sized> File for std::sync::Arc<F> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        (**self).write_at(buf, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        (**self).sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        (**self).set_len(length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).write_zeroes(offset, length)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).discard(offset, length)
+    }
+
+    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
+        (**self).run_at(offset, length)
+    }
+}
+
+fn write_plain_zeroes(
+    write_at: impl Fn(&[u8], u64) -> io::Result<()>,
+    offset: u64,
+    length: u64,
+) -> io::Result<()> {
+    let zeroes = vec![0; length.min(ZEROES_AT_ONCE) as usize];
+    let mut done = 0;
+    while done < length {
+        let now = (length - done).min(ZEROES_AT_ONCE);
+        write_at(&zeroes[..now as usize], offset + done)?;
+        done += now;
+    }
+    Ok(())
+}
+
+/// What file systems and devices say when they have no holes, or none at this alignment.
+fn is_unsupported(error: Errno) -> bool {
+    [
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+        Errno::INVAL,
+        Errno::NODEV,
+        Errno::NOTTY,
+    ]
+    .contains(&error)
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch() -> (tempfile::TempDir, OsFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsFile::create_new(dir.path().join("f")).unwrap();
+        (dir, file)
+    }
+
+    #[test]
+    fn reads_past_the_end_are_errors_not_short() {
+        let (_dir, file) = scratch();
+        file.write_at(b"abc", 0).unwrap();
+        let error = file.read_at(&mut [0; 4], 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn zeroing_past_the_end_grows_and_zeroing_nothing_does_not() {
+        let (_dir, file) = scratch();
+        file.write_at(&[7; 100], 0).unwrap();
+        file.write_zeroes(50, 100_000).unwrap();
+        file.write_zeroes(1 << 40, 0).unwrap();
+        assert_eq!(file.len().unwrap(), 100_050);
+        let mut back = vec![1; 100_050];
+        file.read_at(&mut back, 0).unwrap();
+        assert!(back[..50].iter().all(|b| *b == 7) && back[50..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn discarding_never_changes_the_length() {
+        let (_dir, file) = scratch();
+        file.write_at(&[7; 10_000], 0).unwrap();
+        file.discard(5_000, 1 << 30).unwrap();
+        assert_eq!(file.len().unwrap(), 10_000);
+    }
+
+    #[test]
+    fn runs_cover_a_sparse_file_and_data_is_never_called_a_hole() {
+        let (_dir, file) = scratch();
+        let end = 3 << 20;
+        file.set_len(end).unwrap();
+        file.write_at(&[9; 1000], 1 << 20).unwrap();
+        let (mut at, mut holes) = (0, 0);
+        while at < end {
+            let run = file.run_at(at, end - at).unwrap();
+            assert!(run.length > 0);
+            let data = at <= (1 << 20) + 999 && at + run.length > 1 << 20;
+            assert!(!(data && run.hole), "data called a hole at {at}");
+            holes += if run.hole { run.length } else { 0 };
+            at += run.length;
+        }
+        assert_eq!(at, end);
+        assert!(holes > 1 << 20, "a sparse file has holes: {holes}");
+    }
+}

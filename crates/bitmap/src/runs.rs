@@ -1,0 +1,77 @@
+//! Going through a bitmap by run (offset and length), not by bit.
+
+use std::{iter::FusedIterator, ops::Range};
+
+use crate::DirtyBitmap;
+
+/// Neighbouring dirty bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Run {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes, at least 1.
+    pub length: u64,
+}
+
+impl Run {
+    /// The byte after the last.
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+
+    /// The bytes as a range.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.end()
+    }
+}
+
+impl DirtyBitmap {
+    /// The dirty runs in ascending order; the last one is cut at the end of the disk.
+    pub fn runs(&self) -> Runs<'_> {
+        self.runs_in(0, self.size(), u64::MAX)
+    }
+
+    /// The dirty runs inside `start..end`, each cut to at most `max_length` bytes (at least 1):
+    /// a longer run comes in several pieces, the next starting where the last ended.
+    pub fn runs_in(&self, start: u64, end: u64, max_length: u64) -> Runs<'_> {
+        Runs {
+            bitmap: self,
+            at: start,
+            end: end.min(self.size()),
+            max_length: max_length.max(1),
+        }
+    }
+
+    /// The first byte of every dirty granule, ascending.
+    pub fn dirty_offsets(&self) -> impl Iterator<Item = u64> {
+        let granularity = self.granularity().bytes();
+        self.runs().flat_map(move |run| {
+            run.range()
+                .step_by(usize::try_from(granularity).unwrap_or(usize::MAX))
+        })
+    }
+}
+
+/// Iterator over dirty runs, from [`DirtyBitmap::runs`] and [`DirtyBitmap::runs_in`].
+#[derive(Clone, Debug)]
+#[must_use = "iterators do nothing unless asked"]
+pub struct Runs<'a> {
+    bitmap: &'a DirtyBitmap,
+    at: u64,
+    end: u64,
+    max_length: u64,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let run = self
+            .bitmap
+            .next_dirty_area(self.at, self.end, self.max_length);
+        self.at = run.map_or(self.end, |run| run.end());
+        run
+    }
+}
+
+impl FusedIterator for Runs<'_> {}

@@ -1,0 +1,14 @@
+//! The primitives whose order matters: std's, or loom's when its models run. Chosen here and
+//! nowhere else.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};

@@ -2,10 +2,17 @@
 //!
 //! This crate knows no job, no transaction and no backup directory.
 
+mod before_write;
 mod device;
 mod file;
+mod gated;
+mod ledger;
 mod memory;
+mod sync;
 
+pub use before_write::{BeforeWrite, OnMiss, Patience, Savers, Sealed, Sink};
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
 pub use file::{File, FileRun, OsFile};
+pub use gated::{CloseError, ClosedGate, GateId, Gated, HeldBy, close_all};
+pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;

@@ -1,0 +1,396 @@
+//! Copy-before-write: saves what a write is about to overwrite, for one backup.
+//!
+//! The writer's thread reads the old data and hands it to the [`Savers`], threads of the filter's own
+//! that nothing else uses; so it works while the job is paused, throttled or stuck. The writer waits
+//! for them, and for the copier where that has the cluster in hand, up to its bound. After that the
+//! backup breaks and the write goes on; or the other way round, if so chosen: [`OnMiss`].
+//!
+//! Locks are taken in this order: gate, cluster, target. The copier never enters a gate.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::ledger::{Before, Broken, Claim, Ledger};
+use crate::sync::{Monitor, MutexGuard, thread};
+use crate::{Device, DeviceError, Operation};
+
+/// Where old data goes: the target, through handles of the filter's own.
+pub trait Sink: Send + Sync {
+    /// Writes one cluster, whole or cut by the end of the device, to the target. Called from several
+    /// threads at once, for different clusters.
+    ///
+    /// That it returned well does not make the cluster count; the ledger decides that afterwards. It
+    /// may run on when nobody waits for it any more: see [`Sealed::late_saves`].
+    ///
+    /// # Errors
+    /// The target did not take it.
+    fn save(&self, cluster: u64, data: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>>;
+}
+
+/// What gives way when old data could not be saved in time, or at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMiss {
+    /// The backup: it breaks, once and for all, and the write goes on.
+    #[default]
+    BreakBackup,
+    /// The write: it fails and changes nothing, and the backup goes on.
+    BreakWrite,
+}
+
+/// How a [`BeforeWrite`] treats writers.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long a write may be delayed in all, from its arrival at the gate, waiting for a fence
+    /// included. Reading the old data from the writer's own disk is not stopped by it.
+    pub bound: Duration,
+    /// What happens then, or on an error.
+    pub on_miss: OnMiss,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            bound: Duration::from_secs(1),
+            on_miss: OnMiss::default(),
+        }
+    }
+}
+
+/// How many clusters one write has copied at a time: its share of memory, and of the savers.
+const CLUSTERS_AT_ONCE: u64 = 16;
+
+/// The filter of one backup, installed in the gate of its source.
+pub struct BeforeWrite {
+    ledger: Arc<Ledger>,
+    source: Arc<dyn Device>,
+    savers: Savers,
+    patience: Patience,
+}
+
+impl BeforeWrite {
+    /// Only puts the parts together, so it may be called while the gate is closed. `source` is the
+    /// device behind the gate; `ledger` has its size.
+    pub fn new(
+        ledger: Arc<Ledger>,
+        source: Arc<dyn Device>,
+        savers: Savers,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            ledger,
+            source,
+            savers,
+            patience,
+        }
+    }
+
+    /// The ledger it shares with the copier.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Ends copying: hands out no more claims, waits for copies in flight, voids what has not ended by
+    /// the deadline (its clusters are owed), lets the savers go. All later writes pass.
+    pub fn seal(&self, deadline: Instant) -> Sealed {
+        let voided = self.ledger.seal(deadline);
+        Sealed {
+            voided,
+            late_saves: self.savers.finish(deadline),
+        }
+    }
+
+    /// Whether every write passes from now on, so that it may be forgotten.
+    pub fn is_spent(&self) -> bool {
+        self.ledger.is_passing()
+    }
+
+    /// Called inside the gate, before the recorders are marked. `arrived` is given if the write had to
+    /// wait for the gate.
+    pub(crate) fn before(
+        &self,
+        operation: Operation,
+        offset: u64,
+        length: u64,
+        arrived: Option<Instant>,
+    ) -> Result<(), DeviceError> {
+        if self.ledger.is_passing() {
+            return Ok(());
+        }
+        let deadline = arrived.unwrap_or_else(Instant::now) + self.patience.bound;
+        let Err(why) = self.save_all(offset, length, deadline) else {
+            return Ok(());
+        };
+        match self.patience.on_miss {
+            OnMiss::BreakBackup => {
+                tracing::warn!(source = self.source.name(), %why, "the backup breaks");
+                self.ledger.break_off(why);
+                Ok(())
+            }
+            OnMiss::BreakWrite => {
+                let kind = match why {
+                    Broken::Late { .. } => io::ErrorKind::TimedOut,
+                    Broken::Source(_) | Broken::Target { .. } | Broken::Distrusted(_) => {
+                        io::ErrorKind::Other
+                    }
+                };
+                let cause = io::Error::new(kind, why.to_string());
+                Err(DeviceError::new(
+                    self.source.name(),
+                    operation,
+                    offset,
+                    length,
+                    cause,
+                ))
+            }
+        }
+    }
+
+    /// Returns once no cluster that the write touches is owed or in flight.
+    fn save_all(&self, offset: u64, length: u64, deadline: Instant) -> Result<(), Broken> {
+        let outcome = Arc::new(Outcome::new());
+        let clusters = self.ledger.clusters(offset, length);
+        let mut from = clusters.start;
+        while from < clusters.end {
+            let window = from..clusters.end.min(from + CLUSTERS_AT_ONCE);
+            from = window.end;
+            if let Err(why) = self.save_window(&window, deadline, &outcome) {
+                self.savers.withdraw(&outcome);
+                return Err(why.unwrap_or_else(|| self.late(offset)));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error without a reason means the deadline passed.
+    fn save_window(
+        &self,
+        window: &Range<u64>,
+        deadline: Instant,
+        outcome: &Arc<Outcome>,
+    ) -> Result<(), Option<Broken>> {
+        loop {
+            let next = self.ledger.before_write(window);
+            // A save of ours that failed gave its cluster back; it must not be tried for ever.
+            if let Some(why) = outcome.get() {
+                return Err(Some(why.clone()));
+            }
+            match next {
+                Before::Claimed(claim) => {
+                    let data = self.read(&claim).map_err(|e| Some(Broken::Source(e)))?;
+                    self.savers.submit(Save {
+                        claim,
+                        data,
+                        source: self.source.name().to_owned(),
+                        outcome: Arc::clone(outcome),
+                    });
+                }
+                Before::Busy => {
+                    if !self.ledger.wait_while_busy(window, deadline) {
+                        return Err(None);
+                    }
+                }
+                Before::Pass => return Ok(()),
+            }
+        }
+    }
+
+    fn read(&self, claim: &Claim) -> Result<Vec<u8>, DeviceError> {
+        let bytes = claim.bytes();
+        let mut data = vec![0; (bytes.end - bytes.start) as usize];
+        self.source.read_at(&mut data, bytes.start)?;
+        Ok(data)
+    }
+
+    fn late(&self, offset: u64) -> Broken {
+        Broken::Late {
+            device: self.source.name().to_owned(),
+            offset,
+            bound: self.patience.bound,
+        }
+    }
+}
+
+impl fmt::Debug for BeforeWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeforeWrite")
+            .field("source", &self.source.name())
+            .field("ledger", &self.ledger)
+            .field("patience", &self.patience)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How [`BeforeWrite::seal`] left the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "late saves make the target unfit to be continued"]
+pub struct Sealed {
+    /// Clusters whose copy, the copier's or ours, had not ended; they are owed.
+    pub voided: u64,
+    /// Saves that have not returned and may write to the target at any time later. Unless this is zero
+    /// the target must not be written by anybody else while this process lives.
+    pub late_saves: usize,
+}
+
+/// The threads that write old data to the target of one backup.
+///
+/// Started before the fence, because inside it nothing may be called out. They end when the filter is
+/// sealed or dropped; a save that is stuck then keeps its thread until the target answers.
+pub struct Savers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sink: Arc<dyn Sink>,
+    queue: Monitor<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Save>,
+    saving: usize,
+    finished: bool,
+}
+
+/// One cluster on its way to the target.
+struct Save {
+    claim: Claim,
+    data: Vec<u8>,
+    source: String,
+    /// That of the write it is done for.
+    outcome: Arc<Outcome>,
+}
+
+/// Why the saves of one write failed, if they did. Set before the claim is given back.
+type Outcome = OnceLock<Broken>;
+
+impl Savers {
+    /// Starts `threads` of them, at least one.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn start(sink: Arc<dyn Sink>, threads: usize) -> io::Result<Self> {
+        let savers = Self {
+            shared: Arc::new(Shared {
+                sink,
+                queue: Monitor::default(),
+            }),
+        };
+        for number in 0..threads.max(1) {
+            let shared = Arc::clone(&savers.shared);
+            thread::Builder::new()
+                .name(format!("saver-{number}"))
+                .spawn(move || shared.work())?;
+        }
+        Ok(savers)
+    }
+
+    fn submit(&self, save: Save) {
+        let mut queue = self.shared.queue.lock();
+        queue.waiting.push_back(save);
+        self.shared.queue.ring();
+    }
+
+    /// Gives back what no thread has begun of the saves for one write, so that a target that answers
+    /// no more does not fill the memory.
+    fn withdraw(&self, outcome: &Arc<Outcome>) {
+        let mut queue = self.shared.queue.lock();
+        let waiting = mem::take(&mut queue.waiting);
+        let (mine, others): (VecDeque<Save>, _) = waiting
+            .into_iter()
+            .partition(|save| Arc::ptr_eq(&save.outcome, outcome));
+        queue.waiting = others;
+        // Claims take the ledger's lock as they go.
+        drop(queue);
+        drop(mine);
+    }
+
+    /// Lets the threads go; waits until none is saving. Gives the number of those that still are at
+    /// the deadline.
+    fn finish(&self, deadline: Instant) -> usize {
+        let mut queue = self.close();
+        while queue.saving > 0 {
+            queue = match self.shared.queue.wait_until(queue, deadline) {
+                Ok(queue) => queue,
+                Err(queue) => return queue.saving,
+            };
+        }
+        0
+    }
+
+    fn close(&self) -> MutexGuard<'_, Queue> {
+        let mut queue = self.shared.queue.lock();
+        queue.finished = true;
+        self.shared.queue.ring();
+        queue
+    }
+}
+
+impl Drop for Savers {
+    fn drop(&mut self) {
+        drop(self.close());
+    }
+}
+
+impl fmt::Debug for Savers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Savers").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        while let Some(save) = self.next() {
+            save.carry_out(&*self.sink);
+            self.queue.lock().saving -= 1;
+            self.queue.ring();
+        }
+    }
+
+    /// The next one to carry out; none once finished.
+    fn next(&self) -> Option<Save> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(save) = queue.waiting.pop_front() {
+                queue.saving += 1;
+                return Some(save);
+            }
+            if queue.finished {
+                return None;
+            }
+            queue = self.queue.wait(queue);
+        }
+    }
+}
+
+impl Save {
+    fn carry_out(self, sink: &dyn Sink) {
+        if !self.claim.is_live() {
+            return; // Voided while it waited: nobody wants it any more.
+        }
+        let cluster = self.claim.clusters().start;
+        let saved = catch_unwind(AssertUnwindSafe(|| sink.save(cluster, &self.data)))
+            .unwrap_or_else(|_| Err("saving it panicked".into()));
+        match saved {
+            Ok(()) => {
+                self.claim.complete();
+            }
+            Err(cause) => {
+                let why = Broken::Target {
+                    device: self.source,
+                    offset: self.claim.bytes().start,
+                    cause: cause.into(),
+                };
+                // Others of the same write may have failed before; one reason is enough.
+                let _ = self.outcome.set(why);
+                drop(self.claim);
+            }
+        }
+    }
+}

@@ -1,0 +1,588 @@
+//! Who has which cluster of one backup: owed, in flight, written, durable, or skipped.
+//!
+//! The copier and the copy-before-write filter take clusters from the same [`Ledger`], so none is
+//! copied twice and none is forgotten. The protocol, for everybody:
+//!
+//! ```text
+//! claim ─► read the source ─► write the target ─► claim.complete() ─► true: written
+//!   │                                                             └─► false: the copy does not count
+//!   └─ dropped: owed again
+//! ```
+//!
+//! A write to the source waits while its cluster is in flight, and first has it copied if it is owed;
+//! so whoever holds a live claim reads what the disk held at the fence. A claim can be *voided*
+//! meanwhile (the backup broke, or is being settled); its clusters are owed again and its copy does not
+//! count, whatever it still writes: the bytes of the target in an owed cluster mean nothing.
+//!
+//! Written is not durable. That it becomes by a flush which began after the write completed and then
+//! succeeded: [`Ledger::begin_flush`].
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::mem;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use cohort_bitmap::{DirtyBitmap, Granularity};
+
+use crate::DeviceError;
+use crate::sync::{AtomicBool, Monitor, MutexGuard, Ordering};
+
+/// The clusters of one backup of one device. Shared by the copier, the filter, and who settles.
+///
+/// Clusters are numbered from the start of the device; ranges of them are half-open. The last one may
+/// be cut short by the end of the device.
+pub struct Ledger {
+    size: u64,
+    cluster: Granularity,
+    state: Monitor<State>,
+    /// Set, for good, once no write to the source has to wait or copy any more.
+    passing: AtomicBool,
+    watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// Why a backup can no longer show the instant of its fence.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// A write could not wait longer for old data to reach the target.
+    #[error(
+        "{device}: a write at byte {offset} waited {bound:?}, the longest it may, for the old data there to be saved"
+    )]
+    Late {
+        /// The source.
+        device: String,
+        /// Where the write began.
+        offset: u64,
+        /// How long a write may wait.
+        bound: Duration,
+    },
+    /// Old data could not be read.
+    #[error("old data could not be read: {0}")]
+    Source(DeviceError),
+    /// Old data could not be written to the target.
+    #[error("{device}: the old data at byte {offset} could not be saved: {cause}")]
+    Target {
+        /// The source.
+        device: String,
+        /// First byte of the cluster.
+        offset: u64,
+        /// What the target says.
+        cause: Arc<dyn Error + Send + Sync>,
+    },
+    /// What the target acknowledged may be lost.
+    #[error("the target cannot be trusted any more: {0}")]
+    Distrusted(String),
+}
+
+/// What the copier is told when it asks for more: see [`Ledger::claim_next`].
+#[derive(Debug)]
+pub enum Next {
+    /// These are yours.
+    Claimed(Claim),
+    /// Nothing is owed now, but copies are in flight and may fail. The watcher is called when one ends.
+    Wait,
+    /// Every cluster is written, durable or skipped.
+    Finished,
+    /// The ledger is sealed or broken: nothing will be handed out again.
+    Closed,
+}
+
+/// What a write to the source must do about its clusters first.
+pub(crate) enum Before {
+    /// Copy this one.
+    Claimed(Claim),
+    /// Wait: the rest is in flight.
+    Busy,
+    /// Nothing.
+    Pass,
+}
+
+/// How many clusters are where. They add up to the manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// To be copied still.
+    pub owed: u64,
+    /// Being copied.
+    pub in_flight: u64,
+    /// Copied, and perhaps not yet durable.
+    pub written: u64,
+    /// Copied, and covered by a later flush.
+    pub durable: u64,
+    /// Given up, with permission.
+    pub skipped: u64,
+}
+
+struct State {
+    manifest: DirtyBitmap,
+    owed: DirtyBitmap,
+    written: DirtyBitmap,
+    durable: DirtyBitmap,
+    skipped: DirtyBitmap,
+    /// What was written when each flush under way began, oldest first.
+    flushing: Vec<(u64, DirtyBitmap)>,
+    /// First cluster to the flight it belongs to.
+    in_flight: BTreeMap<u64, Flight>,
+    /// Numbers claims and flushes; none is used twice.
+    next: u64,
+    sealed: bool,
+    broken: Option<Broken>,
+    trusted: bool,
+}
+
+struct Flight {
+    end: u64,
+    claim: u64,
+}
+
+impl Ledger {
+    /// All clusters of the manifest are owed; one granule of it is one cluster.
+    pub fn new(manifest: DirtyBitmap) -> Self {
+        Self {
+            size: manifest.size(),
+            cluster: manifest.granularity(),
+            state: Monitor::new(State {
+                owed: manifest.clone(),
+                written: empty_like(&manifest),
+                durable: empty_like(&manifest),
+                skipped: empty_like(&manifest),
+                manifest,
+                flushing: Vec::new(),
+                in_flight: BTreeMap::new(),
+                next: 0,
+                sealed: false,
+                broken: None,
+                trusted: true,
+            }),
+            passing: AtomicBool::new(false),
+            watcher: OnceLock::new(),
+        }
+    }
+
+    /// Bytes of a cluster.
+    pub fn cluster(&self) -> Granularity {
+        self.cluster
+    }
+
+    /// The bytes of a range of clusters, cut at the end of the device.
+    pub fn bytes(&self, clusters: &Range<u64>) -> Range<u64> {
+        let at = |cluster| self.size.min(self.offset(cluster));
+        at(clusters.start)..at(clusters.end)
+    }
+
+    /// The clusters that a range of bytes touches.
+    pub fn clusters(&self, offset: u64, length: u64) -> Range<u64> {
+        let first = offset >> self.cluster.shift();
+        let end = offset.saturating_add(length).min(self.size);
+        if length == 0 || end <= offset {
+            return first..first;
+        }
+        first..self.cluster.granules(end)
+    }
+
+    /// Has `watcher` called, with no lock held, whenever a copy ended or the ledger was broken or
+    /// sealed: then is the time to ask again. Threads of writers call it; it must be quick. Only the
+    /// first one counts; says whether this one does.
+    pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) -> bool {
+        self.watcher.set(Box::new(watcher)).is_ok()
+    }
+
+    /// Hands the copier the next owed run of at most `most` clusters, searching from cluster `from` on
+    /// and then from the start.
+    ///
+    /// Writes to these clusters wait until the claim ends, so hold it for the copy and for nothing else.
+    pub fn claim_next(self: &Arc<Self>, from: u64, most: u64) -> Next {
+        let mut state = self.state.lock();
+        if state.is_closed() {
+            return Next::Closed;
+        }
+        let run = self
+            .first_owed(&state, from..u64::MAX)
+            .or_else(|| self.first_owed(&state, 0..from));
+        match run {
+            Some(run) => {
+                let end = run.end.min(run.start.saturating_add(most.max(1)));
+                Next::Claimed(self.claim(&mut state, run.start..end))
+            }
+            None if state.in_flight.is_empty() => Next::Finished,
+            None => Next::Wait,
+        }
+    }
+
+    /// What a write to these clusters must do first.
+    pub(crate) fn before_write(self: &Arc<Self>, clusters: &Range<u64>) -> Before {
+        let mut state = self.state.lock();
+        if !state.is_closed()
+            && let Some(run) = self.first_owed(&state, clusters.clone())
+        {
+            return Before::Claimed(self.claim(&mut state, run.start..run.start + 1));
+        }
+        if state.is_busy(clusters) {
+            Before::Busy
+        } else {
+            Before::Pass
+        }
+    }
+
+    /// Waits until none of these clusters is in flight; false if the deadline passed first.
+    pub(crate) fn wait_while_busy(&self, clusters: &Range<u64>, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        while state.is_busy(clusters) {
+            state = match self.state.wait_until(state, deadline) {
+                Ok(state) => state,
+                Err(_) => return false,
+            };
+        }
+        true
+    }
+
+    /// Whether writes to the source need not ask any more.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::Acquire)
+    }
+
+    /// The backup cannot show its instant any more: voids every claim and hands out no more; writes
+    /// pass. What is written stays so. Only the first reason is kept.
+    pub fn break_off(&self, why: Broken) {
+        let mut state = self.state.lock();
+        state.broken.get_or_insert(why);
+        self.void_all(&mut state);
+        self.changed(state);
+    }
+
+    /// Why the backup broke, if it did.
+    pub fn broken(&self) -> Option<Broken> {
+        self.state.lock().broken.clone()
+    }
+
+    /// Hands out nothing more, waits until copies in flight have ended, and voids those that have not
+    /// by the deadline. Gives the number of clusters voided. Afterwards writes pass.
+    pub fn seal(&self, deadline: Instant) -> u64 {
+        let mut state = self.state.lock();
+        state.sealed = true;
+        self.state.ring();
+        while !state.in_flight.is_empty() {
+            state = match self.state.wait_until(state, deadline) {
+                Ok(state) => state,
+                Err(state) => {
+                    let mut state = state;
+                    let voided = state.in_flight_clusters();
+                    self.void_all(&mut state);
+                    self.changed(state);
+                    return voided;
+                }
+            };
+        }
+        self.changed(state);
+        0
+    }
+
+    /// Begins a flush of the target: call this, flush, and tell the answer how it went.
+    pub fn begin_flush(self: &Arc<Self>) -> Flush {
+        let mut state = self.state.lock();
+        let fresh = empty_like(&state.written);
+        let written = mem::replace(&mut state.written, fresh);
+        let id = state.unique();
+        state.flushing.push((id, written));
+        Flush {
+            ledger: Arc::clone(self),
+            id,
+            ended: false,
+        }
+    }
+
+    /// The target may have lost what it acknowledged (it reconnected, or a flush failed): every written
+    /// cluster is owed again, none becomes durable any more, and the backup is broken, because what
+    /// was overwritten on the source meanwhile cannot be copied again.
+    pub fn distrust(&self, why: impl Into<String>) {
+        let mut state = self.state.lock();
+        state.trusted = false;
+        let State {
+            owed,
+            written,
+            flushing,
+            ..
+        } = &mut *state;
+        for lost in flushing.drain(..).map(|(_, lost)| lost) {
+            unite(owed, &lost);
+        }
+        unite(owed, written);
+        written.clear();
+        state.broken.get_or_insert(Broken::Distrusted(why.into()));
+        self.void_all(&mut state);
+        self.changed(state);
+    }
+
+    /// Whether nothing ever said that the target lost what it acknowledged.
+    pub fn is_trusted(&self) -> bool {
+        self.state.lock().trusted
+    }
+
+    /// The manifest without what is durable: skipped clusters are among it. Final once the ledger is
+    /// sealed or broken, no flush is under way, and no other will begin.
+    pub fn remaining(&self) -> DirtyBitmap {
+        let state = self.state.lock();
+        let mut remaining = state.manifest.clone();
+        subtract(&mut remaining, &state.durable);
+        remaining
+    }
+
+    /// What was given up with permission.
+    pub fn skipped(&self) -> DirtyBitmap {
+        self.state.lock().skipped.clone()
+    }
+
+    /// How many clusters are where.
+    pub fn counts(&self) -> Counts {
+        let state = self.state.lock();
+        let flushing: u64 = state.flushing.iter().map(|(_, b)| b.dirty_granules()).sum();
+        Counts {
+            owed: state.owed.dirty_granules(),
+            in_flight: state.in_flight_clusters(),
+            written: state.written.dirty_granules() + flushing,
+            durable: state.durable.dirty_granules(),
+            skipped: state.skipped.dirty_granules(),
+        }
+    }
+
+    /// The first byte of a cluster, which may lie past the end.
+    fn offset(&self, cluster: u64) -> u64 {
+        cluster.saturating_mul(self.cluster.bytes())
+    }
+
+    fn first_owed(&self, state: &State, clusters: Range<u64>) -> Option<Range<u64>> {
+        let run = state.owed.next_dirty_area(
+            self.offset(clusters.start),
+            self.offset(clusters.end),
+            u64::MAX,
+        )?;
+        Some(run.offset >> self.cluster.shift()..self.cluster.granules(run.offset + run.length))
+    }
+
+    /// Takes owed clusters.
+    fn claim(self: &Arc<Self>, state: &mut State, clusters: Range<u64>) -> Claim {
+        self.remove(&mut state.owed, &clusters);
+        let id = state.unique();
+        let flight = Flight {
+            end: clusters.end,
+            claim: id,
+        };
+        state.in_flight.insert(clusters.start, flight);
+        Claim {
+            ledger: Arc::clone(self),
+            id,
+            clusters,
+            landed: false,
+        }
+    }
+
+    /// Ends the flight of a claim and puts its clusters where `to` says; false if it was voided.
+    fn land(&self, claim: &Claim, to: impl FnOnce(&mut State) -> &mut DirtyBitmap) -> bool {
+        let mut state = self.state.lock();
+        let live = state.is_live(claim);
+        if live {
+            state.in_flight.remove(&claim.clusters.start);
+            self.add(to(&mut state), &claim.clusters);
+            self.changed(state);
+        }
+        live
+    }
+
+    fn void_all(&self, state: &mut State) {
+        for (start, flight) in mem::take(&mut state.in_flight) {
+            self.add(&mut state.owed, &(start..flight.end));
+        }
+    }
+
+    /// Tells everyone who waits.
+    fn changed(&self, state: MutexGuard<'_, State>) {
+        if state.is_closed() && state.in_flight.is_empty() {
+            self.passing.store(true, Ordering::Release);
+        }
+        self.state.ring();
+        drop(state);
+        if let Some(watcher) = self.watcher.get() {
+            watcher();
+        }
+    }
+
+    fn add(&self, set: &mut DirtyBitmap, clusters: &Range<u64>) {
+        let bytes = self.bytes(clusters);
+        set.set(bytes.start, bytes.end - bytes.start)
+            .expect("clusters of a claim lie inside the device");
+    }
+
+    fn remove(&self, set: &mut DirtyBitmap, clusters: &Range<u64>) {
+        let bytes = self.bytes(clusters);
+        set.reset(bytes.start, bytes.end - bytes.start)
+            .expect("clusters of a claim are whole granules of the device");
+    }
+}
+
+impl State {
+    fn is_closed(&self) -> bool {
+        self.sealed || self.broken.is_some()
+    }
+
+    fn is_live(&self, claim: &Claim) -> bool {
+        self.in_flight
+            .get(&claim.clusters.start)
+            .is_some_and(|flight| flight.claim == claim.id)
+    }
+
+    fn is_busy(&self, clusters: &Range<u64>) -> bool {
+        // Flights do not overlap, so of those that begin before the end only the last can reach in.
+        self.in_flight
+            .range(..clusters.end)
+            .next_back()
+            .is_some_and(|(_, flight)| flight.end > clusters.start)
+    }
+
+    fn in_flight_clusters(&self) -> u64 {
+        self.in_flight.iter().map(|(start, f)| f.end - start).sum()
+    }
+
+    fn unique(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger")
+            .field("cluster", &self.cluster)
+            .field("counts", &self.counts())
+            .field("broken", &self.broken())
+            .finish()
+    }
+}
+
+/// The right, and the duty, to copy a run of clusters. Dropped, it gives them back as owed.
+#[derive(Debug)]
+#[must_use = "dropped, the clusters are owed again"]
+pub struct Claim {
+    ledger: Arc<Ledger>,
+    id: u64,
+    clusters: Range<u64>,
+    landed: bool,
+}
+
+impl Claim {
+    /// Which clusters; never none.
+    pub fn clusters(&self) -> Range<u64> {
+        self.clusters.clone()
+    }
+
+    /// Their bytes, cut at the end of the device.
+    pub fn bytes(&self) -> Range<u64> {
+        self.ledger.bytes(&self.clusters)
+    }
+
+    /// Whether the copy would still count. Worth asking before a write to the target is begun.
+    pub fn is_live(&self) -> bool {
+        self.ledger.state.lock().is_live(self)
+    }
+
+    /// The target has taken the data of all of them. False if the claim was voided meanwhile: they
+    /// are owed again, and nothing may be concluded from what the target holds there.
+    pub fn complete(mut self) -> bool {
+        self.landed = true;
+        self.ledger.land(&self, |state| &mut state.written)
+    }
+
+    /// Gives them up for good, with permission: nobody tries again in this run. False if voided.
+    pub fn skip(mut self) -> bool {
+        self.landed = true;
+        self.ledger.land(&self, |state| &mut state.skipped)
+    }
+
+    /// Divides the claim: keeps the clusters before `at`, gives those from there on.
+    ///
+    /// # Panics
+    /// `at` is not strictly inside.
+    pub fn split_off(&mut self, at: u64) -> Claim {
+        let Range { start, end } = self.clusters;
+        assert!(start < at && at < end, "{at} lies inside {start}..{end}");
+        let mut state = self.ledger.state.lock();
+        let id = state.unique();
+        if state.is_live(self) {
+            let flight = |end, claim| Flight { end, claim };
+            state.in_flight.insert(start, flight(at, self.id));
+            state.in_flight.insert(at, flight(end, id));
+        }
+        drop(state);
+        self.clusters = start..at;
+        Claim {
+            ledger: Arc::clone(&self.ledger),
+            id,
+            clusters: at..end,
+            landed: false,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.ledger.land(self, |state| &mut state.owed);
+        }
+    }
+}
+
+/// A flush of the target under way. Dropped without a word it counts as failed.
+#[derive(Debug)]
+#[must_use = "say how the flush went"]
+pub struct Flush {
+    ledger: Arc<Ledger>,
+    id: u64,
+    ended: bool,
+}
+
+impl Flush {
+    /// What was written when it began is durable, unless the target is distrusted.
+    pub fn succeeded(mut self) {
+        self.ended = true;
+        let mut state = self.ledger.state.lock();
+        let State {
+            flushing, durable, ..
+        } = &mut *state;
+        // It also covers flushes that began before it and have not returned.
+        flushing.retain(|(id, written)| {
+            let covered = *id <= self.id;
+            if covered {
+                unite(durable, written);
+            }
+            !covered
+        });
+    }
+
+    /// The target is not trusted from here on: [`Ledger::distrust`].
+    pub fn failed(mut self, why: impl Into<String>) {
+        self.ended = true;
+        self.ledger.distrust(why);
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.ledger.distrust("a flush ended without saying how");
+        }
+    }
+}
+
+fn unite(set: &mut DirtyBitmap, other: &DirtyBitmap) {
+    set.merge(other).expect("sets of one ledger have one size");
+}
+
+fn subtract(set: &mut DirtyBitmap, other: &DirtyBitmap) {
+    set.subtract(other)
+        .expect("sets of one ledger have one size");
+}
+
+fn empty_like(bitmap: &DirtyBitmap) -> DirtyBitmap {
+    DirtyBitmap::new(bitmap.size(), bitmap.granularity()).expect("its twin has the same shape")
+}

@@ -187,6 +187,16 @@ impl fmt::Display for DeviceError {
 
 impl std::error::Error for DeviceError {}
 
+impl Operation {
+    /// Whether this asks for other bytes than there are.
+    pub fn changes_bytes(self) -> bool {
+        match self {
+            Operation::Write | Operation::WriteZeroes | Operation::Discard => true,
+            Operation::Read | Operation::Flush | Operation::Extent => false,
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -251,40 +252,47 @@ impl File for OsFile {
     }
 }
 
-/// Lets an image be shared between who writes it and who watches it.
-impl<F: File + ?Sized> File for std::sync::Arc<F> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        (**self).read_at(buf, offset)
-    }
+/// A pointer to a file is a file: images own theirs, or share them with who watches.
+macro_rules! forward {
+    ($pointer:ident) => {
+        impl<F: File + ?Sized> File for $pointer<F> {
+            fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+                (**self).read_at(buf, offset)
+            }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        (**self).write_at(buf, offset)
-    }
+            fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+                (**self).write_at(buf, offset)
+            }
 
-    fn sync_data(&self) -> io::Result<()> {
-        (**self).sync_data()
-    }
+            fn sync_data(&self) -> io::Result<()> {
+                (**self).sync_data()
+            }
 
-    fn len(&self) -> io::Result<u64> {
-        (**self).len()
-    }
+            fn len(&self) -> io::Result<u64> {
+                (**self).len()
+            }
 
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        (**self).set_len(length)
-    }
+            fn set_len(&self, length: u64) -> io::Result<()> {
+                (**self).set_len(length)
+            }
 
-    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        (**self).write_zeroes(offset, length)
-    }
+            fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+                (**self).write_zeroes(offset, length)
+            }
 
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        (**self).discard(offset, length)
-    }
+            fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+                (**self).discard(offset, length)
+            }
 
-    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
-        (**self).run_at(offset, length)
-    }
+            fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
+                (**self).run_at(offset, length)
+            }
+        }
+    };
 }
+
+forward!(Arc);
+forward!(Box);
 
 fn write_plain_zeroes(
     write_at: impl Fn(&[u8], u64) -> io::Result<()>,

@@ -1,0 +1,398 @@
+//! Opening images: what is it, may we, is it sound, and what lies beneath.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use crate::device::Device;
+use crate::file::{File, OsFile};
+use crate::header::{self, Backing, Header};
+use crate::lock::{Claim, LockError, lock};
+use crate::open_error::OpenError;
+use crate::qcow2::{Layer, LayerKind, Qcow2Device};
+use crate::raw::RawDevice;
+use crate::stamp::{FileId, Stamp};
+
+/// How the bytes of a disk lie in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// One to one; also a block device.
+    Raw,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+}
+
+/// What an image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// To read; its lock keeps writers out.
+    ReadOnly,
+    /// To read and write the top layer; its lock keeps everybody out who minds.
+    ReadWrite,
+}
+
+/// How to open an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    access: Access,
+    format: Option<Format>,
+    lock: bool,
+}
+
+impl OpenOptions {
+    /// To read: any format, locked against writers.
+    pub fn read_only() -> Self {
+        Self {
+            access: Access::ReadOnly,
+            format: None,
+            lock: true,
+        }
+    }
+
+    /// To read and write: any format, locked.
+    pub fn read_write() -> Self {
+        Self {
+            access: Access::ReadWrite,
+            format: None,
+            lock: true,
+        }
+    }
+
+    /// Takes the file for this format instead of looking at its first bytes.
+    ///
+    /// To be used for raw disks that a guest writes to: it may put there what looks like an image that
+    /// refers to other files of this host.
+    #[must_use]
+    pub fn format(self, format: Format) -> Self {
+        Self {
+            format: Some(format),
+            ..self
+        }
+    }
+
+    /// Takes and honours no locks, for files that are locked by who asks.
+    #[must_use]
+    pub fn without_lock(self) -> Self {
+        Self {
+            lock: false,
+            ..self
+        }
+    }
+}
+
+/// Opens an image for its bytes alone: [`Image::open`] without the rest.
+///
+/// # Errors
+/// As [`Image::open`].
+pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Arc<dyn Device>, OpenError> {
+    Image::open(path, options).map(|image| image.device)
+}
+
+/// An open image: the disk in it, and the files that hold it.
+#[derive(Debug)]
+pub struct Image {
+    device: Arc<dyn Device>,
+    format: Format,
+    /// Top layer first.
+    files: Vec<ImageFile>,
+}
+
+/// One file of an open image's chain.
+#[derive(Clone, Debug)]
+pub struct ImageFile {
+    path: PathBuf,
+    file: Arc<OsFile>,
+    id: FileId,
+}
+
+impl Image {
+    /// Opens the image at `path` with everything beneath it, which is opened to read.
+    ///
+    /// The locks that QEMU's tools honour are taken on every file of the chain, and held until both the
+    /// image and its device are dropped.
+    ///
+    /// # Errors
+    /// One variant each for what may be wrong with a path, its file, its locks or its contents.
+    pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, OpenError> {
+        Self::open_through(path, options, |file| file)
+    }
+
+    /// As [`open`](Self::open), with every file of the chain reached through what `wrap` makes of it:
+    /// the place to put faults under an image.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_through(
+        path: impl AsRef<Path>,
+        options: OpenOptions,
+        wrap: impl Fn(Arc<dyn File>) -> Arc<dyn File>,
+    ) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let top = open_file(path, options)?;
+        if top.file.is_empty().map_err(|e| OpenError::io(path, e))? {
+            return Err(OpenError::Empty { path: path.into() });
+        }
+        let wrapped = wrap(top.file.clone());
+        let format = judge_format(&top.path, &*wrapped, options.format)?;
+        let (device, files): (Arc<dyn Device>, _) = match format {
+            Format::Raw => (
+                Arc::new(raw_device(path, wrapped, options.access)?),
+                vec![top],
+            ),
+            Format::Qcow2 => {
+                let (layers, files) = open_chain(top, wrapped, options, &wrap)?;
+                let device = Qcow2Device::new(layers, options.access == Access::ReadWrite);
+                (Arc::new(device.map_err(|e| from_imago(path, e))?), files)
+            }
+        };
+        Ok(Self {
+            device,
+            format,
+            files,
+        })
+    }
+
+    /// The disk.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// The format of the top layer.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The files that hold the disk, top layer first; at least one.
+    pub fn files(&self) -> &[ImageFile] {
+        &self.files
+    }
+
+    /// The stamps of all files, top layer first; nothing for a block device, of which none can be had.
+    /// A later answer that differs proves that somebody wrote in between.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn stamps(&self) -> io::Result<Vec<Option<Stamp>>> {
+        self.files
+            .iter()
+            .map(|file| Stamp::of_file(file.file.as_file()))
+            .collect()
+    }
+}
+
+impl ImageFile {
+    /// The path under which it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which file it is, whatever its path.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Whether it is a block device.
+    pub fn is_block_device(&self) -> bool {
+        self.file.is_block_device()
+    }
+}
+
+/// Walks down from the top layer of a qcow2 image to where nothing lies beneath.
+fn open_chain(
+    top: ImageFile,
+    wrapped: Arc<dyn File>,
+    options: OpenOptions,
+    wrap: &impl Fn(Arc<dyn File>) -> Arc<dyn File>,
+) -> Result<(Vec<Layer>, Vec<ImageFile>), OpenError> {
+    let beneath = OpenOptions {
+        access: Access::ReadOnly,
+        ..options
+    };
+    let (mut layers, mut files) = (Vec::new(), vec![top]);
+    let (mut file, mut format, mut access) = (wrapped, Format::Qcow2, options.access);
+    loop {
+        let path = &files[files.len() - 1].path;
+        let name = path.display().to_string();
+        if format == Format::Raw {
+            layers.push(Layer {
+                name,
+                file,
+                kind: LayerKind::Raw,
+            });
+            return Ok((layers, files));
+        }
+        let header = header::read(path, &*file, access)?;
+        let Header {
+            version,
+            cluster_bits,
+            backing,
+        } = header;
+        layers.push(Layer {
+            name,
+            file,
+            kind: LayerKind::Qcow2 {
+                version,
+                cluster_bits,
+            },
+        });
+        let Some(backing) = backing else {
+            return Ok((layers, files));
+        };
+        let next = open_backing(path, &backing, &files, beneath)?;
+        file = wrap(next.file.clone());
+        format = judge_format(&next.path, &*file, backing_format(path, &backing)?)?;
+        access = Access::ReadOnly;
+        files.push(next);
+    }
+}
+
+fn open_backing(
+    image: &Path,
+    backing: &Backing,
+    chain: &[ImageFile],
+    options: OpenOptions,
+) -> Result<ImageFile, OpenError> {
+    let path = backing_path(image, &backing.name)?;
+    let id = FileId::of_path(&path).map_err(|cause| {
+        let error = OpenError::of_opening(&path, options.access, cause);
+        if matches!(error, OpenError::Missing { .. }) {
+            OpenError::MissingBacking {
+                image: image.into(),
+                backing: path.clone(),
+            }
+        } else {
+            error
+        }
+    })?;
+    // Before it is opened: our own lock on the top layer would be in the way.
+    if chain.iter().any(|file| file.id == id) {
+        return Err(OpenError::BackingLoop {
+            image: image.into(),
+            backing: path,
+        });
+    }
+    open_file(&path, options)
+}
+
+/// Where a backing file is: relative names start at the image that holds them.
+fn backing_path(image: &Path, name: &str) -> Result<PathBuf, OpenError> {
+    let unsupported = |feature| {
+        Err(OpenError::Unsupported {
+            path: image.into(),
+            feature,
+        })
+    };
+    let name = name.strip_prefix("file:").unwrap_or(name);
+    let first = name.split('/').next().unwrap_or(name);
+    if let Some((protocol, _)) = first.split_once(':') {
+        let protocol = protocol.escape_debug();
+        return unsupported(format!(
+            "a backing file that is no plain path (\"{protocol}:\")"
+        ));
+    }
+    Ok(image.parent().unwrap_or(Path::new("")).join(name))
+}
+
+fn backing_format(image: &Path, backing: &Backing) -> Result<Option<Format>, OpenError> {
+    match backing.format.as_deref() {
+        None => Ok(None),
+        Some("raw" | "file" | "host_device") => Ok(Some(Format::Raw)),
+        Some("qcow2") => Ok(Some(Format::Qcow2)),
+        Some(other) => Err(OpenError::Unsupported {
+            path: image.into(),
+            feature: format!("a backing file of format \"{}\"", other.escape_debug()),
+        }),
+    }
+}
+
+/// The format asked for, or else what the first bytes look like.
+fn judge_format(path: &Path, file: &dyn File, asked: Option<Format>) -> Result<Format, OpenError> {
+    if let Some(format) = asked {
+        return Ok(format);
+    }
+    let mut magic = [0; 4];
+    match file.read_at(&mut magic, 0) {
+        Ok(()) if magic == header::MAGIC => Ok(Format::Qcow2),
+        Ok(()) => Ok(Format::Raw),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(Format::Raw),
+        Err(e) => Err(OpenError::io(path, e)),
+    }
+}
+
+fn raw_device(path: &Path, file: Arc<dyn File>, access: Access) -> Result<RawDevice, OpenError> {
+    let name = path.display().to_string();
+    let device = RawDevice::new(name, file, access == Access::ReadWrite);
+    device.map_err(|e| OpenError::io(path, e))
+}
+
+fn open_file(path: &Path, options: OpenOptions) -> Result<ImageFile, OpenError> {
+    let failed = |e| OpenError::of_opening(path, options.access, e);
+    let is_block_device = check_kind(path, &fs::metadata(path).map_err(failed)?)?;
+    let mut how = fs::OpenOptions::new();
+    how.read(true).write(options.access == Access::ReadWrite);
+    if is_block_device && options.lock {
+        // Refused while it is mounted or held by another such opener.
+        how.custom_flags(OFlags::EXCL.bits() as i32);
+    }
+    let file = how.open(path).map_err(failed)?;
+    let id = FileId::of_file(&file).map_err(failed)?;
+    if options.lock {
+        let claim = match options.access {
+            Access::ReadOnly => Claim::Read,
+            Access::ReadWrite => Claim::Write,
+        };
+        lock(&file, claim).map_err(|e| match e {
+            LockError::Held(why) => OpenError::Locked {
+                path: path.into(),
+                why,
+            },
+            LockError::Io(e) => OpenError::io(path, e),
+        })?;
+    }
+    let file = Arc::new(OsFile::new(file).map_err(failed)?);
+    Ok(ImageFile {
+        path: path.into(),
+        file,
+        id,
+    })
+}
+
+/// Refuses what holds no disk, before opening it: to open a pipe would wait for its other end.
+fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<bool, OpenError> {
+    let kind = metadata.file_type();
+    let what = match kind {
+        _ if kind.is_file() => return Ok(false),
+        _ if kind.is_block_device() => return Ok(true),
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_socket() => "a socket",
+        _ if kind.is_char_device() => "a character device",
+        _ => "something unknown",
+    };
+    Err(OpenError::NotAFile {
+        path: path.into(),
+        what,
+    })
+}
+
+/// What imago finds wrong with an image that our own checks let pass.
+fn from_imago(path: &Path, error: io::Error) -> OpenError {
+    let (kind, what) = (error.kind(), error.to_string());
+    if kind == io::ErrorKind::UnexpectedEof {
+        OpenError::Truncated {
+            path: path.into(),
+            what,
+        }
+    } else if kind == io::ErrorKind::InvalidData || kind == io::ErrorKind::Other {
+        OpenError::Damaged {
+            path: path.into(),
+            what,
+        }
+    } else {
+        OpenError::io(path, error)
+    }
+}

@@ -1,0 +1,300 @@
+//! qcow2 images with their backing chains, through imago.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use imago::qcow2::Qcow2;
+use imago::raw::Raw;
+use imago::{FormatAccess, Mapping, ShallowMapping};
+
+use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_range};
+use crate::file::File;
+use crate::raw::read_only;
+use crate::storage::{Store, beyond_the_end};
+
+/// Most neighbouring mappings that one [`Device::extent`] joins: enough that tables of small clusters
+/// do not show, few enough that a call is short.
+const MAPPINGS_AT_ONCE: u32 = 64;
+
+/// One file of a chain, opened and judged.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) name: String,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) kind: LayerKind,
+}
+
+/// What a layer's file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LayerKind {
+    Raw,
+    Qcow2 { version: u32, cluster_bits: u32 },
+}
+
+/// A disk in a qcow2 image and, where that holds nothing, in the images beneath.
+#[derive(Debug)]
+pub(crate) struct Qcow2Device {
+    name: String,
+    size: u64,
+    writable: bool,
+    /// Version 2 has no zero clusters.
+    zero_clusters: bool,
+    cluster: u64,
+    /// The top layer's file, to be synced without holding `image`.
+    top: Arc<dyn File>,
+    /// Shared by everything but `discard`, which moves clusters away under the feet of readers. imago
+    /// flushes its tables when it is dropped.
+    image: RwLock<FormatAccess<Store>>,
+}
+
+impl Qcow2Device {
+    /// Builds the device of a chain, top layer first; the top layer is a qcow2 image.
+    pub(crate) fn new(layers: Vec<Layer>, writable: bool) -> io::Result<Self> {
+        let top = layers.first().ok_or(io::ErrorKind::InvalidInput)?;
+        let LayerKind::Qcow2 {
+            version,
+            cluster_bits,
+        } = top.kind
+        else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let (name, file) = (top.name.clone(), top.file.clone());
+        let mut beneath = None;
+        for (depth, layer) in layers.into_iter().enumerate().rev() {
+            beneath = Some(open_layer(layer, writable && depth == 0, beneath)?);
+        }
+        let image = beneath.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            name,
+            size: image.size(),
+            writable,
+            zero_clusters: version >= 3,
+            cluster: 1 << cluster_bits,
+            top: file,
+            image: RwLock::new(image),
+        })
+    }
+
+    fn image(&self) -> RwLockReadGuard<'_, FormatAccess<Store>> {
+        // Nothing but imago's own state is in there, and that is behind locks of its own.
+        self.image.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks the range and, for what changes bytes, that the image may be written to; then runs it.
+    fn run<T>(
+        &self,
+        operation: Operation,
+        offset: u64,
+        length: u64,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T, DeviceError> {
+        check_range(self, operation, offset, length)?;
+        if operation.changes_bytes() && !self.writable {
+            return Err(read_only(&self.name, operation, offset, length));
+        }
+        work().map_err(|e| DeviceError::new(&self.name, operation, offset, length, e))
+    }
+
+    fn read_mapped(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let image = self.image();
+        let (mut rest, mut at) = (buf, offset);
+        while !rest.is_empty() {
+            let (mapping, length) = image.get_mapping(at, rest.len() as u64)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let (now, later) = rest.split_at_mut(length as usize);
+            match mapping {
+                // Straight into the caller's memory: most of all bytes come this way.
+                Mapping::Raw {
+                    storage, offset, ..
+                } => read_data(storage.file(), now, offset)?,
+                Mapping::Zero { .. } => now.fill(0),
+                Mapping::Special { .. } | Mapping::Eof { .. } | _ => image.read(now, at)?,
+            }
+            (rest, at) = (later, at + length);
+        }
+        Ok(())
+    }
+
+    fn write_plain_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        let zeroes = vec![0; length.min(self.cluster.max(65536)) as usize];
+        let image = self.image();
+        let mut done = 0;
+        while done < length {
+            let now = (length - done).min(zeroes.len() as u64);
+            image.write(&zeroes[..now as usize], offset + done)?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// The mapping at `offset`, without joining neighbours.
+    fn extent_once(
+        &self,
+        image: &FormatAccess<Store>,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<Extent> {
+        let (shallow, length) = image.get_shallow_mapping(offset, length)?;
+        let allocated = match shallow {
+            ShallowMapping::Indirect { .. } => false,
+            ShallowMapping::Zero { explicit, .. } => explicit,
+            ShallowMapping::Raw { .. } | ShallowMapping::Special { .. } | _ => true,
+        };
+        let (mapping, length) = image.get_mapping(offset, length)?;
+        let (kind, length) = match mapping {
+            Mapping::Zero { .. } => (ExtentKind::Zero, length),
+            Mapping::Raw {
+                storage,
+                offset: host,
+                ..
+            } => self.look_for_hole(storage.file(), host, offset, length)?,
+            Mapping::Special { .. } | Mapping::Eof { .. } | _ => (ExtentKind::Data, length),
+        };
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Extent {
+            length,
+            kind,
+            allocated,
+        })
+    }
+
+    /// Tells allocated clusters that nobody ever wrote, as preallocation makes them and as raw layers
+    /// have them, from data. Only whole clusters: finer answers would cost more than they save.
+    fn look_for_hole(
+        &self,
+        file: &dyn File,
+        host: u64,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<(ExtentKind, u64)> {
+        if host
+            .checked_add(length)
+            .is_none_or(|end| end > file.len().unwrap_or(0))
+        {
+            // A truncated image; reading it says so.
+            return Ok((ExtentKind::Data, length));
+        }
+        let run = file.run_at(host, length)?;
+        let end = (offset + run.length.min(length)).min(offset + length);
+        if end == offset + length {
+            return Ok((
+                if run.hole {
+                    ExtentKind::Zero
+                } else {
+                    ExtentKind::Data
+                },
+                length,
+            ));
+        }
+        let last = end - end % self.cluster;
+        if run.hole && last > offset {
+            return Ok((ExtentKind::Zero, last - offset));
+        }
+        let next = end.next_multiple_of(self.cluster).min(offset + length);
+        Ok((ExtentKind::Data, next - offset))
+    }
+}
+
+impl Device for Qcow2Device {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        let length = buf.len() as u64;
+        self.run(Operation::Read, offset, length, || {
+            self.read_mapped(buf, offset)
+        })
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
+        let length = buf.len() as u64;
+        self.run(Operation::Write, offset, length, || {
+            self.image().write(buf, offset)
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        self.run(Operation::WriteZeroes, offset, length, || {
+            if self.zero_clusters {
+                self.image().write_zeroes(offset, length)
+            } else {
+                self.write_plain_zeroes(offset, length)
+            }
+        })
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        self.run(Operation::Discard, offset, length, || {
+            if !self.zero_clusters || length == 0 {
+                return Ok(());
+            }
+            let mut image = self.image.write().unwrap_or_else(PoisonError::into_inner);
+            image.discard_to_zero(offset, length)
+        })
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        if !self.writable {
+            return Ok(());
+        }
+        self.run(Operation::Flush, 0, 0, || {
+            self.image().flush()?;
+            // Not under the lock: a discard that waits for it would make readers wait for the disk.
+            self.top.sync_data()
+        })
+    }
+
+    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
+        self.run(Operation::Extent, offset, length, || {
+            let image = self.image();
+            let mut whole = self.extent_once(&image, offset, length)?;
+            for _ in 1..MAPPINGS_AT_ONCE {
+                if whole.length >= length {
+                    break;
+                }
+                let rest = length - whole.length;
+                let next = self.extent_once(&image, offset + whole.length, rest)?;
+                if (next.kind, next.allocated) != (whole.kind, whole.allocated) {
+                    break;
+                }
+                whole.length += next.length;
+            }
+            Ok(whole)
+        })
+    }
+}
+
+fn open_layer(
+    layer: Layer,
+    writable: bool,
+    beneath: Option<FormatAccess<Store>>,
+) -> io::Result<FormatAccess<Store>> {
+    let store = Store::new(layer.name, layer.file);
+    match layer.kind {
+        LayerKind::Raw => Ok(FormatAccess::new(Raw::open_image(store, writable)?)),
+        LayerKind::Qcow2 { .. } => {
+            let mut image = Qcow2::<Store>::open_image(store, writable)?;
+            image.set_data_file(None);
+            image.set_backing(beneath);
+            Ok(FormatAccess::new(image))
+        }
+    }
+}
+
+fn read_data(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    match file.read_at(buf, offset) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(beyond_the_end(offset, buf.len(), file.len()?))
+        }
+        other => other,
+    }
+}

@@ -62,6 +62,24 @@ impl DirtyBitmap {
         Ok(())
     }
 
+    /// Keeps the dirty granules for which `keep` holds of **any** unit that they share a byte with.
+    /// Units are `unit` bytes each, numbered from 0; only those that touch a dirty granule are
+    /// asked about, some perhaps twice.
+    pub fn retain(&mut self, unit: Granularity, mut keep: impl FnMut(u64) -> bool) {
+        let mut kept = DirtyBitmap::from_leaves(self.size(), self.granularity(), Vec::new());
+        for run in self.runs() {
+            for number in run.offset >> unit.shift()..unit.granules(run.end()) {
+                if keep(number) {
+                    let (start, end) = (number << unit.shift(), (number + 1) << unit.shift());
+                    let (start, end) = (start.max(run.offset), end.min(run.end()));
+                    kept.levels
+                        .set(kept.granule(start), kept.granularity().granules(end));
+                }
+            }
+        }
+        *self = kept;
+    }
+
     /// The same set at another granularity, rounded outward.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod fence;
 mod options;
 mod settle;
+mod qcow2_builder;
 
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
 pub use options::{
@@ -10,3 +11,4 @@ pub use options::{
     SyncMode, UnknownWord,
 };
 pub use settle::{Aborted, Ended, Fate, Settled, fate, remaining, settle};
+pub use qcow2_builder::{Backing, BuildError, CreateOptions, FileOperation, Qcow2Builder, Staged};

@@ -1,0 +1,202 @@
+//! Continuing a file from its last seal, trusting nothing that it says.
+
+use std::sync::{Arc, Mutex};
+
+use cohort_block::File;
+
+use super::error::{BuildError, FileOperation};
+use super::header::{self, Header, Roots};
+use super::layout::{Layout, REFCOUNT_TABLE_LIMIT, SECTOR, from_big_endian};
+use super::mapping::{Mapping, data_clusters, decode_table, pointer};
+use super::seal::Sealed;
+use super::space::{Allocator, ClusterSet};
+use super::{Qcow2Builder, State};
+
+/// See [`Qcow2Builder::open`].
+pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
+    // What we are about to read may be in the page cache only, left there by a killed process. Were
+    // power lost later, the seal before it would be back, and clusters that only that one counts
+    // must not have been overwritten by then.
+    file.sync_data().map_err(FileOperation::Flush.failed())?;
+    let length = file.len().map_err(FileOperation::Length.failed())?;
+    let (sector, header) = read_header(&file, length)?;
+    let mut walk = Walk {
+        file: &file,
+        layout: header.layout,
+        whole_clusters: length / header.layout.cluster_size(),
+        seen: ClusterSet::default(),
+        mapped: 0,
+    };
+    walk.claim(0, 1, "header")?;
+    let blocks = walk.refcount_table(header.roots)?;
+    let counted = walk.counts(&blocks)?;
+    let l1 = walk.l1(header.roots)?;
+    walk.tables(&l1)?;
+    let (seen, mapped) = (walk.seen, walk.mapped);
+    if !same(&seen, &counted) {
+        return Err(BuildError::damaged(
+            "the reference counts are not those of the tables",
+        ));
+    }
+    let end = length.div_ceil(header.layout.cluster_size());
+    let state = State {
+        mapping: Mapping::new(header.layout, l1),
+        allocator: Allocator::new(seen, end),
+        fresh: ClusterSet::default(),
+        dropped: Vec::new(),
+        mapped,
+        closed: None,
+    };
+    let Roots {
+        l1,
+        refcount_table,
+        refcount_table_clusters,
+    } = header.roots;
+    let sealed = Sealed {
+        sector,
+        counted,
+        blocks,
+        refcount_table: refcount_table..refcount_table + refcount_table_clusters,
+        l1: l1..l1 + header.layout.l1_clusters(),
+    };
+    Ok(Qcow2Builder {
+        file,
+        layout: header.layout,
+        backing: header.backing,
+        state: Arc::new(Mutex::new(state)),
+        sealed: Mutex::new(sealed),
+    })
+}
+
+fn read_header<F: File>(file: &F, length: u64) -> Result<([u8; SECTOR], Header), BuildError> {
+    if length < SECTOR as u64 {
+        return Err(BuildError::NotSealed);
+    }
+    let mut sector = [0; SECTOR];
+    read(file, &mut sector, 0)?;
+    let mut cluster = vec![0; header::claimed_cluster_size(&sector).min(length) as usize];
+    read(file, &mut cluster, 0)?;
+    Ok((sector, header::decode(&cluster)?))
+}
+
+/// One pass over all tables, which notes every cluster they refer to.
+struct Walk<'a, F> {
+    file: &'a F,
+    layout: Layout,
+    /// Clusters that the file holds in full.
+    whole_clusters: u64,
+    seen: ClusterSet,
+    mapped: u64,
+}
+
+impl<F: File> Walk<'_, F> {
+    /// Notes a reference to clusters, which must be in the file and must be the only one.
+    fn claim(&mut self, first: u64, count: u64, what: &str) -> Result<(), BuildError> {
+        let end = first.checked_add(count);
+        if end.is_none_or(|end| end > self.whole_clusters) {
+            return Err(BuildError::damaged(format!(
+                "the {what} lies beyond the end of the file"
+            )));
+        }
+        for cluster in first..first + count {
+            if !self.seen.insert(cluster) {
+                return Err(BuildError::damaged(format!(
+                    "cluster {cluster} of the file has two uses, one in the {what}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster of each refcount block, zero where there is none.
+    fn refcount_table(&mut self, roots: Roots) -> Result<Vec<u64>, BuildError> {
+        let clusters = roots.refcount_table_clusters;
+        let entries = clusters.saturating_mul(self.layout.table_entries());
+        // A table of one cluster is never too large, whatever its entries are.
+        if clusters == 0 || (clusters > 1 && entries > REFCOUNT_TABLE_LIMIT) {
+            return Err(BuildError::damaged("impossible size of the refcount table"));
+        }
+        self.claim(roots.refcount_table, clusters, "refcount table")?;
+        let raw = self.clusters(roots.refcount_table, clusters)?;
+        let mut blocks = Vec::new();
+        for (block, raw) in (0..).zip(from_big_endian(&raw)) {
+            if raw == 0 {
+                continue;
+            }
+            let cluster = self.layout.cluster_at(raw).filter(|cluster| *cluster > 0);
+            let cluster = cluster.ok_or_else(|| {
+                BuildError::damaged(format!("entry {raw:#018x} in the refcount table"))
+            })?;
+            self.claim(cluster, 1, "refcount table")?;
+            blocks.resize(block, 0);
+            blocks.push(cluster);
+        }
+        Ok(blocks)
+    }
+
+    /// The clusters that count one; anything but zero and one is not ours.
+    fn counts(&self, blocks: &[u64]) -> Result<ClusterSet, BuildError> {
+        let mut counted = ClusterSet::default();
+        let counts = self.layout.counts_per_block();
+        for (block, at) in (0..).zip(blocks).filter(|(_, at)| **at != 0) {
+            let bytes = self.clusters(*at, 1)?;
+            let (values, _) = bytes.as_chunks::<2>();
+            for (cluster, value) in (block * counts..).zip(values) {
+                match u16::from_be_bytes(*value) {
+                    0 => {}
+                    1 if cluster < self.whole_clusters => {
+                        counted.insert(cluster);
+                    }
+                    count => {
+                        return Err(BuildError::damaged(format!(
+                            "a count of {count} for cluster {cluster} of the file"
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// The cluster of each L2 table, zero where there is none.
+    fn l1(&mut self, roots: Roots) -> Result<Vec<u64>, BuildError> {
+        let clusters = self.layout.l1_clusters();
+        self.claim(roots.l1, clusters, "L1 table")?;
+        let mut raw = from_big_endian(&self.clusters(roots.l1, clusters)?);
+        raw.truncate(self.layout.l1_entries() as usize);
+        let at = |raw: u64| match raw {
+            0 => Ok(0),
+            _ => pointer(raw, self.layout, "L1 table"),
+        };
+        raw.into_iter().map(at).collect()
+    }
+
+    fn tables(&mut self, l1: &[u64]) -> Result<(), BuildError> {
+        for (table, at) in (0..).zip(l1).filter(|(_, at)| **at != 0) {
+            self.claim(*at, 1, "L1 table")?;
+            let entries = decode_table(&self.clusters(*at, 1)?, table, self.layout)?;
+            for cluster in data_clusters(&entries, self.layout) {
+                self.claim(cluster, 1, "L2 table")?;
+                self.mapped += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn clusters(&self, first: u64, count: u64) -> Result<Vec<u8>, BuildError> {
+        let mut bytes = vec![0; self.layout.offset(count) as usize];
+        read(self.file, &mut bytes, self.layout.offset(first))?;
+        Ok(bytes)
+    }
+}
+
+fn read<F: File>(file: &F, bytes: &mut [u8], offset: u64) -> Result<(), BuildError> {
+    let length = bytes.len() as u64;
+    let read = file.read_at(bytes, offset);
+    read.map_err(FileOperation::Read { offset, length }.failed())
+}
+
+/// Whether two sets hold the same clusters, however much room they have.
+fn same(a: &ClusterSet, b: &ClusterSet) -> bool {
+    a.groups().eq(b.groups())
+}

@@ -1,5 +1,6 @@
 //! Cohort's backup room.
 
+pub mod catalogue;
 mod fence;
 mod options;
 mod settle;

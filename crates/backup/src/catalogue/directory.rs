@@ -1,0 +1,235 @@
+//! A backup directory as a whole: making it, opening it, looking at it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::backends::FileBackend;
+
+use super::contents::Contents;
+use super::error::OpenError;
+use super::lock::{self, Found, GATE_FILE, Gate, LOCK_FILE, WriterLock};
+use super::name::{DirectoryId, ImageName, RunId};
+use super::now_unix_ms;
+use super::store::{self, CATALOGUE_FILE, Fault, NEW_FILE, Store};
+
+/// Each further try means that another writer died, or started, in between.
+const READ_TRIES: usize = 64;
+
+/// What the writer works with.
+pub(super) type Opened = (PathBuf, Contents, Store, WriterLock);
+
+/// Reads the whole catalogue of a directory, as of one moment.
+///
+/// Works beside a writer, right after one was killed, and without the right to write. Changes
+/// nothing.
+///
+/// # Errors
+/// Any [`OpenError`] but [`OpenError::Busy`].
+pub fn read(directory: impl AsRef<Path>) -> Result<Contents, OpenError> {
+    let directory = directory.as_ref();
+    let path = directory.join(CATALOGUE_FILE);
+    for _ in 0..READ_TRIES {
+        must_be_a_directory(directory)?;
+        let found = lock::look(directory)?;
+        if !exists(&path)? {
+            return Err(OpenError::NoCatalogue(directory.to_owned()));
+        }
+        let examined = match found {
+            Found::Writer => store::read_beside(&path),
+            Found::Nobody(gate) => examine(&path, gate)?,
+            Found::NoLocks => {
+                let bytes = store::copy(&path)?;
+                if exists(&directory.join(LOCK_FILE))? && exists(&directory.join(GATE_FILE))? {
+                    continue;
+                }
+                store::examine(&bytes)
+            }
+        };
+        match examined {
+            Err(Fault::Unclean | Fault::Held) => {}
+            other => return other.map_err(|fault| fault.at(&path)),
+        }
+    }
+    Err(OpenError::Restless(path))
+}
+
+/// The names of everything in a directory, sorted.
+///
+/// # Errors
+/// [`OpenError::Io`].
+pub fn list_files(directory: &Path) -> Result<Vec<OsString>, OpenError> {
+    let entries = fs::read_dir(directory).map_err(OpenError::io(directory, "list"))?;
+    let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name())).collect();
+    let mut names = names.map_err(OpenError::io(directory, "list"))?;
+    names.sort();
+    Ok(names)
+}
+
+/// Opens a directory for writing; with `create`, makes what is not there.
+pub(super) fn open(directory: &Path, create: bool) -> Result<Opened, OpenError> {
+    if create {
+        make_directory(directory)?;
+    }
+    must_be_a_directory(directory)?;
+    let path = directory.join(CATALOGUE_FILE);
+    if exists(&path)? {
+        must_be_examined_before_locking(directory)?;
+    } else if create {
+        must_be_free(directory)?;
+    } else {
+        return Err(OpenError::NoCatalogue(directory.to_owned()));
+    }
+    let (lock, gate) = WriterLock::take(directory)?;
+    // The lock may have been waited for, so what is there is asked again.
+    if !exists(&path)? {
+        if !create {
+            return Err(OpenError::NoCatalogue(directory.to_owned()));
+        }
+        must_be_free(directory)?;
+        create_catalogue(
+            directory,
+            &Contents::new(DirectoryId::random(), now_unix_ms()),
+        )?;
+    }
+    open_locked(directory, lock, gate)
+}
+
+/// Makes the catalogue of a directory that has none, with this content.
+pub(super) fn load(directory: &Path, mut contents: Contents) -> Result<Opened, OpenError> {
+    make_directory(directory)?;
+    must_be_a_directory(directory)?;
+    let path = directory.join(CATALOGUE_FILE);
+    contents.check().map_err(|broken| OpenError::Broken {
+        path: path.clone(),
+        broken,
+    })?;
+    if exists(&path)? {
+        return Err(OpenError::HasCatalogue(directory.to_owned()));
+    }
+    locks_must_be_ours(directory)?;
+    let (lock, gate) = WriterLock::take(directory)?;
+    if exists(&path)? {
+        return Err(OpenError::HasCatalogue(directory.to_owned()));
+    }
+    // Runs that the dump knows nothing of keep their numbers to themselves: their files are never
+    // taken for garbage of a later run.
+    let listing = list_files(directory)?;
+    let images = listing
+        .iter()
+        .filter_map(|name| name.to_str()?.parse::<ImageName>().ok());
+    if let Some(last) = images.map(|image| image.run()).max() {
+        contents.meta.next_run = contents.meta.next_run.max(RunId(last.0.saturating_add(1)));
+    }
+    create_catalogue(directory, &contents)?;
+    open_locked(directory, lock, gate)
+}
+
+/// Makes a directory's entries durable.
+pub(super) fn sync(directory: &Path) -> Result<(), OpenError> {
+    let opened = File::open(directory).map_err(OpenError::io(directory, "open"))?;
+    opened.sync_all().map_err(OpenError::io(directory, "sync"))
+}
+
+fn examine(path: &Path, gate: Gate) -> Result<Result<Contents, Fault>, OpenError> {
+    let bytes = store::copy(path)?;
+    drop(gate);
+    Ok(store::examine(&bytes))
+}
+
+fn open_locked(directory: &Path, lock: WriterLock, gate: Gate) -> Result<Opened, OpenError> {
+    let path = directory.join(CATALOGUE_FILE);
+    // A copy is examined first: opening for writing would change a file that is not ours.
+    let contents = store::examine(&store::copy(&path)?).map_err(|fault| fault.at(&path))?;
+    let store = Store::open(&path).map_err(|fault| fault.at(&path))?;
+    drop(gate);
+    Ok((directory.to_owned(), contents, store, lock))
+}
+
+/// Prepared under another name, so that a catalogue is there whole or not at all.
+fn create_catalogue(directory: &Path, contents: &Contents) -> Result<(), OpenError> {
+    let path = directory.join(NEW_FILE);
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    let file = options
+        .open(&path)
+        .map_err(OpenError::io(&path, "create"))?;
+    let backend = FileBackend::new(file).map_err(|error| store::fault(error).at(&path))?;
+    let store = Store::create(backend, contents).map_err(|fault| fault.at(&path))?;
+    store.close().map_err(|fault| fault.at(&path))?;
+    let file = File::open(&path).map_err(OpenError::io(&path, "open"))?;
+    file.sync_all().map_err(OpenError::io(&path, "sync"))?;
+    let last = directory.join(CATALOGUE_FILE);
+    fs::rename(&path, &last).map_err(OpenError::io(&path, "rename"))?;
+    sync(directory)
+}
+
+fn make_directory(directory: &Path) -> Result<(), OpenError> {
+    match fs::create_dir(directory) {
+        Ok(()) => {
+            let parent = directory
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            sync(parent.unwrap_or(Path::new(".")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(OpenError::io(directory, "make directory")(error)),
+    }
+}
+
+fn must_be_a_directory(directory: &Path) -> Result<(), OpenError> {
+    match fs::metadata(directory) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(OpenError::NotADirectory(directory.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::NoDirectory(directory.to_owned()))
+        }
+        Err(error) => Err(OpenError::io(directory, "stat")(error)),
+    }
+}
+
+/// In a directory without our locks nobody writes: what it has is looked at before they are made,
+/// so that a foreign directory is left exactly as it was.
+fn must_be_examined_before_locking(directory: &Path) -> Result<(), OpenError> {
+    let (path, lock) = (directory.join(CATALOGUE_FILE), directory.join(LOCK_FILE));
+    if exists(&lock)? {
+        return Ok(());
+    }
+    match store::examine(&store::copy(&path)?) {
+        // Somebody began to write while we looked; under the lock it is looked at again.
+        Err(_) if exists(&lock)? => Ok(()),
+        examined => examined.map(drop).map_err(|fault| fault.at(&path)),
+    }
+}
+
+/// No file of a directory without a catalogue may have a name that we would use.
+fn must_be_free(directory: &Path) -> Result<(), OpenError> {
+    locks_must_be_ours(directory)?;
+    let taken = |name: &OsString| {
+        name.to_str()
+            .is_some_and(|name| name.parse::<ImageName>().is_ok())
+    };
+    match list_files(directory)?.into_iter().find(taken) {
+        Some(name) => Err(OpenError::Clash(directory.join(name))),
+        None => Ok(()),
+    }
+}
+
+fn locks_must_be_ours(directory: &Path) -> Result<(), OpenError> {
+    for name in [LOCK_FILE, GATE_FILE] {
+        let path = directory.join(name);
+        if exists(&path)? && !lock::looks_like_ours(&path) {
+            return Err(OpenError::Clash(path));
+        }
+    }
+    Ok(())
+}
+
+fn exists(path: &Path) -> Result<bool, OpenError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(OpenError::io(path, "stat")(error)),
+    }
+}

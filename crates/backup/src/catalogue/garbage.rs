@@ -1,0 +1,101 @@
+//! What the files of a backup directory are, and which of them may go. Pure.
+//!
+//! A file is a point or a partial only if the catalogue says so. A file that the catalogue does not
+//! name is garbage only if its name shows that a run of this very catalogue created it: the exact
+//! pattern, this directory's mark, and a run number that this catalogue gave out. Every other file
+//! is somebody else's and is never touched.
+
+use std::ffi::OsStr;
+use std::fmt;
+
+use super::contents::Contents;
+use super::lock::{GATE_FILE, LOCK_FILE};
+use super::name::{DiskName, ImageName, RunId};
+use super::store::{CATALOGUE_FILE, NEW_FILE};
+
+/// What a file in a backup directory is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileRole {
+    /// The image of this point.
+    Point(DiskName, RunId),
+    /// The image of this disk's partial.
+    Partial(DiskName),
+    /// A target that no verdict made a point and nobody kept: of a run that is under way, or of one
+    /// that ended without cleaning up. The next run removes it.
+    Unfinished(ImageName),
+    /// It has the name of an image, but no run of this catalogue made it: copied here from another
+    /// backup directory, or from before the catalogue was loaded from a dump. Never touched.
+    Stray(ImageName),
+    /// The catalogue, or what belongs to it.
+    Catalogue,
+    /// Somebody else's. Never touched.
+    Other,
+}
+
+impl fmt::Display for FileRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Point(disk, run) => write!(f, "point {disk}@{run}"),
+            Self::Partial(disk) => write!(f, "partial of {disk}"),
+            Self::Unfinished(_) => f.write_str("unfinished"),
+            Self::Stray(_) => f.write_str("an image that this catalogue knows nothing of"),
+            Self::Catalogue => f.write_str("catalogue"),
+            Self::Other => f.write_str("not of this backup"),
+        }
+    }
+}
+
+impl Contents {
+    /// What the file of that name is.
+    #[must_use]
+    pub fn role_of(&self, file_name: &OsStr) -> FileRole {
+        let Some(name) = file_name.to_str() else {
+            return FileRole::Other;
+        };
+        if [CATALOGUE_FILE, NEW_FILE, LOCK_FILE, GATE_FILE].contains(&name) {
+            return FileRole::Catalogue;
+        }
+        let Ok(image) = name.parse::<ImageName>() else {
+            return FileRole::Other;
+        };
+        let disk = image.disk();
+        if let Some((run, _)) = self.points_of(disk).find(|(_, point)| point.file == image) {
+            return FileRole::Point(disk.clone(), run);
+        }
+        if self
+            .partials
+            .get(disk)
+            .is_some_and(|partial| partial.file == image)
+        {
+            return FileRole::Partial(disk.clone());
+        }
+        let made_here =
+            image.belongs_to(self.meta.directory) && self.runs.contains_key(&image.run());
+        if made_here {
+            FileRole::Unfinished(image)
+        } else {
+            FileRole::Stray(image)
+        }
+    }
+
+    /// The files of a directory listing that may be removed by whoever may write, in listing order.
+    pub fn garbage<'a>(&self, listing: impl IntoIterator<Item = &'a OsStr>) -> Vec<ImageName> {
+        let unfinished = |name| match self.role_of(name) {
+            FileRole::Unfinished(image) => Some(image),
+            FileRole::Point(..)
+            | FileRole::Partial(_)
+            | FileRole::Stray(_)
+            | FileRole::Catalogue
+            | FileRole::Other => None,
+        };
+        listing.into_iter().filter_map(unfinished).collect()
+    }
+
+    /// The files that the catalogue names and the listing lacks: their points cannot be restored.
+    pub fn missing<'a>(&self, listing: impl IntoIterator<Item = &'a OsStr>) -> Vec<&ImageName> {
+        let there: std::collections::BTreeSet<_> = listing.into_iter().collect();
+        self.files()
+            .filter(|file| !there.contains(OsStr::new(&file.to_string())))
+            .collect()
+    }
+}

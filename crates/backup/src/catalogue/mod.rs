@@ -1,0 +1,330 @@
+//! The catalogue of a backup directory: points, partials, views and verdicts.
+//!
+//! ```text
+//!  one writer ── Catalogue ── every change is one durable transaction ──┐
+//!                                                                       ├── catalogue.redb
+//!  many readers ── read() ── a consistent copy of everything ───────────┘
+//! ```
+//!
+//! A file in the directory is a point only if the catalogue says so. The catalogue is the journal of
+//! the groups that write here: the verdict on a group, the points it commits and the views and partials
+//! they replace are one transaction. `docs/format.md` says what is on disk, to the letter.
+//!
+//! Readers need no right to write and wait for nobody: beside a writer they see what was committed last,
+//! after a kill they repair a copy in memory and leave the file to the next writer.
+
+mod contents;
+mod directory;
+mod dump;
+mod error;
+mod garbage;
+mod lock;
+mod model;
+mod name;
+mod record;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use contents::{Broken, Contents, NoSuchPoint};
+pub use directory::{list_files, read};
+pub use dump::DumpError;
+pub use error::{ChangeError, OpenError};
+pub use garbage::FileRole;
+pub use model::{
+    AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Decided, Decision, Disk,
+    Instant, Member, Meta, Outcome, Partial, Point, Proof, RecordBytes, Run, SetName, Settling,
+    Tracking, View, Views,
+};
+pub use name::{
+    BadDiskName, BadName, BadPointName, DISK_NAME_MAX, DirectoryId, DiskName, ImageName, PointName,
+    RunId, Which,
+};
+pub use record::{BadRecord, CommittedView, PointRecord};
+
+use lock::WriterLock;
+use store::Store;
+
+/// The one writer of a backup directory; also its reader. All methods may be called from any thread.
+///
+/// Dropping it closes the catalogue and lets the next writer in.
+#[derive(Debug)]
+pub struct Catalogue {
+    directory: PathBuf,
+    state: Mutex<State>,
+    /// After the state: the lock outlives the open file.
+    _lock: WriterLock,
+}
+
+#[derive(Debug)]
+struct State {
+    contents: Arc<Contents>,
+    store: Store,
+    /// Set once by a write that failed, never cleared: why nobody knows what the file holds.
+    doubt: Option<Arc<str>>,
+    /// Files that this process was given names for and that no verdict named yet.
+    in_use: BTreeSet<ImageName>,
+    /// The disks whose partials end with a group that is told to leave no trace.
+    enlisted: BTreeMap<String, BTreeSet<DiskName>>,
+}
+
+/// What is left of a disk whose group did not commit, for [`Catalogue::keep_partial`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The disk.
+    pub disk: DiskName,
+    /// The target, sealed and durable.
+    pub partial: Partial,
+    /// base ∪ since, if the disk has a point.
+    pub against_point: Tracking,
+    /// remaining ∪ since.
+    pub against_partial: Tracking,
+}
+
+impl Catalogue {
+    /// Opens a directory for writing; makes the directory (not its parents) and the catalogue if
+    /// they are not there.
+    ///
+    /// # Errors
+    /// Any [`OpenError`]; [`OpenError::Busy`] at once if somebody else writes here.
+    pub fn open_or_create(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let (directory, contents, store, lock) = directory::open(directory.as_ref(), true)?;
+        Ok(Self::new(directory, contents, store, lock))
+    }
+
+    /// Opens a directory that has a catalogue, for writing.
+    ///
+    /// # Errors
+    /// Any [`OpenError`]; [`OpenError::Busy`] at once if somebody else writes here.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let (directory, contents, store, lock) = directory::open(directory.as_ref(), false)?;
+        Ok(Self::new(directory, contents, store, lock))
+    }
+
+    /// Makes the catalogue of a directory that has none from a dump, and opens it.
+    ///
+    /// Images may be there already; those that the dump does not name are left alone for ever.
+    ///
+    /// # Errors
+    /// [`OpenError::HasCatalogue`], or any other.
+    pub fn load(directory: impl AsRef<Path>, contents: Contents) -> Result<Self, OpenError> {
+        let (directory, contents, store, lock) = directory::load(directory.as_ref(), contents)?;
+        Ok(Self::new(directory, contents, store, lock))
+    }
+
+    fn new(directory: PathBuf, contents: Contents, store: Store, lock: WriterLock) -> Self {
+        let state = State {
+            contents: Arc::new(contents),
+            store,
+            doubt: None,
+            in_use: BTreeSet::new(),
+            enlisted: BTreeMap::new(),
+        };
+        Self {
+            directory,
+            state: Mutex::new(state),
+            _lock: lock,
+        }
+    }
+
+    /// The backup directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where a file of that name is.
+    #[must_use]
+    pub fn path_of(&self, image: &ImageName) -> PathBuf {
+        self.directory.join(image.to_string())
+    }
+
+    /// Everything the catalogue says now.
+    ///
+    /// # Errors
+    /// [`ChangeError::InDoubt`], after a write that failed.
+    pub fn snapshot(&self) -> Result<Arc<Contents>, ChangeError> {
+        let state = self.lock();
+        state.certain()?;
+        Ok(state.contents.clone())
+    }
+
+    /// Gives out the number of a new run over these disks (name and source, for information) and
+    /// makes the disks known.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if a disk is named twice.
+    pub fn begin_run(&self, disks: &[(DiskName, String)]) -> Result<RunId, ChangeError> {
+        self.change(|contents| Ok(contents.begin_run(disks, now_unix_ms())))
+    }
+
+    /// A name for a new image file, which the caller creates (with `create_new`). Until a verdict or
+    /// [`keep_partial`](Self::keep_partial) names it, the file is unfinished; it is not swept as long
+    /// as this process lives.
+    ///
+    /// # Errors
+    /// [`ChangeError::InDoubt`], after a write that failed.
+    pub fn new_image(&self, disk: &DiskName, run: RunId) -> Result<ImageName, ChangeError> {
+        let mut state = self.lock();
+        state.certain()?;
+        let image = ImageName::fresh(disk.clone(), run, state.contents.meta.directory);
+        state.in_use.insert(image.clone());
+        Ok(image)
+    }
+
+    /// Keeps the target of a disk whose group did not commit, as `kept.partial.decision` says, with
+    /// both views. An older partial of the disk is replaced.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn keep_partial(&self, kept: Kept) -> Result<(), ChangeError> {
+        self.change(|contents| {
+            contents.keep_partial(kept);
+            Ok(())
+        })
+    }
+
+    /// Answers an undecided partial. A kept one may be answered too.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if the disk has no partial.
+    pub fn answer(&self, disk: &DiskName, answer: Answer) -> Result<(), ChangeError> {
+        self.change(|contents| contents.answer(disk, answer))
+    }
+
+    /// Drops a disk's partial, if it has one, and the view against it. Returns its file, which is
+    /// garbage from now on.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn drop_partial(&self, disk: &DiskName) -> Result<Option<ImageName>, ChangeError> {
+        self.change(|contents| Ok(contents.drop_partial(disk)))
+    }
+
+    /// The partial of this disk ends with that group: if the verdict is *abort, Discard*, the partial
+    /// is dropped in the verdict's own transaction. To be said before the group may be decided.
+    pub fn enlist(&self, group: &str, disk: &DiskName) {
+        let mut state = self.lock();
+        state
+            .enlisted
+            .entry(group.to_owned())
+            .or_default()
+            .insert(disk.clone());
+    }
+
+    /// Removes the image files that runs of this catalogue left and nobody names, except those that
+    /// this process was given names for. Returns what was removed.
+    ///
+    /// # Errors
+    /// The first removal that failed; the others were tried.
+    pub fn sweep(&self) -> Result<Vec<ImageName>, OpenError> {
+        let state = self.lock();
+        if state.doubt.is_some() {
+            // What is garbage is not known.
+            return Ok(Vec::new());
+        }
+        let listing = list_files(&self.directory)?;
+        let garbage = state.contents.garbage(listing.iter().map(AsRef::as_ref));
+        let (mut removed, mut failure) = (Vec::new(), None);
+        for image in garbage
+            .into_iter()
+            .filter(|image| !state.in_use.contains(image))
+        {
+            match self.unlink(&image) {
+                Ok(()) => removed.push(image),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(removed), Err)
+    }
+
+    /// Removes a file that [`new_image`](Self::new_image) named, unless the catalogue names it.
+    /// Returns whether it is gone.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub fn remove_image(&self, image: &ImageName) -> Result<bool, OpenError> {
+        let mut state = self.lock();
+        if state.doubt.is_some() || state.contents.files().any(|named| named == image) {
+            return Ok(false);
+        }
+        self.unlink(image)?;
+        state.in_use.remove(image);
+        Ok(true)
+    }
+
+    /// Makes the directory's entries durable: to be called between creating image files and the
+    /// verdict that names them.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub fn sync_directory(&self) -> Result<(), OpenError> {
+        directory::sync(&self.directory)
+    }
+
+    fn unlink(&self, image: &ImageName) -> Result<(), OpenError> {
+        let path = self.path_of(image);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(OpenError::io(&path, "remove")(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Applies a change to a copy of the content, checks every rule, writes, and only then counts it.
+    fn change<T>(
+        &self,
+        action: impl FnOnce(&mut Contents) -> Result<T, Broken>,
+    ) -> Result<T, ChangeError> {
+        self.lock().change(action)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves the state as it was: `change` assigns last.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn certain(&self) -> Result<(), ChangeError> {
+        self.doubt
+            .as_ref()
+            .map_or(Ok(()), |why| Err(ChangeError::InDoubt(why.clone())))
+    }
+
+    fn change<T>(
+        &mut self,
+        action: impl FnOnce(&mut Contents) -> Result<T, Broken>,
+    ) -> Result<T, ChangeError> {
+        self.certain()?;
+        let mut next = Contents::clone(&self.contents);
+        let value = action(&mut next)?;
+        next.check()?;
+        if next == *self.contents {
+            return Ok(value);
+        }
+        if let Err(fault) = self.store.write(&self.contents, &next) {
+            let why: Arc<str> = format!("writing it failed: {fault}").into();
+            self.doubt = Some(why.clone());
+            return Err(ChangeError::InDoubt(why));
+        }
+        self.in_use
+            .retain(|image| !next.files().any(|named| named == image));
+        self.contents = Arc::new(next);
+        Ok(value)
+    }
+}
+
+/// The catalogue's clock: what people are shown, never what order things have.
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

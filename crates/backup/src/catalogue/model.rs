@@ -1,0 +1,340 @@
+//! The rows of a catalogue, as they are stored and as readers get them.
+//!
+//! Every row is a JSON object with exactly these fields (`docs/format.md` repeats them); an
+//! unknown or missing one makes the catalogue unreadable rather than half understood. Sizes and
+//! offsets are bytes, times are milliseconds since 1970 in UTC.
+
+use serde::{Deserialize, Serialize};
+
+use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
+
+/// The version of the catalogue that this library writes, and the newest that it reads.
+pub const CATALOGUE_VERSION: u32 = 1;
+
+/// What the catalogue says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// The version of everything below; see [`CATALOGUE_VERSION`].
+    pub version: u32,
+    /// This directory's own id.
+    pub directory: DirectoryId,
+    /// When the catalogue was made.
+    pub created_unix_ms: u64,
+    /// The number that the next run gets; larger than that of every run so far.
+    pub next_run: RunId,
+    /// The number that the next verdict gets; larger than that of every verdict so far.
+    pub next_verdict: u64,
+}
+
+/// A disk that was backed up here, or was meant to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Where its data came from last time: a path, as information for people. Not used to open it.
+    pub source: String,
+}
+
+/// One run: an attempt to take a point of each of some disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// When it began.
+    pub started_unix_ms: u64,
+    /// Its disks, in the order of the command.
+    pub disks: Vec<DiskName>,
+}
+
+/// What is known of the instant that a point shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instant {
+    /// The disk as it was at one instant: it was fenced, or nobody wrote while it was read.
+    Proven,
+    /// The disk changed while it was read, and the user accepted that.
+    NoInstant,
+    /// Nothing shows that the disk changed while it was read, and nothing shows that it did not.
+    NoInstantProven,
+}
+
+/// Some bytes of a disk, half-open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByteRange {
+    /// The first byte.
+    pub offset: u64,
+    /// How many; never 0.
+    pub length: u64,
+}
+
+/// A restorable instant of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// The image file, in the backup directory.
+    pub file: ImageName,
+    /// The point of the same disk whose file backs this one; none for a full copy.
+    pub parent: Option<RunId>,
+    /// The disk's size.
+    pub size: u64,
+    /// The image's cluster size.
+    pub cluster_size: u32,
+    /// The instant it shows: the fence, or when reading began.
+    pub created_unix_ms: u64,
+    /// What is known of that instant.
+    pub instant: Instant,
+    /// What could not be read and was skipped: sorted, apart from each other, inside the disk.
+    /// The point is *incomplete* if there is any.
+    pub skipped: Vec<ByteRange>,
+    /// How much was copied for this point.
+    pub bytes_copied: u64,
+}
+
+impl Point {
+    /// Whether holes of unread data are left in it.
+    #[must_use]
+    pub fn incomplete(&self) -> bool {
+        !self.skipped.is_empty()
+    }
+}
+
+/// Whether the next run may continue a partial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// It may.
+    Keep,
+    /// Somebody must answer first: keep or discard.
+    Undecided,
+}
+
+/// What is said to an undecided partial, at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// The next run continues it.
+    Keep,
+    /// It is dropped; the disk goes on from its last point.
+    Discard,
+}
+
+/// A target that is not a point: what a run left that did not commit. One per disk at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partial {
+    /// The image file, in the backup directory.
+    pub file: ImageName,
+    /// The point whose file backs it; none if it began a full copy.
+    pub parent: Option<RunId>,
+    /// Whether the next run may use it.
+    pub decision: Decision,
+    /// The disk's size.
+    pub size: u64,
+    /// The image's cluster size.
+    pub cluster_size: u32,
+    /// How much it durably holds.
+    pub durable_bytes: u64,
+    /// How much the run still had to copy when it stopped: an estimate, the disk may change.
+    pub remaining_bytes: u64,
+    /// The run that left it so.
+    pub run: RunId,
+    /// When.
+    pub stopped_unix_ms: u64,
+    /// What stopped the run, for people.
+    pub why: String,
+}
+
+/// What the clean bits of a view speak of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Anchor {
+    /// The point of that run.
+    Point(RunId),
+    /// The disk's partial, which is that file.
+    Partial(ImageName),
+}
+
+/// What the tracking behind a view is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Proof {
+    /// Every write is in it.
+    Proven,
+    /// Writes may have passed it by: to be used only if the user says so, or checked by a scan.
+    Unproven,
+    /// It lost writes from that time on, and is of no use.
+    Lost {
+        /// Milliseconds since 1970.
+        since_unix_ms: u64,
+    },
+}
+
+/// A numbered set of a tracking store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetName {
+    /// The store's path.
+    pub store: String,
+    /// The set's number in it.
+    pub number: u64,
+}
+
+/// Where the bits of a view are: the union of numbered sets.
+///
+/// Without any set nothing was recorded that outlives a process, and a scan finds what changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracking {
+    /// What they are worth.
+    pub proof: Proof,
+    /// The sets.
+    pub sets: Vec<SetName>,
+}
+
+impl Tracking {
+    /// Nobody watches this disk: every run scans it.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            proof: Proof::Unproven,
+            sets: Vec::new(),
+        }
+    }
+}
+
+/// One way to look at what changed on a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// What a clean bit says is unchanged since.
+    pub anchor: Anchor,
+    /// The bits.
+    pub tracking: Tracking,
+}
+
+/// The views of one disk. No view against a point means that everything is to be copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Views {
+    /// Against a point: base ∪ since, or since alone.
+    pub point: Option<View>,
+    /// Against the partial, while there is one: remaining ∪ since.
+    pub partial: Option<View>,
+}
+
+/// What became of a group of jobs, written once, before the first hook runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decided {
+    /// The group's name.
+    pub group: String,
+    /// When it was decided.
+    pub decided_unix_ms: u64,
+    /// Commit, or abort and why.
+    pub outcome: Outcome,
+    /// Whether hooks of this group may still have to run.
+    pub owed: bool,
+    /// Its members that had prepared, in creation order.
+    pub members: Vec<Member>,
+}
+
+/// The verdict on a group, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Outcome {
+    /// Every member commits.
+    Commit,
+    /// Every member aborts.
+    Abort(Aborted),
+}
+
+/// Why and how a group was aborted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aborted {
+    /// What ended the group.
+    pub cause: AbortCause,
+    /// What becomes of what its members leave.
+    pub disposition: Settling,
+}
+
+/// What ended a group, as it is stored. Members are told by their place in creation order, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum AbortCause {
+    /// This member failed.
+    Failed(u32),
+    /// A user cancelled this member.
+    Cancelled(u32),
+    /// A user cancelled the group.
+    User,
+    /// The group was dropped before its launch.
+    Rollback,
+    /// The engine shut down.
+    Shutdown,
+    /// The process ended before there was a verdict.
+    ProcessEnded,
+}
+
+/// What became of what the members of an aborted group left, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Settling {
+    /// Each by its own policy.
+    Keep,
+    /// Nothing was to remain.
+    Discard,
+}
+
+/// A member of a decided group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// What kind of driver it needs.
+    pub kind: String,
+    /// What it prepared; dropped once nothing is owed.
+    pub record: Option<RecordBytes>,
+}
+
+/// The bytes of a member's record, stored as lower-case hex: they need not be text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RecordBytes(pub Vec<u8>);
+
+impl From<RecordBytes> for String {
+    fn from(bytes: RecordBytes) -> Self {
+        use std::fmt::Write;
+        bytes
+            .0
+            .iter()
+            .fold(Self::with_capacity(bytes.0.len() * 2), |mut text, byte| {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
+    }
+}
+
+impl TryFrom<String> for RecordBytes {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        let nibble = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let pairs = text.as_bytes().chunks(2).map(|pair| match *pair {
+            [high, low] => Some(nibble(high)? << 4 | nibble(low)?),
+            _ => None,
+        });
+        match pairs.collect() {
+            Some(bytes) => Ok(Self(bytes)),
+            None => Err(BadName {
+                text,
+                expected: "lower-case hex",
+            }),
+        }
+    }
+}

@@ -3,13 +3,13 @@
 pub mod catalogue;
 mod fence;
 mod options;
-mod settle;
 mod qcow2_builder;
+mod settle;
 
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
 pub use options::{
     BitmapPolicy, Budget, ErrorPolicy, OnUndecided, Options, OptionsBuilder, OptionsError,
     SyncMode, UnknownWord,
 };
-pub use settle::{Aborted, Ended, Fate, Settled, fate, remaining, settle};
 pub use qcow2_builder::{Backing, BuildError, CreateOptions, FileOperation, Qcow2Builder, Staged};
+pub use settle::{Aborted, Ended, Fate, Settled, fate, remaining, settle};

@@ -1,0 +1,5 @@
+//! The cases of QEMU's `test-blockjob` and `test-blockjob-txn`, and some that they leave out, told of the
+//! core alone with a scripted worker. Cases in which threads matter are told elsewhere.
+
+mod groups;
+mod rig;

@@ -242,9 +242,10 @@ fn open_chain(
         let Some(backing) = backing else {
             return Ok((layers, files));
         };
+        let told = backing_format(path, &backing)?;
         let next = open_backing(path, &backing, &files, beneath)?;
         file = wrap(next.file.clone());
-        format = judge_format(&next.path, &*file, backing_format(path, &backing)?)?;
+        format = judge_format(&next.path, &*file, told)?;
         access = Access::ReadOnly;
         files.push(next);
     }

@@ -2,7 +2,7 @@
 //!
 //! 64-bit words, little-endian; bit i of the map is bit i % 64 of word i / 64. The form has no
 //! checksum and names neither size nor granularity: whoever stores it must.
-//! It is not the form to keep a bitmap in.
+//! [`DirtyBitmap::encode`] is the form that protects itself.
 
 use thiserror::Error;
 

@@ -46,6 +46,7 @@
 mod algebra;
 mod bitmap;
 mod chunks;
+mod codec;
 mod granularity;
 mod levels;
 mod query;
@@ -59,6 +60,7 @@ mod view;
 pub use algebra::SizeMismatch;
 pub use bitmap::{Added, DirtyBitmap, MAX_GRANULES, RangeError, SizeError};
 pub use chunks::ChunkError;
+pub use codec::DecodeError;
 pub use granularity::{Granularity, GranularityError};
 pub use levels::Inconsistency;
 pub use query::Stretch;

@@ -168,3 +168,6 @@ impl fmt::Debug for Recorder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models;

@@ -1,5 +1,6 @@
 //! A file in memory that remembers every write and sync, so that a loss of power can be replayed.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +26,7 @@ pub(crate) enum Op {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogFile(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     bytes: Vec<u8>,
     log: Vec<Op>,
@@ -33,6 +34,21 @@ struct Inner {
     lives: Option<u64>,
     /// Writes that still succeed before one fails for want of space.
     full_after: Option<u64>,
+    /// What somebody else does before the operation after so many more.
+    interlude: Option<(u64, Interlude)>,
+}
+
+type Interlude = Box<dyn FnOnce() + Send>;
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes, {} operations",
+            self.bytes.len(),
+            self.log.len()
+        )
+    }
 }
 
 impl LogFile {
@@ -66,6 +82,33 @@ impl LogFile {
     /// Lets so many more writes succeed, then fails one.
     pub(crate) fn fill_after(&self, writes: Option<u64>) {
         self.inner(|inner| inner.full_after = writes);
+    }
+
+    /// Lets somebody else act before the operation after so many more. The way to have two threads
+    /// meet at a place of our choice, without threads.
+    pub(crate) fn interrupt(&self, operations: u64, interlude: impl FnOnce() + Send + 'static) {
+        self.inner(|inner| inner.interlude = Some((operations, Box::new(interlude))));
+    }
+
+    /// Forgets an interlude that has not come; whether there was one.
+    pub(crate) fn never_mind(&self) -> bool {
+        let interlude = self.inner(|inner| inner.interlude.take());
+        interlude.is_some()
+    }
+
+    /// Runs the interlude if its time has come.
+    fn begin(&self) {
+        let due = self.inner(|inner| match &mut inner.interlude {
+            Some((0, _)) => inner.interlude.take(),
+            Some((operations, _)) => {
+                *operations -= 1;
+                None
+            }
+            None => None,
+        });
+        if let Some((_, interlude)) = due {
+            interlude();
+        }
     }
 
     fn inner<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
@@ -102,6 +145,7 @@ impl Inner {
 
 impl File for LogFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.begin();
         self.inner(|inner| {
             let start = offset as usize;
             let bytes = inner.bytes.get(start..start + buf.len());
@@ -111,6 +155,7 @@ impl File for LogFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.begin();
         self.inner(|inner| {
             inner.live()?;
             inner.find_room()?;
@@ -124,6 +169,7 @@ impl File for LogFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.begin();
         // Two steps, so that writes of other threads may come between.
         let begun = self.inner(|inner| {
             inner.live()?;
@@ -141,6 +187,7 @@ impl File for LogFile {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
+        self.begin();
         self.inner(|inner| {
             inner.live()?;
             inner.log.push(Op::SetLen(length));

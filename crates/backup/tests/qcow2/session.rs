@@ -1,5 +1,7 @@
 //! A session with the builder, told step by step to a model as well.
 
+use std::sync::{Arc, Mutex};
+
 use cohort_backup::{Backing, BuildError, CreateOptions, Qcow2Builder, Staged};
 
 use super::log_file::LogFile;
@@ -19,6 +21,8 @@ pub(crate) enum Step {
     /// Void the oldest staged data.
     Void,
     Seal,
+    /// Write this many clusters from this one on while a seal is at its n-th operation.
+    WriteInSeal(u64, u64, u64),
     /// Seal, cut the tail, and go on with a new builder.
     Finish,
     /// Forget the builder, as a killed process does, and continue from the file.
@@ -33,7 +37,7 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) file: LogFile,
-    builder: Option<Qcow2Builder<LogFile>>,
+    builder: Option<Arc<Qcow2Builder<LogFile>>>,
     staged: Vec<(Staged, Vec<Cluster>)>,
     /// Bytes of the disk; the image counts whole sectors.
     size: u64,
@@ -64,7 +68,7 @@ impl Session {
         };
         Self {
             file,
-            builder: Some(builder),
+            builder: Some(Arc::new(builder)),
             staged: Vec::new(),
             size,
             start: None,
@@ -78,7 +82,7 @@ impl Session {
     pub(crate) fn resume(bytes: Vec<u8>, image: &Image, stamp: u64) -> Self {
         let file = LogFile::holding(bytes);
         Self {
-            builder: Some(Qcow2Builder::open(file.clone()).unwrap()),
+            builder: Some(Arc::new(Qcow2Builder::open(file.clone()).unwrap())),
             file,
             staged: Vec::new(),
             size: image.size,
@@ -132,6 +136,9 @@ impl Session {
                 let outcome = self.builder().seal();
                 self.note_seal(outcome);
             }
+            Step::WriteInSeal(first, count, operation) => {
+                self.write_in_seal(*first, *count, *operation);
+            }
             Step::Finish => {
                 let outcome = self.builder().finish();
                 self.note_seal(outcome);
@@ -155,6 +162,27 @@ impl Session {
         self.check_contains();
     }
 
+    fn write_in_seal(&mut self, first: u64, count: u64, operation: u64) {
+        let (first, data, clusters) = self.data(first, count);
+        let builder = Arc::clone(self.builder());
+        let written = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&written);
+        self.file.interrupt(operation, move || {
+            let outcome = builder.write_clusters(first, &data);
+            *slot.lock().unwrap() = Some(outcome);
+        });
+        let sealed = self.builder().seal();
+        self.file.never_mind();
+        let builder = Arc::clone(self.builder());
+        self.note_seal(sealed);
+        let written = written.lock().unwrap().take();
+        // A target that lost its trust was opened again, without the write.
+        let same = Arc::ptr_eq(&builder, self.builder());
+        if same && written.is_some_and(allow_full) {
+            self.set(first, &clusters);
+        }
+    }
+
     fn note_seal(&mut self, outcome: Result<(), BuildError>) {
         if let Err(BuildError::Distrusted { .. }) = outcome {
             // The write for which there was no room was the header's own.
@@ -174,7 +202,8 @@ impl Session {
         match self.last_seal() {
             Some(sealed) => {
                 self.current = sealed.clone();
-                self.builder = Some(Qcow2Builder::open(self.file.clone()).unwrap());
+                let builder = Qcow2Builder::open(self.file.clone()).unwrap();
+                self.builder = Some(Arc::new(builder));
             }
             None => {
                 let opened = Qcow2Builder::open(self.file.clone());
@@ -191,7 +220,7 @@ impl Session {
         self.seals.last().or(self.start.as_ref())
     }
 
-    fn builder(&self) -> &Qcow2Builder<LogFile> {
+    fn builder(&self) -> &Arc<Qcow2Builder<LogFile>> {
         self.builder.as_ref().unwrap()
     }
 

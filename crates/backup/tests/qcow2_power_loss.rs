@@ -241,7 +241,8 @@ fn a_table_that_moved_while_it_was_read_is_read_again() {
     write(0, 1);
     builder.seal().unwrap();
     let other = Arc::clone(&builder);
-    file.interrupt(0, move || {
+    // The first operation writes the data, the second one reads the table.
+    file.interrupt(1, move || {
         other.write_cluster(1, &[2; 512]).unwrap();
         other.seal().unwrap();
         let room = other.file_bytes();

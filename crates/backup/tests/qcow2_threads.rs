@@ -36,13 +36,19 @@ fn a_seal_holds_what_was_published_before_it_and_nothing_torn() {
             .collect()
     };
     let stop = AtomicBool::new(false);
+    // Writers stay at most so many writes ahead of the seals, to keep the log short.
+    let ahead = AtomicU64::new(40);
 
     // One bound from below and one from above for each seal.
     let bounds: Vec<(Versions, Versions)> = thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (builder, begun, published, stop) = (&builder, &begun, &published, &stop);
+            let (builder, begun, published) = (&builder, &begun, &published);
+            let (stop, ahead) = (&stop, &ahead);
             scope.spawn(move || {
                 for version in 1.. {
+                    while version > ahead.load(Ordering::SeqCst) && !stop.load(Ordering::SeqCst) {
+                        thread::yield_now();
+                    }
                     if stop.load(Ordering::SeqCst) {
                         break;
                     }
@@ -58,6 +64,7 @@ fn a_seal_holds_what_was_published_before_it_and_nothing_torn() {
             });
         }
         let seal = |_| {
+            ahead.fetch_add(40, Ordering::SeqCst);
             // At least one write between two seals, so that each writes a header.
             let before = read(&published);
             while read(&published) == before {

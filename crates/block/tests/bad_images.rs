@@ -34,11 +34,11 @@ fn image() -> Vec<u8> {
         put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes());
     }
     let copied = 1u64 << 63;
-    put(3 * CLUSTER, &(copied | 4 * CLUSTER as u64).to_be_bytes());
-    put(4 * CLUSTER, &(copied | 5 * CLUSTER as u64).to_be_bytes());
+    put(3 * CLUSTER, &(copied | (4 * CLUSTER) as u64).to_be_bytes());
+    put(4 * CLUSTER, &(copied | (5 * CLUSTER) as u64).to_be_bytes());
     put(
         4 * CLUSTER + 8,
-        &(copied | 6 * CLUSTER as u64).to_be_bytes(),
+        &(copied | (6 * CLUSTER) as u64).to_be_bytes(),
     );
     put(4 * CLUSTER + 16, &1u64.to_be_bytes());
     put(5 * CLUSTER, &[7; 2 * CLUSTER]);
@@ -91,10 +91,10 @@ impl Scratch {
 }
 
 fn feature(error: &OpenError) -> &str {
-    match error {
-        OpenError::Unsupported { feature, .. } => feature,
-        other => panic!("not unsupported: {other}"),
-    }
+    let OpenError::Unsupported { feature, .. } = error else {
+        panic!("not unsupported: {error}")
+    };
+    feature
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn metadata_that_cannot_be_right_is_damage() {
         ("disk too large", with(24, &u64::MAX.to_be_bytes())),
         (
             "L1 entry reserved",
-            with(3 * CLUSTER, &(4 * CLUSTER as u64 | 2).to_be_bytes()),
+            with(3 * CLUSTER, &((4 * CLUSTER) as u64 | 2).to_be_bytes()),
         ),
         ("refcounts unaligned", with(48, &513u64.to_be_bytes())),
         ("extension too long", with(112, &[1, 1, 1, 1, 0, 0, 4, 0])),

@@ -10,6 +10,8 @@ mod gated;
 mod header;
 mod ledger;
 mod lock;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod memory;
 mod open;
 mod open_error;

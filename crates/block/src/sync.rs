@@ -53,14 +53,20 @@ impl<T> Monitor<T> {
 
     /// As [`wait`](Self::wait), unless `deadline` has passed: then at once, as an error.
     ///
-    /// Loom's time stands still: there a deadline has passed from the start or never does.
+    /// Loom's time stands still: there a deadline has passed from the start or never does, and one that
+    /// has passed still lets others have the lock in between, as a wait that times out does.
     pub(crate) fn wait_until<'a>(
-        &self,
+        &'a self,
         guard: MutexGuard<'a, T>,
         deadline: Instant,
     ) -> Result<MutexGuard<'a, T>, MutexGuard<'a, T>> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
+            #[cfg(loom)]
+            let guard = {
+                drop(guard);
+                self.lock()
+            };
             return Err(guard);
         }
         let woken = self.changed.wait_timeout(guard, left);

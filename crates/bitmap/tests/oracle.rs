@@ -224,7 +224,10 @@ fn apply(op: &Op, fast: &mut DirtyBitmap, slow: &mut Slow) -> Result<(), TestCas
                     length,
                     granularity: granularity_now,
                 }),
-                (true, true) => Ok(slow.put(at..end, false)),
+                (true, true) => {
+                    slow.put(at..end, false);
+                    Ok(())
+                }
             };
             prop_assert_eq!(fast.reset(at, length), expected);
         }

@@ -1,0 +1,122 @@
+//! What a running driver is given: what is asked of it, and what it may ask for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::Event;
+use crate::group::Group;
+use crate::seat::{Seat, Task};
+use crate::{Asked, Progress};
+
+/// A driver's view of the engine during one call.
+pub struct Context<'a> {
+    group: &'a Arc<Group>,
+    member: u32,
+    seat: &'a Seat,
+    in_flight: usize,
+    spawned: Vec<Task>,
+    ready: bool,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(group: &'a Arc<Group>, member: u32, seat: &'a Seat) -> Self {
+        let in_flight = seat.odds_if_any().map_or(0, |odds| odds.tasks());
+        Self {
+            group,
+            member,
+            seat,
+            in_flight,
+            spawned: Vec::new(),
+            ready: false,
+        }
+    }
+
+    /// What is asked besides the work. Anything but [`Asked::Run`] only after [`Context::ready`].
+    pub fn asked(&self) -> Asked {
+        self.seat.gate.asked()
+    }
+
+    /// Says that the job has converged: it could end well at any moment, and keeps stepping until it is
+    /// asked to. Saying it again changes nothing.
+    pub fn ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// Hands a blocking piece of work to a thread of its own. It starts once this call has returned; so
+    /// many at a time as [`JobSpec::tasks`](crate::JobSpec::tasks) allows, the others wait their turn. When
+    /// it ends, the job is stepped again; if it panics, the job fails. One that has not begun when the
+    /// job is stopped is dropped instead.
+    pub fn spawn(&mut self, task: impl FnOnce() + Send + 'static) {
+        self.spawned.push(Box::new(task));
+    }
+
+    /// Tasks in flight, those spawned in this call among them. It falls only between calls.
+    pub fn tasks(&self) -> usize {
+        self.in_flight + self.spawned.len()
+    }
+
+    /// Something to keep that has the job stepped when called, from any thread at any time.
+    pub fn waker(&self) -> Waker {
+        Waker {
+            group: Arc::clone(self.group),
+            member: self.member,
+        }
+    }
+
+    /// Pays for so many units of the speed limit before doing them. The first piece is free and a big
+    /// one is paid for by the wait after it.
+    ///
+    /// # Errors
+    /// How long to wait: nothing was paid. Return [`Step::Sleep`](crate::Step::Sleep) and pay again when stepped.
+    pub fn pay(&mut self, units: u64) -> Result<(), Duration> {
+        match self.seat.odds_if_any() {
+            Some(mut odds) if odds.limit.speed() > 0 => {
+                odds.limit.pay(units, self.group.shell.elapsed())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The job's progress.
+    pub fn progress(&self) -> &Progress {
+        &self.seat.cold().progress
+    }
+
+    /// What the call asked for: tasks, and whether the job is ready.
+    pub(crate) fn into_wishes(self) -> (Vec<Task>, bool) {
+        (self.spawned, self.ready)
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("member", &self.member)
+            .field("asked", &self.asked())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Has a job stepped when something happened outside. A wake during a step is not lost; one that
+/// comes after the job's end, or while it is paused, does no harm.
+#[derive(Clone)]
+pub struct Waker {
+    group: Arc<Group>,
+    member: u32,
+}
+
+impl Waker {
+    /// Wakes the job.
+    pub fn wake(&self) {
+        self.group.tell([Event::Woken(self.member)]);
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waker")
+            .field("member", &self.member)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! Where a verdict is written before anybody acts on it: the port, and the journal that remembers.
+//!
+//! The protocol is two-phase commit with presumed abort: what a start finds no verdict of was aborted.
+
+use std::sync::Mutex;
+
+use crate::{Error, GroupName, Kind, MemberName, Record, Verdict};
+
+/// What a member leaves for the next start.
+pub type Entry = (MemberName, Kind, Record);
+
+/// A durable place for verdicts.
+///
+/// The engine asks for one write per group, before its first commit or abort hook, from a thread that
+/// may block. A failed write leaves the group *in doubt*: it is never tried again and never guessed; the
+/// engine takes no more verdicts to this journal, and the next start reads what is there.
+pub trait Journal: Send + Sync {
+    /// Writes a group's verdict with the records of its members, durably and as one.
+    /// Members without a record are not among them.
+    ///
+    /// # Errors
+    /// If it is not known that the verdict is durable.
+    fn decide(
+        &self,
+        group: &GroupName,
+        verdict: &Verdict,
+        records: &[Entry],
+    ) -> Result<(), JournalError>;
+
+    /// The decided groups whose hooks are not known to have all returned.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    fn owed(&self) -> Result<Vec<Owed>, JournalError>;
+
+    /// Every hook of this group returned: nothing is owed to it.
+    ///
+    /// # Errors
+    /// If that could not be written; the next start then runs its hooks again.
+    fn done(&self, group: &GroupName) -> Result<(), JournalError>;
+}
+
+/// A decided group whose hooks must be run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// The group's name.
+    pub group: GroupName,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// What its members left, in creation order.
+    pub records: Vec<Entry>,
+}
+
+/// Why a journal could not write or read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("journal: {0}")]
+pub struct JournalError(Error);
+
+impl JournalError {
+    /// An error from a message or a driver's [`Error`].
+    pub fn new(error: impl Into<Error>) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<JournalError> for Error {
+    fn from(error: JournalError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// A journal in memory. It remembers: an engine built over it after another finds what that one owed.
+#[derive(Debug, Default)]
+pub struct MemoryJournal(Mutex<Vec<Owed>>);
+
+impl MemoryJournal {
+    /// An empty journal.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn groups(&self) -> std::sync::MutexGuard<'_, Vec<Owed>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Journal for MemoryJournal {
+    fn decide(
+        &self,
+        group: &GroupName,
+        verdict: &Verdict,
+        records: &[Entry],
+    ) -> Result<(), JournalError> {
+        let owed = Owed {
+            group: group.clone(),
+            verdict: *verdict,
+            records: records.to_vec(),
+        };
+        self.groups().push(owed);
+        Ok(())
+    }
+
+    fn owed(&self) -> Result<Vec<Owed>, JournalError> {
+        Ok(self.groups().clone())
+    }
+
+    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
+        let mut groups = self.groups();
+        if let Some(at) = groups.iter().position(|owed| owed.group == *group) {
+            groups.remove(at);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_owed_until_it_is_done() {
+        let journal = MemoryJournal::new();
+        let (a, b) = (GroupName::new("a"), GroupName::new("b"));
+        let record = (MemberName::new("disk"), Kind::new("copy"), Record(vec![1]));
+        journal
+            .decide(&a, &Verdict::Commit, std::slice::from_ref(&record))
+            .unwrap();
+        journal.decide(&b, &Verdict::Commit, &[]).unwrap();
+        journal.done(&b).unwrap();
+        let owed = journal.owed().unwrap();
+        assert_eq!(
+            owed,
+            [Owed {
+                group: a.clone(),
+                verdict: Verdict::Commit,
+                records: vec![record]
+            }]
+        );
+        journal.done(&a).unwrap();
+        assert_eq!(journal.owed().unwrap(), []);
+    }
+}

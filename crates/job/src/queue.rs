@@ -1,0 +1,118 @@
+//! The fair ready queue: spans of members, first in, first out, with the rest of a cut span at the tail.
+//!
+//! Whoever says `Again` goes behind everybody who was already waiting, so nobody is starved by however
+//! many busy jobs. A worker takes a bounded piece of a span at a time: a group of a million members
+//! holds up a lone job by one piece.
+
+use std::collections::VecDeque;
+
+use crate::sync::{Condvar, Mutex};
+
+/// Something that a worker may take a piece of.
+pub(crate) trait Cut: Sized {
+    /// Cuts a first piece off; what is left, if anything, stays in `self`'s place in the queue's tail.
+    fn cut(self) -> (Self, Option<Self>);
+}
+
+/// A queue of work for threads that do nothing else.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    inner: Mutex<Inner<T>>,
+    filled: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    items: VecDeque<T>,
+    /// Threads in [`Queue::take`] that found nothing.
+    idle: usize,
+    closed: bool,
+}
+
+impl<T: Cut> Queue<T> {
+    pub(crate) fn new() -> Self {
+        let inner = Inner {
+            items: VecDeque::new(),
+            idle: 0,
+            closed: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            filled: Condvar::new(),
+        }
+    }
+
+    /// Adds an item at the tail.
+    pub(crate) fn put(&self, item: T) {
+        let mut inner = self.inner.lock();
+        inner.items.push_back(item);
+        let idle = inner.idle > 0;
+        drop(inner);
+        if idle {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Takes a piece of the first item, waiting until there is one; `None` once the queue is closed and
+    /// empty.
+    pub(crate) fn take(&self) -> Option<T> {
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(item) = inner.items.pop_front() {
+                let (piece, rest) = item.cut();
+                if let Some(rest) = rest {
+                    inner.items.push_back(rest);
+                    if inner.idle > 0 {
+                        self.filled.notify_one();
+                    }
+                }
+                return Some(piece);
+            }
+            if inner.closed {
+                return None;
+            }
+            inner.idle += 1;
+            inner = self.filled.wait(inner);
+            inner.idle -= 1;
+        }
+    }
+
+    /// Lets the waiting threads go once the queue is empty.
+    pub(crate) fn close(&self) {
+        self.inner.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    /// Whether something waits and nobody is there to take it.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.items.is_empty() && inner.idle == 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A span of numbers, cut in pieces of two.
+    #[derive(Debug, PartialEq)]
+    struct Span(u32, u32);
+
+    impl Cut for Span {
+        fn cut(self) -> (Self, Option<Self>) {
+            let middle = self.1.min(self.0 + 2);
+            let rest = (middle < self.1).then_some(Self(middle, self.1));
+            (Self(self.0, middle), rest)
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_span_waits_behind_the_others() {
+        let queue = Queue::new();
+        queue.put(Span(0, 5));
+        queue.put(Span(7, 8));
+        queue.close();
+        let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
+        assert_eq!(order, [Span(0, 2), Span(7, 8), Span(2, 4), Span(4, 5)]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Threads for what blocks: as many as are needed at once, each kept a while for the next.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::core::Event;
+use crate::driver::panic_error;
+use crate::group::Group;
+use crate::pause::Pass;
+use crate::seat::Task;
+use crate::sync::{Condvar, Mutex};
+
+/// Starts the waiting tasks of a job, as many as it may have at a time.
+pub(crate) fn launch(group: &Arc<Group>, member: u32) {
+    let seat = &group.seats()[member as usize];
+    loop {
+        let mut odds = seat.odds();
+        let limit = if odds.task_limit == 0 {
+            group.shell.task_limit()
+        } else {
+            odds.task_limit
+        };
+        if odds.running >= limit {
+            return;
+        }
+        let Some(task) = odds.waiting.pop_front() else {
+            return;
+        };
+        odds.running += 1;
+        drop(odds);
+        let of = Arc::clone(group);
+        group
+            .shell
+            .tasks
+            .run(Box::new(move || run_tasks(&of, member, task)));
+    }
+}
+
+/// Runs a task of a job, then those of its tasks that wait for a thread.
+fn run_tasks(group: &Arc<Group>, member: u32, first: Task) {
+    let seat = &group.seats()[member as usize];
+    let mut next = Some(first);
+    while let Some(task) = next {
+        let number = group.shell.watch.begins(group, member);
+        group.shell.watch.stir(&group.shell);
+        // Nobody will look at what a stopped job's task does: one that has not begun need not begin.
+        let stopped = seat.gate.pass() == Pass::Stop;
+        let ended = catch_unwind(AssertUnwindSafe(
+            || if stopped { drop(task) } else { task() },
+        ));
+        group.shell.watch.ends(number);
+        let mut odds = seat.odds();
+        next = odds.waiting.pop_front();
+        if next.is_none() {
+            odds.running -= 1;
+        }
+        drop(odds);
+        group.tell([match ended {
+            Ok(()) => Event::TaskEnded(member),
+            Err(panic) => Event::TaskPanicked(member, panic_error(&*panic)),
+        }]);
+    }
+}
+
+/// How long an idle thread waits for the next piece of work.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A pool without an upper bound of its own: each job has one, so a job whose target stalls ties up its
+/// own threads and nobody else's.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    queue: VecDeque<Task>,
+    idle: usize,
+    threads: usize,
+    closed: bool,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("idle", &self.idle)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tasks {
+    pub(crate) fn new() -> Self {
+        let inner = Inner {
+            queue: VecDeque::new(),
+            idle: 0,
+            threads: 0,
+            closed: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Runs this on a thread that may block. If no thread can be had, it waits for one that is there;
+    /// if there is none at all it runs here, which is slow but loses nothing.
+    pub(crate) fn run(self: &Arc<Self>, task: Task) {
+        let mut inner = self.inner.lock();
+        inner.queue.push_back(task);
+        if inner.idle >= inner.queue.len() {
+            drop(inner);
+            self.changed.notify_one();
+            return;
+        }
+        inner.threads += 1;
+        drop(inner);
+        let pool = Arc::clone(self);
+        let started = thread::Builder::new()
+            .name("cohort-task".into())
+            .spawn(move || pool.serve());
+        if started.is_err() {
+            self.do_without_a_thread();
+        }
+    }
+
+    /// Lets the idle threads go.
+    pub(crate) fn close(&self) {
+        self.inner.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn serve(&self) {
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(task) = inner.queue.pop_front() {
+                drop(inner);
+                task();
+                inner = self.inner.lock();
+                continue;
+            }
+            if inner.closed {
+                break;
+            }
+            inner.idle += 1;
+            inner = self.changed.wait_timeout(inner, LINGER);
+            inner.idle -= 1;
+            if inner.queue.is_empty() {
+                // Whether this was the time or a wake for nothing, a thread that has no work may go.
+                break;
+            }
+        }
+        inner.threads -= 1;
+    }
+
+    fn do_without_a_thread(&self) {
+        let mut inner = self.inner.lock();
+        inner.threads -= 1;
+        if inner.threads > 0 {
+            return;
+        }
+        let task = inner.queue.pop_front();
+        drop(inner);
+        if let Some(task) = task {
+            task();
+        }
+    }
+}

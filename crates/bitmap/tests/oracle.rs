@@ -224,10 +224,7 @@ fn apply(op: &Op, fast: &mut DirtyBitmap, slow: &mut Slow) -> Result<(), TestCas
                     length,
                     granularity: granularity_now,
                 }),
-                (true, true) => {
-                    slow.put(at..end, false);
-                    Ok(())
-                }
+                (true, true) => Ok(slow.put(at..end, false)),
             };
             prop_assert_eq!(fast.reset(at, length), expected);
         }

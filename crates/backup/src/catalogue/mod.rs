@@ -13,7 +13,6 @@
 //! Readers need no right to write and wait for nobody: beside a writer they see what was committed last,
 //! after a kill they repair a copy in memory and leave the file to the next writer.
 
-mod change;
 mod contents;
 mod directory;
 mod dump;
@@ -24,8 +23,6 @@ mod model;
 mod name;
 mod record;
 mod store;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -163,7 +160,7 @@ impl Catalogue {
     /// # Errors
     /// [`ChangeError::Refused`] if a disk is named twice.
     pub fn begin_run(&self, disks: &[(DiskName, String)]) -> Result<RunId, ChangeError> {
-        self.change(|contents| contents.begin_run(disks, now_unix_ms()))
+        self.change(|contents| Ok(contents.begin_run(disks, now_unix_ms())))
     }
 
     /// A name for a new image file, which the caller creates (with `create_new`). Until a verdict or

@@ -1,0 +1,67 @@
+//! Three jobs that finish together: one fails, and each is told why.
+
+use cohort_job::{Abort, Context, Driver, Engine, JobSpec, Step};
+
+/// Counts to `goal`, or gives up on the way.
+struct Count {
+    goal: u64,
+    fails_at: Option<u64>,
+}
+
+impl Driver for Count {
+    fn step(&mut self, cx: &mut Context<'_>) -> Step {
+        let done = cx.progress().snapshot().done;
+        if self.fails_at == Some(done) {
+            return Step::failed(format!("lost count at {done}"));
+        }
+        if done == self.goal {
+            return Step::done();
+        }
+        cx.progress().set_remaining(self.goal - done);
+        cx.progress().advance(1);
+        Step::Again
+    }
+
+    fn abort(&mut self, why: &Abort) {
+        println!(
+            "counting to {} is undone: {:?}, {:?}",
+            self.goal, why.cause, why.disposition
+        );
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let engine = Engine::new()?;
+    let mut group = engine.group("counting");
+    let jobs = [
+        group.add(
+            JobSpec::new("short"),
+            Count {
+                goal: 10,
+                fails_at: None,
+            },
+        )?,
+        group.add(
+            JobSpec::new("unlucky"),
+            Count {
+                goal: 1_000,
+                fails_at: Some(777),
+            },
+        )?,
+        group.add(
+            JobSpec::new("long"),
+            Count {
+                goal: 1_000_000,
+                fails_at: None,
+            },
+        )?,
+    ];
+    let verdict = group.launch().wait();
+
+    println!("the group's verdict: {verdict:?}");
+    for job in jobs {
+        let name = job.name().unwrap_or_else(|| "?".into());
+        println!("{name:8} {:>8} done  {}", job.progress().done, job.why());
+    }
+    Ok(())
+}

@@ -1,0 +1,496 @@
+//! The engine as its users meet it: built, given groups of jobs, listened to, shut down.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::core::Request;
+use crate::driver::ErasedDriver;
+use crate::group::Group;
+use crate::handle::{JobHandle, Owner, TxnHandle};
+use crate::journal::{Journal, JournalError};
+use crate::limit::Limit;
+use crate::notice::Subscription;
+use crate::shell::{Settings, Shell};
+use crate::{
+    Cause, Disposition, Driver, GroupName, InvalidName, JobId, Kind, MemberName, Record, Refused,
+    Spec, Status, Verdict,
+};
+
+/// Runs groups of jobs. Cheap to clone.
+///
+/// Dropping it and every handle loses nothing: what runs, runs to its end. What waits for a user's
+/// word is then cancelled with [`Disposition::Keep`], for nobody could say it any more.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Owner>);
+
+/// Settings for an [`Engine`].
+#[derive(Clone)]
+pub struct EngineBuilder {
+    threads: usize,
+    task_limit: u32,
+    stuck_after: Duration,
+    journal: Option<Arc<dyn Journal>>,
+}
+
+/// A job to be added: its name, and how it is to be treated.
+#[derive(Debug, Clone, Default)]
+pub struct JobSpec {
+    name: Option<String>,
+    kind: Option<Kind>,
+    manual_finalize: bool,
+    manual_dismiss: bool,
+    speed: u64,
+    tasks: u32,
+}
+
+/// Why a job was not added. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// The name is not one.
+    #[error(transparent)]
+    Invalid(#[from] InvalidName),
+    /// A job of this name is there, and not dismissed.
+    #[error("job name '{name}' is already in use: dismiss that job first")]
+    Taken {
+        /// The name.
+        name: MemberName,
+    },
+    /// The group takes no more members.
+    #[error("group '{group}' {refused}")]
+    Refused {
+        /// The group's name.
+        group: GroupName,
+        /// Why.
+        refused: Refused,
+    },
+}
+
+/// An open group: jobs are added to it, then it is launched. Dropped instead, it is rolled back:
+/// every job that was added is aborted without having run.
+#[derive(Debug)]
+#[must_use = "dropping a group that was not launched rolls it back"]
+pub struct Txn {
+    group: Arc<Group>,
+    owner: Arc<Owner>,
+    launched: bool,
+}
+
+/// Every job at one moment.
+#[derive(Debug, Clone)]
+pub struct EngineSnapshot {
+    /// Whatever notices up to this number said is in here; later ones may be.
+    pub seq: u64,
+    /// Jobs that are not dismissed, in order of creation.
+    pub jobs: Vec<JobState>,
+}
+
+/// One job in a snapshot.
+#[derive(Debug, Clone)]
+pub struct JobState {
+    /// Its id.
+    pub id: JobId,
+    /// Its name, if it has one.
+    pub name: Option<MemberName>,
+    /// Its group's name.
+    pub group: GroupName,
+    /// Where it is in its life.
+    pub status: Status,
+}
+
+/// What a start found owed and runs again.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The groups whose hooks run now; wait on them.
+    pub groups: Vec<TxnHandle>,
+    /// Members that nobody could build again: their groups stay owed.
+    pub unknown: Vec<(GroupName, MemberName, Kind)>,
+}
+
+impl Engine {
+    /// An engine with a thread per core, no journal, and the other settings as they are.
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn new() -> std::io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Settings to change before building one.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder {
+            threads: thread::available_parallelism().map_or(1, |cores| cores.get()),
+            task_limit: 16,
+            stuck_after: Duration::from_secs(30),
+            journal: None,
+        }
+    }
+
+    /// Opens a group. The name is for the journal and for messages: a group that may have to be recovered
+    /// should have one of its own.
+    pub fn group(&self, name: impl Into<GroupName>) -> Txn {
+        let group = self.0.shell.new_group(name.into());
+        Txn {
+            group,
+            owner: Arc::clone(&self.0),
+            launched: false,
+        }
+    }
+
+    /// Launches one job in a group of its own, which has the job's name.
+    ///
+    /// # Errors
+    /// As [`Txn::add`].
+    pub fn launch(&self, spec: JobSpec, driver: impl Driver) -> Result<JobHandle, AddError> {
+        let mut txn = self.group(spec.name.clone().unwrap_or_default());
+        let job = txn.add(spec, driver)?;
+        txn.launch();
+        Ok(job)
+    }
+
+    /// The job of this name that is not dismissed.
+    pub fn job(&self, name: &str) -> Option<JobHandle> {
+        self.job_by_id(self.0.shell.directory.named(name)?)
+    }
+
+    /// The job of this id; none if it was dismissed.
+    pub fn job_by_id(&self, id: JobId) -> Option<JobHandle> {
+        let group = self.0.shell.directory.find(id.txn)?;
+        group.lock().core.status(id.member)?;
+        Some(JobHandle::new(group, id.member, Arc::clone(&self.0)))
+    }
+
+    /// Listens to what happens from now on, with room for so many notices at a time.
+    pub fn subscribe(&self, capacity: usize) -> Subscription {
+        self.0.shell.hub.subscribe(capacity)
+    }
+
+    /// Every job that is not dismissed.
+    pub fn snapshot(&self) -> EngineSnapshot {
+        let seq = self.0.shell.hub.last_seq();
+        let mut jobs = Vec::new();
+        for group in self.0.shell.directory.all() {
+            let turn = group.lock();
+            for member in 0..turn.core.len() {
+                let Some(status) = turn.core.status(member) else {
+                    continue;
+                };
+                let id = JobId {
+                    txn: group.id,
+                    member,
+                };
+                let name = turn.names.of(member).cloned();
+                jobs.push(JobState {
+                    id,
+                    name,
+                    group: group.name.clone(),
+                    status,
+                });
+            }
+        }
+        EngineSnapshot { seq, jobs }
+    }
+
+    /// Runs the hooks of the groups that the journal says are owed theirs. `rebuild` makes a driver from
+    /// what the one before left; it answers `None` for what it does not know. Call it before the first
+    /// group of this process is launched.
+    ///
+    /// A replayed job knows only its record: whatever else it needs (say that it was softly cancelled,
+    /// see [`Context::asked`](crate::Context::asked) in `prepare`) must be in there.
+    ///
+    /// # Errors
+    /// If the journal cannot be read; nothing was run then.
+    pub fn recover(
+        &self,
+        mut rebuild: impl FnMut(
+            &GroupName,
+            &MemberName,
+            &Kind,
+            &Record,
+        ) -> Option<Box<dyn ErasedDriver>>,
+    ) -> Result<Recovered, JournalError> {
+        let mut recovered = Recovered {
+            groups: Vec::new(),
+            unknown: Vec::new(),
+        };
+        let Some(journal) = self.0.shell.journal() else {
+            return Ok(recovered);
+        };
+        for owed in journal.owed()? {
+            let mut drivers = Vec::new();
+            let mut incomplete = false;
+            for (name, kind, record) in owed.records {
+                match rebuild(&owed.group, &name, &kind, &record) {
+                    Some(driver) => drivers.push((name, kind, driver)),
+                    None => {
+                        incomplete = true;
+                        recovered.unknown.push((owed.group.clone(), name, kind));
+                    }
+                }
+            }
+            recovered
+                .groups
+                .push(self.replay(owed.group, owed.verdict, drivers, incomplete));
+        }
+        Ok(recovered)
+    }
+
+    fn replay(
+        &self,
+        name: GroupName,
+        verdict: Verdict,
+        drivers: Vec<(MemberName, Kind, Box<dyn ErasedDriver>)>,
+        incomplete: bool,
+    ) -> TxnHandle {
+        let group = self.0.shell.new_group(name);
+        for (name, kind, driver) in drivers {
+            let spec = Spec {
+                hooks: driver.hooks(),
+                ..Spec::default()
+            };
+            let added = group.add(
+                Request::Add { count: 1, spec },
+                driver,
+                |names, member, _| {
+                    // Without a claim on the name: a replayed job is on its way out, and takes nobody's place.
+                    names.add(member, name, kind);
+                },
+            );
+            debug_assert!(added.is_ok(), "an open group takes members");
+        }
+        let sealed = group.seal(Request::Replay(verdict), incomplete);
+        debug_assert!(sealed.is_ok(), "an open group can be replayed");
+        TxnHandle::new(group, Arc::clone(&self.0))
+    }
+
+    /// Lets no job start any more, cancels every group with Keep, and waits for them until the deadline.
+    /// Returns the groups that are not over by then: they still end by themselves, if they can.
+    pub fn shutdown(&self, deadline: Instant) -> Vec<TxnHandle> {
+        let rest = self.0.shell.shut_down(deadline);
+        rest.into_iter()
+            .map(|group| TxnHandle::new(group, Arc::clone(&self.0)))
+            .collect()
+    }
+}
+
+impl EngineBuilder {
+    /// How many threads call drivers, at least one; as many as there are cores unless told.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// How many tasks of one job run at a time, at least one, unless the job says otherwise; 16 unless told.
+    #[must_use]
+    pub fn tasks(mut self, limit: u32) -> Self {
+        self.task_limit = limit.max(1);
+        self
+    }
+
+    /// After what time a step or hook that has not returned, or a task that a stopped job waits for,
+    /// is reported as stuck and may be given up; 30 seconds unless told.
+    #[must_use]
+    pub fn stuck_after(mut self, time: Duration) -> Self {
+        self.stuck_after = time;
+        self
+    }
+
+    /// Where verdicts are written. Without a journal nothing is recovered after a crash.
+    #[must_use]
+    pub fn journal(mut self, journal: Arc<dyn Journal>) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn build(self) -> std::io::Result<Engine> {
+        let shell = Shell::start(Settings {
+            threads: self.threads,
+            task_limit: self.task_limit,
+            stuck_after: self.stuck_after,
+            journal: self.journal,
+        })?;
+        Ok(Engine(Arc::new(Owner { shell })))
+    }
+}
+
+impl std::fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JobSpec {
+    /// A job of this name: an ASCII letter, then ASCII letters, digits, `-`, `.` or `_`.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A job without a name.
+    pub fn unnamed() -> Self {
+        Self::default()
+    }
+
+    /// What sort of driver it has, so that [`Engine::recover`] can build it again.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<Kind>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// Its group waits for a finalize before it prepares.
+    #[must_use]
+    pub fn manual_finalize(mut self) -> Self {
+        self.manual_finalize = true;
+        self
+    }
+
+    /// It stays, with its name, until it is dismissed.
+    #[must_use]
+    pub fn manual_dismiss(mut self) -> Self {
+        self.manual_dismiss = true;
+        self
+    }
+
+    /// Its speed limit in units per second; 0 is none.
+    #[must_use]
+    pub fn speed(mut self, units_per_second: u64) -> Self {
+        self.speed = units_per_second;
+        self
+    }
+
+    /// How many of its tasks run at a time, at least one.
+    #[must_use]
+    pub fn tasks(mut self, limit: u32) -> Self {
+        self.tasks = limit.max(1);
+        self
+    }
+}
+
+impl Txn {
+    /// Adds a job to the group.
+    ///
+    /// # Errors
+    /// If its name is none or is taken, or the group was cancelled and is over.
+    pub fn add(&mut self, spec: JobSpec, driver: impl Driver) -> Result<JobHandle, AddError> {
+        self.add_boxed(spec, Box::new(driver))
+    }
+
+    /// Adds a job whose driver's type is forgotten.
+    ///
+    /// # Errors
+    /// As [`Txn::add`].
+    pub fn add_boxed(
+        &mut self,
+        spec: JobSpec,
+        driver: Box<dyn ErasedDriver>,
+    ) -> Result<JobHandle, AddError> {
+        let next = JobId {
+            txn: self.group.id,
+            member: self.group.lock().core.len(),
+        };
+        let name = spec
+            .name
+            .as_deref()
+            .map(|name| self.claim(name, next))
+            .transpose()?;
+        let core_spec = Spec {
+            manual_finalize: spec.manual_finalize,
+            manual_dismiss: spec.manual_dismiss,
+            hooks: driver.hooks(),
+        };
+        let added = self.group.add(
+            Request::Add {
+                count: 1,
+                spec: core_spec,
+            },
+            driver,
+            |names, member, seat| {
+                debug_assert_eq!(member, next.member, "only the transaction adds members");
+                if let Some(name) = &name {
+                    names.add(
+                        member,
+                        name.clone(),
+                        spec.kind.unwrap_or_else(|| Kind::new("")),
+                    );
+                }
+                if spec.speed > 0 || spec.tasks > 0 {
+                    let mut odds = seat.odds();
+                    odds.limit = Limit::new(spec.speed);
+                    odds.task_limit = spec.tasks;
+                }
+            },
+        );
+        match added {
+            Ok(member) => Ok(JobHandle::new(
+                Arc::clone(&self.group),
+                member,
+                Arc::clone(&self.owner),
+            )),
+            Err(refused) => {
+                if let Some(name) = &name {
+                    self.owner.shell.directory.free(name);
+                }
+                Err(AddError::Refused {
+                    group: self.group.name.clone(),
+                    refused,
+                })
+            }
+        }
+    }
+
+    /// Closes the group and starts every job. A group that was cancelled before ends as aborted instead,
+    /// without having run.
+    pub fn launch(mut self) -> TxnHandle {
+        self.launched = true;
+        if self.owner.shell.is_closing() {
+            // Refused only if its verdict is fixed, which it cannot be before the launch.
+            let _ = self.group.ask(
+                Request::CancelAll(Cause::Shutdown, Disposition::Keep),
+                |_| (),
+            );
+        }
+        let sealed = self.group.seal(Request::Launch, false);
+        debug_assert!(sealed.is_ok(), "a group is launched once");
+        TxnHandle::new(Arc::clone(&self.group), Arc::clone(&self.owner))
+    }
+
+    /// The handle of the group, which outlives this value.
+    pub fn handle(&self) -> TxnHandle {
+        TxnHandle::new(Arc::clone(&self.group), Arc::clone(&self.owner))
+    }
+
+    fn claim(&self, name: &str, job: JobId) -> Result<MemberName, AddError> {
+        if !crate::name::is_well_formed(name) {
+            return Err(InvalidName {
+                name: name.to_owned(),
+            }
+            .into());
+        }
+        let name = MemberName::new(name);
+        if self.owner.shell.directory.claim(&name, job) {
+            Ok(name)
+        } else {
+            Err(AddError::Taken { name })
+        }
+    }
+}
+
+impl Drop for Txn {
+    fn drop(&mut self) {
+        if !self.launched {
+            let sealed = self.group.seal(Request::Rollback, false);
+            debug_assert!(sealed.is_ok(), "a group is rolled back once");
+        }
+    }
+}

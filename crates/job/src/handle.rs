@@ -1,0 +1,306 @@
+//! Handles to jobs and groups: cheap to clone, and dropping one changes nothing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::core::Request;
+use crate::group::Group;
+use crate::seat::Seat;
+use crate::shell::Shell;
+use crate::{
+    Cause, Disposition, GroupName, JobId, MemberName, Outcome, Phase, Refused, Snapshot, Status,
+    TxnId, VerbError, Verdict, watch, why,
+};
+
+/// Held by everybody who could still ask for something; the last one gone, the engine is orphaned.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) shell: Arc<Shell>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shell.orphan();
+    }
+}
+
+/// One job.
+#[derive(Clone)]
+pub struct JobHandle {
+    group: Arc<Group>,
+    member: u32,
+    owner: Arc<Owner>,
+}
+
+/// One group.
+#[derive(Clone)]
+pub struct TxnHandle {
+    group: Arc<Group>,
+    owner: Arc<Owner>,
+}
+
+impl JobHandle {
+    pub(crate) fn new(group: Arc<Group>, member: u32, owner: Arc<Owner>) -> Self {
+        Self {
+            group,
+            member,
+            owner,
+        }
+    }
+
+    /// Its id in this process.
+    pub fn id(&self) -> JobId {
+        JobId {
+            txn: self.group.id,
+            member: self.member,
+        }
+    }
+
+    /// Its name, if it has one.
+    pub fn name(&self) -> Option<MemberName> {
+        self.group.lock().names.of(self.member).cloned()
+    }
+
+    /// Its group.
+    pub fn txn(&self) -> TxnHandle {
+        TxnHandle::new(Arc::clone(&self.group), Arc::clone(&self.owner))
+    }
+
+    /// Where it is in its life; [`Status::Null`] once dismissed.
+    pub fn status(&self) -> Status {
+        self.group
+            .lock()
+            .core
+            .status(self.member)
+            .unwrap_or(Status::Null)
+    }
+
+    /// How it ended, also after it was dismissed; none until it is concluded.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.group.lock().outcome(self.member)
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Snapshot {
+        self.group
+            .with_seat(self.member, Seat::progress)
+            .unwrap_or_default()
+    }
+
+    /// Its speed limit in units per second; 0 is none.
+    pub fn speed(&self) -> u64 {
+        let speed = |seat: &Seat| seat.odds_if_any().map_or(0, |odds| odds.limit.speed());
+        self.group.with_seat(self.member, speed).unwrap_or_default()
+    }
+
+    /// One sentence: what it waits for, or what ended it.
+    pub fn why(&self) -> String {
+        why::sentence(&self.group, self.member)
+    }
+
+    /// Waits until its group is over, and says how the job ended. Do not wait inside a driver: it keeps
+    /// a worker from its work.
+    pub fn wait(&self) -> Outcome {
+        self.group.wait(None);
+        self.outcome().unwrap_or_else(|| never_ended(&self.group))
+    }
+
+    /// The same, but not longer than until the deadline; none if it is not over by then.
+    pub fn wait_until(&self, deadline: Instant) -> Option<Outcome> {
+        self.group.wait(Some(deadline)).then(|| self.wait())
+    }
+
+    /// Ends it early, and its group with it. A converged job that is told Keep finishes instead, without
+    /// its switch-over, and does not disturb its group.
+    ///
+    /// # Errors
+    /// If the verdict of its group is fixed.
+    pub fn cancel(&self, disposition: Disposition) -> Result<(), VerbError> {
+        self.ask(Request::Cancel(self.member, disposition))
+    }
+
+    /// Holds it at its next pause point.
+    ///
+    /// # Errors
+    /// If it is paused already, or too far for it.
+    pub fn pause(&self) -> Result<(), VerbError> {
+        self.ask(Request::Pause(self.member))
+    }
+
+    /// Takes the pause back.
+    ///
+    /// # Errors
+    /// If it was not paused.
+    pub fn resume(&self) -> Result<(), VerbError> {
+        self.ask(Request::Resume(self.member))
+    }
+
+    /// Changes its speed limit, in units per second; 0 is none.
+    ///
+    /// # Errors
+    /// If it does not run any more.
+    pub fn set_speed(&self, units_per_second: u64) -> Result<(), VerbError> {
+        let mut raises = false;
+        let look = |seat: &Seat| {
+            let mut odds = seat.odds();
+            // Tried on a copy: a refusal must change nothing.
+            let mut limit = odds.limit;
+            raises = limit.set_speed(units_per_second);
+            std::mem::replace(&mut odds.limit, limit)
+        };
+        let before = self.group.with_seat(self.member, look);
+        let asked = self.ask(Request::SetSpeed {
+            member: self.member,
+            raises,
+        });
+        if let (Err(_), Some(before)) = (&asked, before) {
+            self.group
+                .with_seat(self.member, |seat| seat.odds().limit = before);
+        }
+        asked
+    }
+
+    /// Asks a converged job to end well, with its switch-over.
+    ///
+    /// # Errors
+    /// If it is not ready.
+    pub fn complete(&self) -> Result<(), VerbError> {
+        self.ask(Request::Complete(self.member))
+    }
+
+    /// Has its whole group prepare, then commit or abort.
+    ///
+    /// # Errors
+    /// If it is not pending.
+    pub fn finalize(&self) -> Result<(), VerbError> {
+        self.ask(Request::Finalize(self.member))
+    }
+
+    /// Forgets a concluded job and frees its name.
+    ///
+    /// # Errors
+    /// If it is not concluded.
+    pub fn dismiss(&self) -> Result<(), VerbError> {
+        self.ask(Request::Dismiss(self.member))
+    }
+
+    /// Goes on without a job that was reported stuck. Whoever asks has made sure before that nothing its
+    /// driver still does can reach what is being settled.
+    ///
+    /// # Errors
+    /// If it is not stuck.
+    pub fn give_up(&self) -> Result<(), VerbError> {
+        watch::give_up(&self.owner.shell, &self.group, self.member)
+            .map_err(|refused| self.error(refused))
+    }
+
+    fn ask(&self, request: Request) -> Result<(), VerbError> {
+        self.group
+            .ask(request, |_| ())
+            .map_err(|refused| self.error(refused))
+    }
+
+    fn error(&self, refused: Refused) -> VerbError {
+        VerbError {
+            job: self.group.lock().names.text(self.member),
+            refused,
+        }
+    }
+}
+
+impl fmt::Debug for JobHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobHandle({})", self.id())
+    }
+}
+
+impl TxnHandle {
+    pub(crate) fn new(group: Arc<Group>, owner: Arc<Owner>) -> Self {
+        Self { group, owner }
+    }
+
+    /// Its id in this process.
+    pub fn id(&self) -> TxnId {
+        self.group.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &GroupName {
+        &self.group.name
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.group.lock().core.phase()
+    }
+
+    /// What was decided; none before.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.group.lock().core.verdict()
+    }
+
+    /// Whether the verdict could not be written down, so that only the next start will know it.
+    pub fn in_doubt(&self) -> bool {
+        self.group.lock().core.in_doubt()
+    }
+
+    /// Its jobs, in creation order.
+    pub fn members(&self) -> Vec<JobHandle> {
+        let count = self.group.lock().core.len();
+        let handle =
+            |member| JobHandle::new(Arc::clone(&self.group), member, Arc::clone(&self.owner));
+        (0..count).map(handle).collect()
+    }
+
+    /// Ends every job early. If all have converged and are told Keep, each finishes without its
+    /// switch-over, and the group commits.
+    ///
+    /// # Errors
+    /// If the verdict is fixed.
+    pub fn cancel(&self, disposition: Disposition) -> Result<(), VerbError> {
+        let request = Request::CancelAll(Cause::User, disposition);
+        let name = || self.group.name.to_string();
+        self.group
+            .ask(request, |_| ())
+            .map_err(|refused| VerbError {
+                job: name(),
+                refused,
+            })
+    }
+
+    /// Waits until every hook has returned, and says what was decided. A group in doubt is never over:
+    /// see [`TxnHandle::wait_until`]. Do not wait inside a driver.
+    pub fn wait(&self) -> Verdict {
+        self.group.wait(None);
+        self.verdict().unwrap_or(NEVER_DECIDED)
+    }
+
+    /// The same, but not longer than until the deadline; none if it is not over by then.
+    pub fn wait_until(&self, deadline: Instant) -> Option<Verdict> {
+        self.group
+            .wait(Some(deadline))
+            .then(|| self.verdict().unwrap_or(NEVER_DECIDED))
+    }
+}
+
+impl fmt::Debug for TxnHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TxnHandle({} {:?})", self.group.id, self.group.name)
+    }
+}
+
+/// What is presumed of a group without a verdict.
+const NEVER_DECIDED: Verdict = Verdict::Abort {
+    cause: Cause::ProcessEnded,
+    disposition: Disposition::Keep,
+};
+
+/// A group that was let go in doubt has no outcomes.
+fn never_ended(group: &Group) -> Outcome {
+    let cause = group.lock().core.cause().unwrap_or(Cause::ProcessEnded);
+    Outcome::Cancelled {
+        cause,
+        disposition: Disposition::Keep,
+    }
+}

@@ -4,6 +4,7 @@ pub mod catalogue;
 mod fence;
 mod options;
 mod qcow2_builder;
+mod restore;
 mod settle;
 
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
@@ -12,4 +13,5 @@ pub use options::{
     SyncMode, UnknownWord,
 };
 pub use qcow2_builder::{Backing, BuildError, CreateOptions, FileOperation, Qcow2Builder, Staged};
+pub use restore::{RestoreError, RestoreOptions, Restored, restore};
 pub use settle::{Aborted, Ended, Fate, Settled, fate, remaining, settle};

@@ -1,0 +1,132 @@
+//! Getting a disk back: a device, usually the chain of a point, copied into a file of the user's.
+//!
+//! The output appears whole or not at all. It is written beside its final place, in
+//! `.NAME.cohort-partial`, made durable, and renamed. Whatever goes wrong removes that file; one that a
+//! killed restore left behind is taken over by the next restore to the same place.
+
+mod copy;
+mod error;
+mod output;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use cohort_block::{Device, Format, OsFile};
+
+use crate::qcow2_builder::{CreateOptions, Qcow2Builder};
+
+pub use error::RestoreError;
+
+use copy::{Copy, Qcow2Writer, RawWriter};
+use output::Output;
+
+/// How a disk is to be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOptions {
+    format: Format,
+    overwrite: bool,
+    length_bytes: Option<u64>,
+    threads: usize,
+}
+
+impl RestoreOptions {
+    /// To a file that must not exist yet, all of the device.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            overwrite: false,
+            length_bytes: None,
+            threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
+        }
+    }
+
+    /// Whether an existing regular file may be replaced. It stays what it is until the new one is whole.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// Only the first so many bytes: a disk's own size, where the image counts whole sectors.
+    #[must_use]
+    pub fn length_bytes(mut self, length_bytes: u64) -> Self {
+        self.length_bytes = Some(length_bytes);
+        self
+    }
+
+    /// How many threads read and write, each with one mebibyte in hand; at least one.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Bytes of the disk. A qcow2 file counts whole sectors, so there it may be up to 511 more.
+    pub size_bytes: u64,
+    /// Bytes that were written; the rest is holes.
+    pub data_bytes: u64,
+}
+
+/// Restores `source` to a new file at `out`, raw and sparse, or a standalone qcow2.
+///
+/// `progress` is told (bytes done, bytes in all), never fewer than before, by whichever thread got
+/// there; it should return soon. Setting `cancel` ends the restore at its next mebibyte.
+///
+/// # Errors
+/// [`RestoreError`]. Nothing is left of the output then, and what was at `out` before is still there;
+/// only after [`RestoreError::NotDurable`] the output stands.
+pub fn restore(
+    source: &dyn Device,
+    out: &Path,
+    options: &RestoreOptions,
+    progress: &(dyn Fn(u64, u64) + Sync),
+    cancel: &AtomicBool,
+) -> Result<Restored, RestoreError> {
+    let size_bytes = options
+        .length_bytes
+        .unwrap_or(source.size())
+        .min(source.size());
+    let output = Output::create(out, options.overwrite)?;
+    let copy = Copy {
+        source,
+        length_bytes: size_bytes,
+        threads: options.threads,
+        progress,
+        cancel,
+    };
+    let data_bytes = match options.format {
+        Format::Raw => restore_raw(&copy, &output),
+        Format::Qcow2 => restore_qcow2(&copy, &output),
+    }?;
+    output.put_in_place()?;
+    Ok(Restored {
+        size_bytes,
+        data_bytes,
+    })
+}
+
+fn restore_raw(copy: &Copy<'_>, output: &Output) -> Result<u64, RestoreError> {
+    let file = open(output)?;
+    let failed = |error| output.write_failed(error);
+    cohort_block::File::set_len(&file, copy.length_bytes).map_err(failed)?;
+    copy.run(&RawWriter(&file), &failed)
+}
+
+fn restore_qcow2(copy: &Copy<'_>, output: &Output) -> Result<u64, RestoreError> {
+    let failed = |error| output.build_failed(error);
+    let options = CreateOptions::new(copy.length_bytes);
+    let builder = Qcow2Builder::create(open(output)?, &options).map_err(failed)?;
+    let data_bytes = copy.run(&Qcow2Writer(&builder), &failed)?;
+    builder.finish().map_err(failed)?;
+    Ok(data_bytes)
+}
+
+fn open(output: &Output) -> Result<OsFile, RestoreError> {
+    let file = output.file().try_clone().and_then(OsFile::new);
+    file.map_err(|error| output.write_failed(error))
+}

@@ -76,7 +76,9 @@ pub(crate) fn lock(file: &fs::File, claim: Claim) -> Result<(), LockError> {
     }
     for permission in denied {
         if is_shared_by_others(file, USED + permission)? {
-            return Err(LockError::Held("another process has it open for writing"));
+            return Err(LockError::Held(
+                "another process, such as QEMU, has it open for writing",
+            ));
         }
     }
     for &permission in used {

@@ -146,6 +146,24 @@ fn paths_without_a_disk_are_told_apart() {
 }
 
 #[test]
+fn a_file_that_we_may_not_read_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    let path = scratch.put("disk", &image());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::File::open(&path).is_ok() {
+        eprintln!("SKIPPED: root may read everything");
+        return;
+    }
+    let refused = open(&path, OpenOptions::read_only()).unwrap_err();
+    assert!(matches!(refused, OpenError::Permission { .. }), "{refused}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    open(&path, OpenOptions::read_only()).unwrap();
+    let refused = open(&path, OpenOptions::read_write()).unwrap_err();
+    assert!(matches!(refused, OpenError::Permission { .. }), "{refused}");
+}
+
+#[test]
 fn a_pipe_is_refused_without_waiting_for_its_other_end() {
     let scratch = Scratch::new();
     let path = scratch.path("pipe");

@@ -14,4 +14,4 @@ pub use options::{
 };
 pub use qcow2_builder::{Backing, BuildError, CreateOptions, FileOperation, Qcow2Builder, Staged};
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};
-pub use settle::{Aborted, Ended, Fate, Settled, fate, remaining, settle};
+pub use settle::{Aborted, Ended, Fate, Settled, fate, in_granules, remaining, settle};

@@ -222,6 +222,17 @@ pub fn remaining(
     remaining
 }
 
+/// A set of clusters in granules of `manifest`, by the rule of [`remaining`]: what the ledger of a
+/// run says in clusters (that it is not durable, that it was skipped) becomes exact. Use it before
+/// [`settle`], which can only round outward. Where `clusters` says nothing it counts as dirty.
+pub fn in_granules(manifest: &DirtyBitmap, clusters: &DirtyBitmap) -> DirtyBitmap {
+    let unit = clusters.granularity();
+    remaining(manifest, unit, |number| {
+        let offset = number << unit.shift();
+        offset < clusters.size() && !clusters.get(offset)
+    })
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

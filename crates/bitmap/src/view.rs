@@ -32,7 +32,7 @@ impl View {
         let fixed = if same_shape {
             fixed
         } else {
-            fixed.fitted_to(&recorder.snapshot())
+            fixed.fitted(recorder.size(), recorder.granularity())
         };
         View { fixed, recorder }
     }

@@ -213,8 +213,17 @@ fn row(row: &str) -> DirtyBitmap {
     DirtyBitmap::from_row(row, Granularity::DEFAULT).unwrap()
 }
 
+/// The view's row, asked for in whole and granule by granule.
 fn shown(view: &View) -> String {
-    view.snapshot().to_row()
+    let row = view.snapshot().to_row();
+    let asked = (0..view.size()).step_by(view.granularity().bytes() as usize);
+    assert_eq!(
+        row,
+        asked
+            .map(|offset| if view.get(offset) { '1' } else { '0' })
+            .collect::<String>()
+    );
+    row
 }
 
 fn mark(recorder: &Recorder, row: &str) {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use cohort_bitmap::{DirtyBitmap, Granularity, View};
 use proptest::prelude::*;
 
-use super::{Aborted, Ended, Fate, Settled, fate, remaining, settle};
+use super::{Aborted, Ended, Fate, Settled, fate, in_granules, remaining, settle};
 use crate::BitmapPolicy;
 
 mod play;
@@ -196,6 +196,12 @@ fn fine_granules_of_missing_clusters_do_not_inflate() {
 }
 
 #[test]
+fn clusters_that_are_not_spoken_of_remain() {
+    let manifest = DirtyBitmap::from_row("0111", Granularity::DEFAULT).unwrap();
+    assert_eq!(in_granules(&manifest, &row("00")).to_row(), "0011");
+}
+
+#[test]
 fn coarse_granule_stays_until_all_its_clusters_are_durable() {
     let manifest = DirtyBitmap::all_dirty(16 << 16, granularity(18)).unwrap();
     let left =
@@ -224,6 +230,10 @@ proptest! {
             .for_each(|byte| expected.set(byte, 1).unwrap());
         let left = remaining(&manifest, cluster, |number| durable[number as usize]);
         prop_assert_eq!(left.self_check(), Ok(()));
+
+        let mut owed = DirtyBitmap::all_dirty(size, cluster).unwrap();
+        owed.retain(cluster, |number| !durable[number as usize]);
+        prop_assert_eq!(&in_granules(&manifest, &owed), &left);
         prop_assert_eq!(left, expected);
     }
 

@@ -63,7 +63,7 @@ impl Core {
                 .map(|()| self.txn.abandon(Cause::Rollback, Disposition::Keep)),
             Request::Replay(verdict) => self.replay(verdict),
             Request::Cancel(member, disposition) => self.cancel(member, disposition, out),
-            Request::CancelAll(cause, disposition) => self.cancel_all(cause, disposition),
+            Request::CancelAll(cause, disposition) => self.cancel_all(cause, disposition, out),
             Request::Pause(member) => self.pause(member, out),
             Request::Resume(member) => self.resume(member, out),
             Request::Hold(member) => self.hold(member, out),
@@ -173,7 +173,12 @@ impl Core {
         Ok(())
     }
 
-    fn cancel_all(&mut self, cause: Cause, disposition: Disposition) -> Result<(), Refused> {
+    fn cancel_all(
+        &mut self,
+        cause: Cause,
+        disposition: Disposition,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refused> {
         if let Some(verdict) = self.txn.verdict {
             return Err(Refused::GroupDecided {
                 verdict,
@@ -193,6 +198,7 @@ impl Core {
             self.txn.abandon(cause, disposition);
         } else if !self.txn.is_stopping() && !self.txn.short {
             self.txn.short = true;
+            out.push(Action::Ask(0..self.txn.len(), Asked::Finish));
             // All converged, so all were started; if a pass is under way, all have returned already.
             if self.txn.pass == Pass::Rest {
                 self.txn.begin(Pass::Shorten);
@@ -269,7 +275,7 @@ impl Core {
             Asked::Complete => {}
             Asked::Run => {
                 self.txn.job_mut(member).asked = Asked::Complete;
-                out.push(Action::Ask(member, Asked::Complete));
+                out.push(Action::Ask(member..member + 1, Asked::Complete));
                 self.txn.wake(member, out);
             }
         }

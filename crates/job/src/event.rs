@@ -193,8 +193,8 @@ pub enum Action {
     Release(Range<u32>),
     /// Their gates: come to an end. Final; no `Hold` or `Release` follows.
     Stop(Range<u32>),
-    /// What the driver is asked for changed.
-    Ask(u32, Asked),
+    /// What their drivers are asked for.
+    Ask(Range<u32>, Asked),
     /// Send [`Event::Woken`] for each of them at this moment. A wake that comes late is harmless.
     WakeAt(Range<u32>, Time),
     /// Write the verdict and the records of the prepared down; answer with [`Event::Decided`].

@@ -289,8 +289,8 @@ impl Group {
                 Action::Hold(span) => self.each(turn, span, |seat| seat.gate.hold()),
                 Action::Release(span) => self.each(turn, span, |seat| seat.gate.release()),
                 Action::Stop(span) => self.each(turn, span, |seat| seat.gate.stop()),
-                Action::Ask(member, asked) => {
-                    self.each(turn, member..member + 1, |seat| seat.gate.ask(asked));
+                Action::Ask(members, asked) => {
+                    self.each(turn, members, |seat| seat.gate.ask(asked));
                 }
                 Action::WakeAt(span, time) => self.set_alarms(span, time.0),
                 Action::Decide(verdict) => later.decide = Some((verdict, self.take_records(turn))),

@@ -1,5 +1,7 @@
 //! What can be read from a core at any time, without changing it.
 
+use std::hash::{Hash, Hasher};
+
 use crate::core::Core;
 use crate::error::Error;
 use crate::job::Doing;
@@ -106,6 +108,41 @@ impl Core {
     #[must_use]
     pub fn is_paused_by_user(&self, member: u32) -> bool {
         self.txn.job(member).holds.user && !self.txn.is_stopping()
+    }
+
+    /// Feeds `state` with what the future of this core depends on. Left out is what it only reports (which
+    /// cause, which error) and what no longer matters (holds of a member that returned): two cores that
+    /// agree in the rest accept the same requests and answer the same events with the same kinds of
+    /// actions. For explorers, which need not walk both.
+    pub fn hash_future<H: Hasher>(&self, state: &mut H) {
+        let txn = &self.txn;
+        let stopping = txn.cause.is_some();
+        (txn.phase, txn.pass, txn.next, &txn.hook).hash(state);
+        (
+            txn.sealed,
+            txn.finalized,
+            txn.short,
+            stopping,
+            txn.disposition,
+        )
+            .hash(state);
+        (
+            txn.verdict.is_some(),
+            txn.in_doubt,
+            txn.owed,
+            txn.continuing,
+        )
+            .hash(state);
+        for job in &txn.jobs {
+            (job.status, job.doing, job.stuck, job.tasks).hash(state);
+            if stopping {
+                continue;
+            }
+            (job.asked, job.converged).hash(state);
+            if job.status < Status::Waiting {
+                (job.holds, job.woken).hash(state);
+            }
+        }
     }
 
     /// What a member waits for; `None` if there is no such member, or it was dismissed.

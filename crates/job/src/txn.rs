@@ -462,10 +462,9 @@ impl Txn {
 
     /// Tells a converged member to finish without the switch-over.
     pub(crate) fn shorten(&mut self, member: u32, out: &mut Vec<Action>) {
-        let job = self.job_mut(member);
-        if job.asked != Asked::Finish {
-            job.asked = Asked::Finish;
-            out.push(Action::Ask(member, Asked::Finish));
+        if self.asked(member) != Asked::Finish {
+            self.job_mut(member).asked = Asked::Finish;
+            out.push(Action::Ask(member..member + 1, Asked::Finish));
         }
         self.wake(member, out);
         if self.job(member).holds.user {

@@ -283,26 +283,66 @@ pub enum Inconsistency {
 
 /// Sets bits `from..to` (not empty) of one level; says how many were clear.
 fn set_words(words: &mut [u64], from: u64, to: u64) -> u64 {
-    let (first, last) = (from / WORD_BITS, (to - 1) / WORD_BITS);
+    let clear = |words: &[u64]| {
+        words
+            .iter()
+            .map(|word| u64::from(word.count_zeros()))
+            .sum::<u64>()
+    };
     let mut gained = 0;
-    for (word, value) in (first..=last).zip(&mut words[first as usize..=last as usize]) {
-        let mask = mask(word, from, to);
-        gained += u64::from((mask & !*value).count_ones());
-        *value |= mask;
+    let mut set = |word: &mut u64, mask: u64| {
+        gained += u64::from((mask & !*word).count_ones());
+        *word |= mask;
+    };
+    match ends(words, from, to) {
+        Ends::One(word) => set(word, mask(from / WORD_BITS, from, to)),
+        Ends::Two(first, between, last) => {
+            set(first, mask(from / WORD_BITS, from, to));
+            set(last, mask((to - 1) / WORD_BITS, from, to));
+            gained += clear(between);
+            between.fill(u64::MAX);
+        }
     }
     gained
 }
 
 /// Clears bits `from..to` (not empty) of one level; says how many were set.
 fn reset_words(words: &mut [u64], from: u64, to: u64) -> u64 {
-    let (first, last) = (from / WORD_BITS, (to - 1) / WORD_BITS);
+    let ones = |words: &[u64]| {
+        words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum::<u64>()
+    };
     let mut lost = 0;
-    for (word, value) in (first..=last).zip(&mut words[first as usize..=last as usize]) {
-        let mask = mask(word, from, to);
-        lost += u64::from((mask & *value).count_ones());
-        *value &= !mask;
+    let mut reset = |word: &mut u64, mask: u64| {
+        lost += u64::from((mask & *word).count_ones());
+        *word &= !mask;
+    };
+    match ends(words, from, to) {
+        Ends::One(word) => reset(word, mask(from / WORD_BITS, from, to)),
+        Ends::Two(first, between, last) => {
+            reset(first, mask(from / WORD_BITS, from, to));
+            reset(last, mask((to - 1) / WORD_BITS, from, to));
+            lost += ones(between);
+            between.fill(0);
+        }
     }
     lost
+}
+
+/// The words of a bit range: those at its ends are used in part, those between in whole.
+enum Ends<'a> {
+    One(&'a mut u64),
+    Two(&'a mut u64, &'a mut [u64], &'a mut u64),
+}
+
+fn ends(words: &mut [u64], from: u64, to: u64) -> Ends<'_> {
+    match &mut words[(from / WORD_BITS) as usize..=((to - 1) / WORD_BITS) as usize] {
+        [first, between @ .., last] => Ends::Two(first, between, last),
+        [word] => Ends::One(word),
+        [] => unreachable!("an inclusive range of words has one"),
+    }
 }
 
 #[cfg(test)]

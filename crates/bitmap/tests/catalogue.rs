@@ -1,5 +1,5 @@
-//! The field's cases for the bare bitmap, by number: B1 to B27 of the reference catalogue that
-//! this project keeps of QEMU 10's behaviour. Where ours differs on purpose the test says "ours".
+//! The field's cases for the bare bitmap, B1 to B27, as QEMU 10's own bitmaps answer them. Where ours
+//! differs on purpose the test says "ours".
 
 use cohort_bitmap::{
     Added, ChunkError, DirtyBitmap, Granularity, MAX_GRANULES, RangeError, Run, SizeError,

@@ -1,4 +1,10 @@
 //! Every operation against a slow twin that keeps one `bool` per granule and thinks in bytes.
+//!
+//! With `self_check` after each operation this holds the laws of the bare bitmap: the count is that of
+//! the leaves; a summary bit is set exactly if the word below is not zero; no bit past the end; set
+//! never clears and reset never sets, both only where asked and both idempotent; the next dirty and the
+//! next clean byte are the nearest; stretches partition the disk and alternate; offsets ascend; merging
+//! only adds; what a shrink forgot does not come back; kept bytes give the same set again.
 
 use cohort_bitmap::{Added, DirtyBitmap, Granularity, RangeError, Recorder, Run, Stretch};
 use proptest::{collection::vec, prelude::*};
@@ -150,6 +156,25 @@ proptest! {
         prop_assert_eq!(join(&a, &a), Ok(a.clone()));
     }
 
+    /// Another shape: whatever a granule's bytes say, and dirty where nothing is said.
+    #[test]
+    fn fitted_says_no_less_and_no_more_than_its_granules(
+        (size, shift) in (0..700_u64, 0..9_u32),
+        (other_size, other_shift) in (0..700_u64, 0..9_u32),
+        set in vec((any::<u64>(), 0..90_u64), 0..5),
+    ) {
+        let source = filled(size, granularity(shift), &set).0;
+        let shape = DirtyBitmap::new(other_size, granularity(other_shift)).unwrap();
+        let mut expected = Slow::new(other_size, granularity(other_shift));
+        (0..other_size)
+            .filter(|&byte| byte >= size || source.get(byte))
+            .for_each(|byte| expected.put(byte..byte + 1, true));
+        let fitted = source.fitted_to(&shape);
+        prop_assert_eq!(fitted.self_check(), Ok(()));
+        prop_assert_eq!((fitted.size(), fitted.granularity()), (shape.size(), shape.granularity()));
+        prop_assert_eq!(fitted.to_row(), expected.row());
+    }
+
     /// Marks from several threads: nothing is lost, nothing is added.
     #[test]
     fn recorder_agrees_with_the_slow_twin(
@@ -224,7 +249,10 @@ fn apply(op: &Op, fast: &mut DirtyBitmap, slow: &mut Slow) -> Result<(), TestCas
                     length,
                     granularity: granularity_now,
                 }),
-                (true, true) => Ok(slow.put(at..end, false)),
+                (true, true) => {
+                    slow.put(at..end, false);
+                    Ok(())
+                }
             };
             prop_assert_eq!(fast.reset(at, length), expected);
         }

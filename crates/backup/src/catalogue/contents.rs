@@ -1,14 +1,11 @@
-//! Everything a catalogue says, in memory: the rules it obeys, and how it may change. Pure.
+//! Everything a catalogue says, in memory: and the rules it obeys. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Kept;
 use super::model::{
-    Anchor, Answer, CATALOGUE_VERSION, Decided, Decision, Disk, Meta, Partial, Point, Run, View,
-    Views,
+    Anchor, ByteRange, CATALOGUE_VERSION, Decided, Disk, Meta, Partial, Point, Run, Views,
 };
 use super::name::{DirectoryId, DiskName, ImageName, PointName, RunId, Which};
-use super::record::PointRecord;
 
 /// The whole content of a catalogue at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,13 +212,9 @@ impl Contents {
                 row,
                 "its cluster size is not allowed",
             )?;
-            let (mut end, mut apart) = (0, true);
-            for (index, range) in point.skipped.iter().enumerate() {
-                apart &= range.length > 0 && (index == 0 || range.offset > end);
-                end = range.offset.checked_add(range.length).unwrap_or(u64::MAX);
-            }
+            let skipped = are_apart_and_inside(&point.skipped, point.size);
             ensure(
-                apart && end <= point.size,
+                skipped,
                 row,
                 "its skipped ranges are not in order or not inside",
             )?;
@@ -352,138 +345,26 @@ impl Contents {
     }
 }
 
-/// Changes. Each either applies whole or leaves a value to be thrown away: callers work on a copy and
-/// [`check`](Contents::check) it before it counts.
-impl Contents {
-    /// Gives out the number of a new run and makes its disks known.
-    pub(super) fn begin_run(&mut self, disks: &[(DiskName, String)], now_unix_ms: u64) -> RunId {
-        let id = self.meta.next_run;
-        self.meta.next_run = RunId(id.0 + 1);
-        for (disk, source) in disks {
-            self.disks.insert(
-                disk.clone(),
-                Disk {
-                    source: source.clone(),
-                },
-            );
-        }
-        let disks = disks.iter().map(|(disk, _)| disk.clone()).collect();
-        self.runs.insert(
-            id,
-            Run {
-                started_unix_ms: now_unix_ms,
-                disks,
-            },
-        );
-        id
-    }
-
-    /// A committed point: it replaces both views, and the partial it continued or supersedes.
-    pub(super) fn commit_point(&mut self, record: PointRecord) -> Result<(), Broken> {
-        let PointRecord {
-            disk,
-            run,
-            point,
-            view,
-        } = record;
-        self.partials.remove(&disk);
-        let view = View {
-            anchor: Anchor::Point(view.anchor),
-            tracking: view.tracking,
-        };
-        self.views.insert(
-            disk.clone(),
-            Views {
-                point: Some(view),
-                partial: None,
-            },
-        );
-        let row = || format!("point {disk}@{run}");
-        let key = (disk.clone(), run);
-        ensure(!self.points.contains_key(&key), row, "it is there already")?;
-        self.points.insert(key, point);
-        Ok(())
-    }
-
-    /// Adds a verdict.
-    pub(super) fn add_verdict(&mut self, decided: Decided) {
-        let number = self.meta.next_verdict;
-        self.meta.next_verdict += 1;
-        self.verdicts.insert(number, decided);
-    }
-
-    /// Every hook of the group ran. Its records are no longer of use; the verdict stays as history.
-    pub(super) fn verdict_done(&mut self, group: &str) -> Result<(), Broken> {
-        let mut of_group = self
-            .verdicts
-            .values_mut()
-            .filter(|decided| decided.group == group);
-        let Some(last) = of_group.next_back() else {
-            return ensure(
-                false,
-                || format!("group {group}"),
-                "it was never decided here",
-            );
-        };
-        last.owed = false;
-        for member in &mut last.members {
-            member.record = None;
-        }
-        Ok(())
-    }
-
-    /// A target that did not become a point is kept, with both views; an older partial is replaced.
-    pub(super) fn keep_partial(&mut self, kept: Kept) {
-        let Kept {
-            disk,
-            partial,
-            against_point,
-            against_partial,
-        } = kept;
-        let views = self.views.entry(disk.clone()).or_default();
-        if let Some(view) = &mut views.point {
-            view.tracking = against_point;
-        }
-        let anchor = Anchor::Partial(partial.file.clone());
-        views.partial = Some(View {
-            anchor,
-            tracking: against_partial,
-        });
-        self.partials.insert(disk, partial);
-    }
-
-    /// Drops a disk's partial and the view against it; the view against the point stays. Returns
-    /// the file, garbage from now on.
-    pub(super) fn drop_partial(&mut self, disk: &DiskName) -> Option<ImageName> {
-        let partial = self.partials.remove(disk)?;
-        if let Some(views) = self.views.get_mut(disk) {
-            views.partial = None;
-        }
-        Some(partial.file)
-    }
-
-    /// Answers an undecided partial. Keeping a kept one changes nothing.
-    pub(super) fn answer(&mut self, disk: &DiskName, answer: Answer) -> Result<(), Broken> {
-        match (answer, self.partials.get_mut(disk)) {
-            (_, None) => ensure(false, || format!("disk {disk}"), "it has no partial"),
-            (Answer::Keep, Some(partial)) => {
-                partial.decision = Decision::Keep;
-                Ok(())
-            }
-            (Answer::Discard, Some(_)) => {
-                self.drop_partial(disk);
-                Ok(())
-            }
-        }
-    }
-}
-
 /// What qcow2 allows: a power of two from 512 bytes to 2 MiB.
 fn cluster_size_allowed(size: u32) -> bool {
     size.is_power_of_two() && (512..=2 << 20).contains(&size)
 }
 
-fn ensure(holds: bool, row: impl FnOnce() -> String, rule: &'static str) -> Result<(), Broken> {
+/// Sorted, none empty, no two touching, none beyond `size`.
+fn are_apart_and_inside(ranges: &[ByteRange], size: u64) -> bool {
+    let mut end = None;
+    ranges.iter().all(|range| {
+        let apart = range.length > 0 && end.is_none_or(|end| range.offset > end);
+        end = range.offset.checked_add(range.length);
+        apart && end.is_some_and(|end| end <= size)
+    })
+}
+
+pub(super) fn ensure(
+    holds: bool,
+    row: impl FnOnce() -> String,
+    rule: &'static str,
+) -> Result<(), Broken> {
     if holds {
         Ok(())
     } else {
@@ -502,4 +383,97 @@ fn known(disks: &[DiskName]) -> String {
 fn numbers(runs: &[RunId]) -> String {
     let numbers: Vec<String> = runs.iter().map(RunId::to_string).collect();
     numbers.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::samples::{disk, small};
+    use super::*;
+
+    /// The rule that the small catalogue breaks after this.
+    fn broken(change: impl FnOnce(&mut Contents)) -> String {
+        let mut contents = small();
+        contents.check().unwrap();
+        change(&mut contents);
+        contents.check().unwrap_err().to_string()
+    }
+
+    fn newest(contents: &mut Contents) -> &mut Point {
+        contents
+            .points
+            .get_mut(&(disk("disk-1.img"), RunId(3)))
+            .unwrap()
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn every_rule_is_named_when_it_is_broken() {
+        let (one, two) = (disk("disk-1.img"), disk("disk-2.img"));
+        let range = |offset, length| ByteRange { offset, length };
+        for (expected, found) in [
+            ("run 3: its number was never given out", broken(|c| c.meta.next_run = RunId(3))),
+            ("run 1: it names a disk twice", broken(|c| c.runs.get_mut(&RunId(1)).unwrap().disks.push(one.clone()))),
+            ("run 1: it names a disk that is not here", broken(|c| drop(c.disks.remove(&two)))),
+            ("point disk-1.img@3: its run never had this disk", broken(|c| drop(c.runs.remove(&RunId(3))))),
+            ("point disk-1.img@3: its file is another disk's", broken(|c| newest(c).file = c.partials[&two].file.clone())),
+            ("point disk-1.img@2: its parent is not an older point", broken(|c| drop(c.points.remove(&(one.clone(), RunId(1)))))),
+            ("point disk-1.img@3: its parent is not an older point", broken(|c| newest(c).parent = Some(RunId(3)))),
+            ("point disk-1.img@3: its cluster size is not allowed", broken(|c| newest(c).cluster_size = 65537)),
+            ("point disk-1.img@3: its skipped ranges are not in order or not inside", broken(|c| newest(c).skipped = vec![range(8, 0)])),
+            ("point disk-1.img@3: its skipped ranges are not in order or not inside", broken(|c| newest(c).skipped = vec![range(0, 8), range(8, 8)])),
+            ("point disk-1.img@3: its skipped ranges are not in order or not inside", broken(|c| newest(c).skipped = vec![range(u64::MAX, 8)])),
+            ("point disk-1.img@3: its skipped ranges are not in order or not inside", broken(|c| newest(c).skipped = vec![range(1 << 30, 1)])),
+            ("partial of disk-2.img: its run never had this disk", broken(|c| c.partials.get_mut(&two).unwrap().run = RunId(3))),
+            ("partial of disk-2.img: its parent is not an older point", broken(|c| c.partials.get_mut(&two).unwrap().parent = Some(RunId(2)))),
+            ("views of disk-2.img: there is one against a partial, and no partial", broken(|c| drop(c.partials.remove(&two)))),
+            ("views of disk-2.img: there is none against the disk's partial", broken(|c| c.views.get_mut(&two).unwrap().partial = None)),
+            ("partial of disk-2.img: there is no view against it", broken(|c| drop(c.views.remove(&two)))),
+            ("views of disk-1.img: the first is not anchored at a point of the disk", broken(|c| c.views.get_mut(&one).unwrap().point.as_mut().unwrap().anchor = Anchor::Point(RunId(4)))),
+            ("verdict 3 on run-3: its number was never given out", broken(|c| c.meta.next_verdict = 3)),
+            ("verdict 3 on run-3: the group has an owed verdict already", broken(|c| {
+                let again = c.verdicts[&3].clone();
+                c.verdicts.insert(1, again);
+            })),
+            ("verdict 1 on run-1: it is owed and lacks a record", broken(|c| c.verdicts.get_mut(&1).unwrap().owed = true)),
+        ] {
+            assert_eq!(found, expected);
+        }
+        let elsewhere = broken(|c| c.meta.directory = DirectoryId::random());
+        assert!(elsewhere.ends_with("it is of another directory"), "{elsewhere}");
+        let twice = broken(|c| newest(c).file = c.points[&(one.clone(), RunId(1))].file.clone());
+        assert!(twice.ends_with("it is named twice"), "{twice}");
+    }
+
+    #[test]
+    fn chains_go_down_to_the_full_copy() {
+        let contents = small();
+        let files = |run: u64| contents.chain(&disk("disk-1.img"), RunId(run));
+        let file = |run: u64| {
+            &contents
+                .point(&disk("disk-1.img"), RunId(run))
+                .unwrap()
+                .file
+        };
+        assert_eq!(files(1), [file(1)]);
+        assert_eq!(files(3), [file(3), file(2), file(1)]);
+        assert!(files(4).is_empty());
+    }
+
+    #[test]
+    fn points_are_found_by_name_or_the_answer_says_what_there_is() {
+        let contents = small();
+        let resolve = |name: &str| contents.resolve(&name.parse().unwrap());
+        assert_eq!(resolve("disk-1.img").unwrap().0, RunId(3));
+        assert_eq!(resolve("disk-2.img@latest").unwrap().0, RunId(1));
+        assert_eq!(resolve("disk-1.img@2").unwrap().0, RunId(2));
+        let text = |name: &str| resolve(name).unwrap_err().to_string();
+        assert_eq!(
+            text("disk-2.img@2"),
+            "disk disk-2.img has no point 2; it has 1"
+        );
+        assert_eq!(
+            text("nope"),
+            "there is no disk nope here; there are disk-1.img, disk-2.img"
+        );
+    }
 }

@@ -13,16 +13,20 @@
 //! Readers need no right to write and wait for nobody: beside a writer they see what was committed last,
 //! after a kill they repair a copy in memory and leave the file to the next writer.
 
+mod change;
 mod contents;
 mod directory;
 mod dump;
 mod error;
 mod garbage;
+mod journal;
 mod lock;
 mod model;
 mod name;
 mod record;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -67,6 +71,9 @@ struct State {
     store: Store,
     /// Set once by a write that failed, never cleared: why nobody knows what the file holds.
     doubt: Option<Arc<str>>,
+    /// Set once by a verdict that was not taken: the engine holds that group in doubt, so no other
+    /// verdict may be taken before the next start.
+    closed: Option<Arc<str>>,
     /// Files that this process was given names for and that no verdict named yet.
     in_use: BTreeSet<ImageName>,
     /// The disks whose partials end with a group that is told to leave no trace.
@@ -122,6 +129,7 @@ impl Catalogue {
             contents: Arc::new(contents),
             store,
             doubt: None,
+            closed: None,
             in_use: BTreeSet::new(),
             enlisted: BTreeMap::new(),
         };
@@ -160,7 +168,7 @@ impl Catalogue {
     /// # Errors
     /// [`ChangeError::Refused`] if a disk is named twice.
     pub fn begin_run(&self, disks: &[(DiskName, String)]) -> Result<RunId, ChangeError> {
-        self.change(|contents| Ok(contents.begin_run(disks, now_unix_ms())))
+        self.change(|contents| contents.begin_run(disks, now_unix_ms()))
     }
 
     /// A name for a new image file, which the caller creates (with `create_new`). Until a verdict or

@@ -143,6 +143,7 @@ impl Store {
     }
 
     /// Reads every row.
+    #[cfg(test)]
     pub(super) fn read(&self) -> Result<Contents, Fault> {
         guarded(|| read_all(&self.0.begin_read().map_err(redb::Error::from)?))
     }
@@ -242,7 +243,11 @@ pub(super) fn examine(bytes: &[u8]) -> Result<Contents, Fault> {
     contents.map_err(|fault| match fault {
         Fault::Io(error) => Fault::Damaged(error.to_string()),
         Fault::Unclean => Fault::Damaged("it cannot be repaired".to_owned()),
-        other => other,
+        Fault::Foreign(_)
+        | Fault::Newer(_)
+        | Fault::Damaged(_)
+        | Fault::Broken(_)
+        | Fault::Held => fault,
     })
 }
 

@@ -1,0 +1,147 @@
+//! How a catalogue's content may change: a run begins, a group is decided, a partial is kept, answered
+//! or dropped. Pure; the rules are checked afterwards, by [`Contents::check`].
+
+use super::Kept;
+use super::contents::{Broken, Contents, ensure};
+use super::model::{Anchor, Answer, Decided, Decision, Disk, Run, View, Views};
+use super::name::{DiskName, ImageName, RunId};
+use super::record::PointRecord;
+
+/// Changes. Each either applies whole or leaves a value to be thrown away: callers work on a copy and
+/// [`check`](Contents::check) it before it counts.
+impl Contents {
+    /// Gives out the number of a new run and makes its disks known.
+    pub(super) fn begin_run(
+        &mut self,
+        disks: &[(DiskName, String)],
+        now_unix_ms: u64,
+    ) -> Result<RunId, Broken> {
+        let id = self.meta.next_run;
+        // Only a dump made by hand can have used the numbers up.
+        ensure(
+            id.0 < u64::MAX,
+            || format!("run {id}"),
+            "there are no more numbers",
+        )?;
+        self.meta.next_run = RunId(id.0 + 1);
+        for (disk, source) in disks {
+            self.disks.insert(
+                disk.clone(),
+                Disk {
+                    source: source.clone(),
+                },
+            );
+        }
+        let disks = disks.iter().map(|(disk, _)| disk.clone()).collect();
+        self.runs.insert(
+            id,
+            Run {
+                started_unix_ms: now_unix_ms,
+                disks,
+            },
+        );
+        Ok(id)
+    }
+
+    /// A committed point: it replaces both views, and the partial it continued or supersedes.
+    pub(super) fn commit_point(&mut self, record: PointRecord) -> Result<(), Broken> {
+        let PointRecord {
+            disk,
+            run,
+            point,
+            view,
+        } = record;
+        self.partials.remove(&disk);
+        let view = View {
+            anchor: Anchor::Point(view.anchor),
+            tracking: view.tracking,
+        };
+        self.views.insert(
+            disk.clone(),
+            Views {
+                point: Some(view),
+                partial: None,
+            },
+        );
+        let row = || format!("point {disk}@{run}");
+        let key = (disk.clone(), run);
+        ensure(!self.points.contains_key(&key), row, "it is there already")?;
+        self.points.insert(key, point);
+        Ok(())
+    }
+
+    /// Adds a verdict.
+    pub(super) fn add_verdict(&mut self, decided: Decided) -> Result<(), Broken> {
+        let number = self.meta.next_verdict;
+        let row = || format!("verdict on {}", decided.group);
+        ensure(number < u64::MAX, row, "there are no more numbers")?;
+        self.meta.next_verdict = number + 1;
+        self.verdicts.insert(number, decided);
+        Ok(())
+    }
+
+    /// Every hook of the group ran. Its records are no longer of use; the verdict stays as history.
+    pub(super) fn verdict_done(&mut self, group: &str) -> Result<(), Broken> {
+        let mut of_group = self
+            .verdicts
+            .values_mut()
+            .filter(|decided| decided.group == group);
+        let Some(last) = of_group.next_back() else {
+            return ensure(
+                false,
+                || format!("group {group}"),
+                "it was never decided here",
+            );
+        };
+        last.owed = false;
+        for member in &mut last.members {
+            member.record = None;
+        }
+        Ok(())
+    }
+
+    /// A target that did not become a point is kept, with both views; an older partial is replaced.
+    pub(super) fn keep_partial(&mut self, kept: Kept) {
+        let Kept {
+            disk,
+            partial,
+            against_point,
+            against_partial,
+        } = kept;
+        let views = self.views.entry(disk.clone()).or_default();
+        if let Some(view) = &mut views.point {
+            view.tracking = against_point;
+        }
+        let anchor = Anchor::Partial(partial.file.clone());
+        views.partial = Some(View {
+            anchor,
+            tracking: against_partial,
+        });
+        self.partials.insert(disk, partial);
+    }
+
+    /// Drops a disk's partial and the view against it; the view against the point stays. Returns
+    /// the file, garbage from now on.
+    pub(super) fn drop_partial(&mut self, disk: &DiskName) -> Option<ImageName> {
+        let partial = self.partials.remove(disk)?;
+        if let Some(views) = self.views.get_mut(disk) {
+            views.partial = None;
+        }
+        Some(partial.file)
+    }
+
+    /// Answers an undecided partial. Keeping a kept one changes nothing.
+    pub(super) fn answer(&mut self, disk: &DiskName, answer: Answer) -> Result<(), Broken> {
+        match (answer, self.partials.get_mut(disk)) {
+            (_, None) => ensure(false, || format!("disk {disk}"), "it has no partial"),
+            (Answer::Keep, Some(partial)) => {
+                partial.decision = Decision::Keep;
+                Ok(())
+            }
+            (Answer::Discard, Some(_)) => {
+                self.drop_partial(disk);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,21 +1,4 @@
 //! A bitmap as bytes to keep: versioned, checksummed, and compact where much is clean.
-//!
-//! All numbers are little-endian.
-//!
-//! | bytes | what |
-//! |---|---|
-//! | 8 | `cohortbm` |
-//! | 4 | version, 1 |
-//! | 4 | exponent of the granularity |
-//! | 8 | size of the disk in bytes |
-//! | 8 | number of dirty granules |
-//! | … | blocks |
-//! | 4 | crc32c of everything before |
-//!
-//! A block holds 64 words, that is 4096 granules; only blocks with a dirty granule are written, in
-//! ascending order: its number (4 bytes), a mask (8 bytes) whose bit i says that word i is not
-//! zero, then those words (8 bytes each). Bit i of word w is granule `64 w + i`. One set has
-//! exactly one form.
 
 use thiserror::Error;
 
@@ -29,6 +12,23 @@ const BLOCK_WORDS: usize = 64;
 
 impl DirtyBitmap {
     /// The bitmap as bytes that [`decode`](Self::decode) reads back.
+    ///
+    /// All numbers are little-endian.
+    ///
+    /// | bytes | what |
+    /// |---|---|
+    /// | 8 | `cohortbm` |
+    /// | 4 | version, 1 |
+    /// | 4 | exponent of the granularity |
+    /// | 8 | size of the disk in bytes |
+    /// | 8 | number of dirty granules |
+    /// | … | blocks |
+    /// | 4 | crc32c of everything before |
+    ///
+    /// A block holds 64 words, that is 4096 granules; only blocks with a dirty granule are written, in
+    /// ascending order: its number (4 bytes), a mask (8 bytes) whose bit i says that word i is not
+    /// zero, then those words (8 bytes each). Bit i of word w is granule `64 w + i`. One set has
+    /// exactly one form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES + CHECKSUM_BYTES);
         out.extend_from_slice(MAGIC);

@@ -10,7 +10,10 @@ use crate::{DirtyBitmap, Recorder, View};
 /// Its content at the start is frozen as the *base*; the *successor* records what is written since.
 /// It ends once, in exactly one of [`abdicate`](Self::abdicate), [`reclaim`](Self::reclaim) (or
 /// [`reclaim_both`](Self::reclaim_both)), [`keep`](Self::keep) and
-/// [`leave_undecided`](Self::leave_undecided). Ending twice cannot be written:
+/// [`leave_undecided`](Self::leave_undecided). If the disk is resized meanwhile, end the split and
+/// then [resize](View::resize) what it gives back.
+///
+/// Ending twice cannot be written:
 ///
 /// ```compile_fail,E0382
 /// # use cohort_bitmap::{DirtyBitmap, Granularity, View};

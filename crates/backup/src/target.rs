@@ -1,0 +1,228 @@
+//! A target file: created under its final name, written by the builder, sealed under a deadline.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use cohort_block::{File, Ledger, OsFile, Sink};
+
+use crate::catalogue::ImageName;
+use crate::qcow2_builder::{Backing, BuildError, CreateOptions, Qcow2Builder};
+use crate::scan::is_zero;
+
+/// Puts something of the caller's between a target and its file.
+pub(crate) type Through = Arc<dyn Fn(&ImageName, Arc<dyn File>) -> Arc<dyn File> + Send + Sync>;
+
+/// A target under construction.
+#[derive(Debug)]
+pub(crate) struct Target {
+    name: ImageName,
+    path: PathBuf,
+    builder: Qcow2Builder<Arc<dyn File>>,
+    /// Whether the file was there before this run, as a partial.
+    continued: bool,
+    /// Bytes of data written in this run, by the copier and by copy-before-write.
+    written: AtomicU64,
+}
+
+/// Why a target cannot be had.
+#[derive(Clone, Debug)]
+pub(crate) enum TargetError {
+    /// Its file cannot be made or opened.
+    File(PathBuf, Arc<io::Error>),
+    /// The builder refuses it.
+    Build(PathBuf, BuildError),
+}
+
+impl Target {
+    /// Makes a new, empty target; nothing of it counts before a catalogue names it.
+    pub(crate) fn create(
+        directory: &Path,
+        name: ImageName,
+        options: &CreateOptions,
+        through: Option<&Through>,
+    ) -> Result<Self, TargetError> {
+        let path = directory.join(name.to_string());
+        let failed = |error| TargetError::File(path.clone(), Arc::new(error));
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let file = file.and_then(OsFile::new).map_err(failed)?;
+        match Qcow2Builder::create(wrap(file, &name, through), options) {
+            Ok(builder) => Ok(Self::new(name, path, builder, false)),
+            Err(error) => {
+                remove(&path);
+                Err(TargetError::Build(path, error))
+            }
+        }
+    }
+
+    /// Takes up a partial where its last seal left it.
+    pub(crate) fn continue_partial(
+        directory: &Path,
+        name: ImageName,
+        through: Option<&Through>,
+    ) -> Result<Self, TargetError> {
+        let path = directory.join(name.to_string());
+        let failed = |error| TargetError::File(path.clone(), Arc::new(error));
+        let file = OsFile::open(&path, true).map_err(failed)?;
+        match Qcow2Builder::open(wrap(file, &name, through)) {
+            Ok(builder) => Ok(Self::new(name, path, builder, true)),
+            Err(error) => Err(TargetError::Build(path, error)),
+        }
+    }
+
+    fn new(
+        name: ImageName,
+        path: PathBuf,
+        builder: Qcow2Builder<Arc<dyn File>>,
+        continued: bool,
+    ) -> Self {
+        Target {
+            name,
+            path,
+            builder,
+            continued,
+            written: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &ImageName {
+        &self.name
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn continued(&self) -> bool {
+        self.continued
+    }
+
+    pub(crate) fn cluster_size(&self) -> u64 {
+        self.builder.cluster_size()
+    }
+
+    /// Bytes of data that the file holds, durable or not.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.builder.allocated_bytes()
+    }
+
+    /// Bytes of data that this run wrote.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn write(&self, first: u64, data: &[u8]) -> Result<(), BuildError> {
+        self.builder.write_clusters(first, data)?;
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn write_zeroes(&self, clusters: Range<u64>) -> Result<(), BuildError> {
+        self.builder
+            .write_zero_clusters(clusters.start, clusters.end - clusters.start)
+    }
+
+    /// Makes durable what is written, and tells the ledger. A flush that fails, or is not over in time,
+    /// costs the target all trust; what a late one still writes is a seal like any other, and nobody looks.
+    pub(crate) fn seal(
+        self: &Arc<Self>,
+        ledger: &Arc<Ledger>,
+        wait: Duration,
+    ) -> Result<(), SealError> {
+        let flush = ledger.begin_flush();
+        let (tell, told) = mpsc::channel();
+        let target = Arc::clone(self);
+        let flusher = std::thread::Builder::new()
+            .name("cohort-flush".to_owned())
+            .spawn(move || {
+                let _ = tell.send(target.builder.seal());
+            });
+        let sealed = match flusher {
+            Ok(_) => told
+                .recv_timeout(wait)
+                .map_err(|_| SealError::TooLate(wait)),
+            Err(error) => Err(SealError::NoThread(Arc::new(error))),
+        };
+        match sealed.and_then(|sealed| sealed.map_err(SealError::Failed)) {
+            Ok(()) => {
+                flush.succeeded();
+                Ok(())
+            }
+            Err(error) => {
+                flush.failed(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Cuts what nothing refers to; nothing is written afterwards. The target is sealed already.
+    pub(crate) fn finish(&self) -> Result<(), BuildError> {
+        self.builder.finish()
+    }
+}
+
+impl Sink for Target {
+    fn save(
+        &self,
+        cluster: u64,
+        data: &[u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if is_zero(data) {
+            self.write_zeroes(cluster..cluster + 1)
+        } else {
+            self.write(cluster, data)
+        }?;
+        Ok(())
+    }
+}
+
+/// Why a target could not be sealed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum SealError {
+    #[error(transparent)]
+    Failed(BuildError),
+    #[error("a flush was not over within {0:?}")]
+    TooLate(Duration),
+    #[error("no thread to flush with: {0}")]
+    NoThread(Arc<io::Error>),
+}
+
+/// Deletes a file that no catalogue names any more; if that fails, the next run sweeps it.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "could not delete what is not needed any more");
+    }
+}
+
+pub(crate) fn create_options(
+    size: u64,
+    cluster: u32,
+    backing: Option<&ImageName>,
+) -> CreateOptions {
+    let options = CreateOptions::new(size).cluster_size(u64::from(cluster));
+    match backing {
+        Some(name) => options.backing(Backing {
+            file: name.to_string(),
+            format: "qcow2".to_owned(),
+        }),
+        None => options,
+    }
+}
+
+fn wrap(file: OsFile, name: &ImageName, through: Option<&Through>) -> Arc<dyn File> {
+    let file: Arc<dyn File> = Arc::new(file);
+    match through {
+        Some(through) => through(name, file),
+        None => file,
+    }
+}

@@ -1,17 +1,65 @@
-//! Cohort's backup room.
+//! Grouped, incremental backup of disks into a directory that a crash does not break.
+//!
+//! [`Backup`] copies some disks, all at one instant, into a backup directory: either every one of them gets a new
+//! restorable *point*, or none does. What a disk that did not commit leaves behind is its own [`BitmapPolicy`]'s
+//! business. A [`catalogue`] says what is a point; [`restore`] gives one back.
+//!
+//! This is the one room that knows all its neighbours: jobs that finish together, dirty bitmaps, block devices.
+//! It knows no command line, no socket and no protocol.
+//!
+//! ```
+//! use cohort_backup::{Backup, DiskSpec};
+//!
+//! # let here = tempfile::tempdir()?;
+//! # let (disk, directory) = (here.path().join("root.raw"), here.path().join("backups"));
+//! std::fs::write(&disk, vec![7; 1 << 20])?;
+//! for _ in 0..2 {
+//!     let report = Backup::to(&directory).disk(DiskSpec::file(&disk)).start()?.wait();
+//!     assert!(report.succeeded());
+//! }
+//! let points = cohort_backup::catalogue::read(&directory)?.points.len();
+//! assert_eq!(points, 2);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod catalogue;
+mod copy;
+mod copying;
+mod disk;
+mod driver;
+mod ending;
+mod error;
 mod fence;
+mod lent;
+mod name;
 mod options;
+mod plan;
 mod qcow2_builder;
+mod report;
 mod restore;
+mod run;
+mod running;
+mod scan;
+mod served;
 mod settle;
+mod source;
+mod survey;
+mod target;
+mod tracked;
 
+pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
 pub use options::{
     BitmapPolicy, Budget, ErrorPolicy, OnUndecided, Options, OptionsBuilder, OptionsError,
     SyncMode, UnknownWord,
 };
+pub use plan::{Rung, StepDown};
 pub use qcow2_builder::{Backing, BuildError, CreateOptions, FileOperation, Qcow2Builder, Staged};
+pub use report::{DiskOutcome, DiskPhase, DiskProgress, DiskReport, Rows, RunReport, Unanswered};
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};
+pub use run::Backup;
+pub use running::{Running, RunningDisk};
+pub use scan::{ScanError, scan};
 pub use settle::{Aborted, Ended, Fate, Settled, fate, in_granules, remaining, settle};
+pub use source::DiskSpec;
+pub use tracked::Tracked;

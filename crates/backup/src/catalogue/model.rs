@@ -23,9 +23,6 @@ pub struct Meta {
     pub created_unix_ms: u64,
     /// The number that the next run gets; larger than that of every run so far.
     pub next_run: RunId,
-    /// The first run whose left-over files may be removed: 1, or after a load the first run since,
-    /// because what became of the files of earlier runs is not known any more.
-    pub sweep_from: RunId,
     /// The number that the next verdict gets; larger than that of every verdict so far.
     pub next_verdict: u64,
 }

@@ -39,10 +39,7 @@ fn loaded_catalogue_is_the_dumped_one() {
         )
         .unwrap(),
     );
-    let loaded = read(directory.path()).unwrap();
-    assert_eq!(loaded.meta.sweep_from, contents.meta.next_run);
-    let meta = contents.meta.clone();
-    assert_eq!(Contents { meta, ..loaded }, contents);
+    assert_eq!(read(directory.path()).unwrap(), contents);
 }
 
 #[test]
@@ -59,15 +56,10 @@ fn loading_over_a_catalogue_is_refused() {
 }
 
 #[test]
-fn files_of_runs_before_a_load_are_never_garbage() {
+fn runs_after_a_load_never_claim_the_files_of_forgotten_runs() {
     let directory = tempfile::tempdir().unwrap();
     let contents = small();
-    // A run that was under way when the dump was made became a point, and so did a later one.
-    let under_way = format!(
-        "disk-2.img.3-{:08x}00000000.qcow2",
-        contents.meta.directory.mark()
-    );
-    std::fs::write(directory.path().join(&under_way), b"somebody's only copy").unwrap();
+    // A run that the dump knows nothing of left a point here.
     let forgotten = format!(
         "disk-1.img.9-{:08x}00000000.qcow2",
         contents.meta.directory.mark()
@@ -77,7 +69,6 @@ fn files_of_runs_before_a_load_are_never_garbage() {
     assert_eq!(catalogue.begin_run(&[]).unwrap(), RunId(10));
     assert_eq!(catalogue.sweep().unwrap(), []);
     assert!(directory.path().join(&forgotten).exists());
-    assert!(directory.path().join(&under_way).exists());
 }
 
 #[test]

@@ -1,0 +1,201 @@
+//! One disk in one run: what was decided before, and what is found out on the way.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split};
+use cohort_block::{BeforeWrite, Device, Ledger, Savers};
+
+use crate::catalogue::{
+    ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId,
+};
+use crate::error::DiskError;
+use crate::options::Options;
+use crate::plan::{Base, Changes, StepDown};
+use crate::report::{Meter, Rows};
+use crate::source::Source;
+use crate::target::{Target, Through, create_options};
+use crate::tracked::Borrowed;
+
+/// The facts of one disk in one run, shared by its job and by who reports on it.
+pub(crate) struct Disk {
+    pub(crate) name: DiskName,
+    pub(crate) run: RunId,
+    /// The name of the transaction that it is in.
+    pub(crate) group: String,
+    pub(crate) options: Options,
+    pub(crate) source: Source,
+    pub(crate) changes: Changes,
+    /// What the target may lie on, best first; the last one is always possible.
+    pub(crate) bases: Vec<Candidate>,
+    /// The partial that the disk has in the catalogue.
+    pub(crate) partial: Option<Partial>,
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// The id of its directory.
+    pub(crate) directory: DirectoryId,
+    pub(crate) through: Option<Through>,
+    /// Whether to stop without waiting for a flush.
+    pub(crate) hurry: Arc<AtomicBool>,
+    pub(crate) meter: Meter,
+    pub(crate) state: Mutex<DiskState>,
+}
+
+/// Something that a target may lie on.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) base: Base,
+    /// What the disk is compared with.
+    pub(crate) reference: Option<Arc<dyn Device>>,
+    /// The point whose file backs the target.
+    pub(crate) parent: Option<RunId>,
+    /// That file.
+    pub(crate) backing: Option<ImageName>,
+    /// The partial, opened to be continued.
+    pub(crate) target: Option<Arc<Target>>,
+    pub(crate) cluster: Granularity,
+}
+
+/// What is found out on the way.
+#[derive(Default)]
+pub(crate) struct DiskState {
+    /// A served disk that is prepared for its fence.
+    pub(crate) ready: Option<Ready>,
+    /// From the fence, or from the begin of copying, until it is settled.
+    pub(crate) started: Option<Started>,
+    /// The target, until it is clear what becomes of it.
+    pub(crate) target: Option<Arc<Target>>,
+    pub(crate) error: Option<DiskError>,
+    pub(crate) point: Option<Point>,
+    pub(crate) left: Option<Partial>,
+    pub(crate) copied_bytes: u64,
+    pub(crate) skipped: Vec<ByteRange>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) stepped_down: Option<StepDown>,
+    pub(crate) rows: Option<Rows>,
+    /// Whether the source changed while it was read, and that was accepted.
+    pub(crate) changed: bool,
+}
+
+/// A served disk with everything that its fence needs.
+pub(crate) struct Ready {
+    pub(crate) views: Borrowed,
+    /// A recorder in the gate that no view uses.
+    pub(crate) stale: Option<Recorder>,
+    /// What the target lies on.
+    pub(crate) parent: Option<RunId>,
+    pub(crate) continues: bool,
+    pub(crate) cluster: Granularity,
+    pub(crate) savers: Savers,
+    pub(crate) target: Arc<Target>,
+    /// What is copied whether it is dirty or not.
+    pub(crate) besides: Option<DirtyBitmap>,
+}
+
+/// A disk of which an instant is being copied.
+pub(crate) struct Started {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) parent: Option<RunId>,
+    pub(crate) created_unix_ms: u64,
+    /// Of a served disk.
+    pub(crate) fenced: Option<FencedDisk>,
+}
+
+/// What the fence did to a served disk.
+pub(crate) struct FencedDisk {
+    pub(crate) split: Split,
+    pub(crate) filter: Arc<BeforeWrite>,
+    /// What is to be copied, in granules of the disk's bitmap.
+    pub(crate) manifest: DirtyBitmap,
+    /// The point that the view speaks of.
+    pub(crate) anchor: Option<RunId>,
+    /// The partial that is continued.
+    pub(crate) partial: Option<ImageName>,
+}
+
+impl Disk {
+    pub(crate) fn state(&self) -> MutexGuard<'_, DiskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a flush is waited for.
+    pub(crate) fn flush_wait(&self) -> Duration {
+        if self.hurry.load(Ordering::Acquire) {
+            Duration::ZERO
+        } else {
+            self.options.flush_wait
+        }
+    }
+
+    pub(crate) fn note(&self, note: impl Into<String>) {
+        self.state().notes.push(note.into());
+    }
+
+    /// Makes the target file, or takes up the partial's, and remembers it.
+    pub(crate) fn make_target(&self, candidate: &Candidate) -> Result<Arc<Target>, DiskError> {
+        let target = match &candidate.target {
+            Some(partial) => {
+                self.catalogue.enlist(&self.group, &self.name);
+                Arc::clone(partial)
+            }
+            None => {
+                let backing = candidate.backing.as_ref();
+                let options =
+                    create_options(self.source.device.size(), self.options.cluster, backing);
+                let name = self.catalogue.new_image(&self.name, self.run)?;
+                let directory = self.catalogue.directory();
+                Arc::new(Target::create(
+                    directory,
+                    name,
+                    &options,
+                    self.through.as_ref(),
+                )?)
+            }
+        };
+        self.state().target = Some(target.clone());
+        Ok(target)
+    }
+
+    /// Drops the partial that the disk has in the catalogue, with its file.
+    pub(crate) fn drop_partial(&self) -> Result<(), DiskError> {
+        if let Some(file) = self.catalogue.drop_partial(&self.name)? {
+            self.catalogue.remove_image(&file)?;
+        }
+        Ok(())
+    }
+
+    /// What a fresh error means for this disk's file.
+    pub(crate) fn fail(&self, error: DiskError) -> cohort_job::Error {
+        let message = error.to_string();
+        self.state().error.get_or_insert(error);
+        cohort_job::Error::new(message)
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk")
+            .field("name", &self.name)
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The dirty runs of a set, as byte ranges.
+pub(crate) fn ranges(set: &DirtyBitmap) -> Vec<ByteRange> {
+    set.runs()
+        .map(|run| ByteRange {
+            offset: run.offset,
+            length: run.length,
+        })
+        .collect()
+}
+
+pub(crate) fn now_unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,336 @@
+//! How a disk's part in a run ends: the target sealed, the point recorded, the bitmap settled.
+//!
+//! The order is that of every ending: stop the copier (no task is in flight when a hook runs), seal the
+//! filter, flush with a deadline, read what remains, settle, and only then tell the catalogue.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cohort_job::{Abort, Cause, Disposition, Record};
+
+use crate::catalogue::{
+    CommittedView, Decision, ImageName, Instant as PointInstant, Kept, Partial, Point, PointRecord,
+    RunId, Tracking,
+};
+use crate::disk::{Disk, FencedDisk, Started, now_unix_ms, ranges};
+use crate::error::DiskError;
+use crate::options::BitmapPolicy;
+use crate::report::{DiskPhase, Rows};
+use crate::settle::{Aborted, Ended, Fate, fate, in_granules, settle};
+use crate::tracked::Views;
+
+/// How long copies of old data that are under way may take to end when a backup is over. Their writers wait
+/// for them, so this is no longer than writers wait by default.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
+
+impl Disk {
+    /// After the last copy: makes the target durable and looks whether the source held still.
+    pub(crate) fn seal_complete(&self) -> Result<(), DiskError> {
+        let (ledger, target, filter) = {
+            let state = self.state();
+            let Some(started) = &state.started else {
+                return Ok(());
+            };
+            let filter = started.fenced.as_ref().map(|fenced| fenced.filter.clone());
+            (started.ledger.clone(), started.target.clone(), filter)
+        };
+        let deadline = Instant::now() + SETTLE_WAIT;
+        match filter {
+            Some(filter) => drop(filter.seal(deadline)),
+            None => drop(ledger.seal(deadline)),
+        }
+        if let Some(broken) = ledger.broken() {
+            return Err(DiskError::Broken(broken));
+        }
+        target
+            .seal(&ledger, self.flush_wait())
+            .map_err(|error| DiskError::seal(target.path(), error))?;
+        target
+            .finish()
+            .map_err(|error| DiskError::write(target.path(), None, error))?;
+        match self.source.changed()? {
+            Some(_) if self.options.accept_changes => self.state().changed = true,
+            Some(file) => return Err(DiskError::ChangedWhileRead { file }),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Says what the point will be; all of it is durable.
+    pub(crate) fn prepare(&self) -> Result<Record, DiskError> {
+        self.catalogue.sync_directory()?;
+        let mut state = self.state();
+        let Some(started) = &state.started else {
+            return Ok(Record::default());
+        };
+        let skipped = ranges(&started.ledger.skipped());
+        let point = Point {
+            file: started.target.name().clone(),
+            parent: started.parent,
+            size: self.source.device.size(),
+            cluster_size: u32::try_from(started.target.cluster_size()).unwrap_or(u32::MAX),
+            created_unix_ms: started.created_unix_ms,
+            instant: if state.changed {
+                PointInstant::NoInstant
+            } else {
+                self.source.instant()
+            },
+            skipped: skipped.clone(),
+            bytes_copied: started.target.written_bytes(),
+        };
+        let anchor = match (self.options.policy, started.parent) {
+            (BitmapPolicy::Never, Some(older)) => older,
+            (BitmapPolicy::Never, None)
+            | (BitmapPolicy::OnSuccess | BitmapPolicy::Always | BitmapPolicy::Ask, _) => self.run,
+        };
+        let view = CommittedView {
+            anchor,
+            tracking: Tracking::none(),
+        };
+        state.copied_bytes = point.bytes_copied;
+        state.skipped = skipped;
+        state.point = Some(point.clone());
+        Ok(Record::from(
+            PointRecord {
+                disk: self.name.clone(),
+                run: self.run,
+                point,
+                view,
+            }
+            .encode(),
+        ))
+    }
+
+    /// The catalogue has the point. What is left is in memory.
+    pub(crate) fn commit(&self) {
+        let Some(started) = self.state().started.take() else {
+            return;
+        };
+        let fate = fate(Ended::Committed, self.options.policy);
+        if let Some(fenced) = started.fenced {
+            let moved = fate == Fate::Abdicate;
+            let anchor = if moved { Some(self.run) } else { fenced.anchor };
+            self.settle_views(fenced, &started.ledger, fate, anchor, None);
+        }
+    }
+
+    /// The group did not commit. Keeps or drops the target as the policy says.
+    pub(crate) fn abort(&self, why: &Abort) {
+        let (started, ready) = {
+            let mut state = self.state();
+            state.point = None;
+            (state.started.take(), state.ready.take())
+        };
+        // Prepared and never fenced: the disk is untouched, and its views go back as they are.
+        drop(ready);
+        let Some(started) = started else {
+            self.state().left = self.partial_now();
+            return;
+        };
+        let discard = why.disposition == Disposition::Discard;
+        let flushed = self.stop(&started, discard);
+        let durable = started.ledger.counts().durable > 0;
+        let aborted = Aborted {
+            started: true,
+            discard,
+            flush_failed: !flushed || !started.ledger.is_trusted(),
+            anything_durable: durable,
+        };
+        let fate = fate(aborted.into(), self.options.policy);
+        self.leave(started, fate, &self.why(&why.cause));
+    }
+
+    /// Always last: what no catalogue names is deleted.
+    pub(crate) fn clean(&self) {
+        self.meter.enter(DiskPhase::Ended);
+        let (target, started, ready) = {
+            let mut state = self.state();
+            (
+                state.target.take(),
+                state.started.take(),
+                state.ready.take(),
+            )
+        };
+        drop(ready);
+        // Gone after a hook; if a hook panicked, nothing is known of the disk's changes any more.
+        if started.is_some_and(|started| started.fenced.is_some()) {
+            self.give_back(None);
+        }
+        if let Some(tracked) = self.source.tracked() {
+            tracked.gated().drop_spent_filters();
+        }
+        let Some(target) = target else { return };
+        if let Err(error) = self.catalogue.remove_image(target.name()) {
+            tracing::warn!(disk = %self.name, %error, "an unfinished target stays until the next run sweeps it");
+        }
+    }
+
+    /// The file that errors of the target name.
+    pub(crate) fn target_path(&self) -> PathBuf {
+        let state = self.state();
+        let target = state.target.as_ref().map(|target| target.path().to_owned());
+        target.unwrap_or_else(|| self.catalogue.directory().to_owned())
+    }
+
+    /// Ends copying, and makes durable what is copied if it may be kept. False if the target is not to be
+    /// trusted or somebody may still write to it.
+    fn stop(&self, started: &Started, discard: bool) -> bool {
+        let wait = if self.hurry.load(Ordering::Acquire) {
+            Duration::ZERO
+        } else {
+            SETTLE_WAIT
+        };
+        let deadline = Instant::now() + wait;
+        let late = match &started.fenced {
+            Some(fenced) => fenced.filter.seal(deadline).late_saves > 0,
+            None => {
+                started.ledger.seal(deadline);
+                false
+            }
+        };
+        self.state().copied_bytes = started.target.written_bytes();
+        let keeps = matches!(
+            self.options.policy,
+            BitmapPolicy::Always | BitmapPolicy::Ask
+        );
+        let wait = self.flush_wait();
+        // In a hurry nothing more becomes durable; what was sealed before counts.
+        let worth = !late && keeps && !discard && !wait.is_zero();
+        if worth
+            && started.ledger.counts().written > 0
+            && let Err(error) = started.target.seal(&started.ledger, wait)
+        {
+            self.note(format!("the partial is dropped: {error}"));
+            return false;
+        }
+        !late
+    }
+
+    /// Applies a fate to file, catalogue and views.
+    fn leave(&self, started: Started, fate: Fate, why: &str) {
+        let decision = match fate {
+            Fate::KeepPartial => Some(Decision::Keep),
+            Fate::LeaveUndecided => Some(Decision::Undecided),
+            Fate::Abdicate | Fate::Reclaim | Fate::ReclaimBoth => None,
+        };
+        let kept = decision.and_then(|decision| self.keep(&started, decision, why));
+        let fate = match (fate, &kept) {
+            // The catalogue does not take it: the second view is lost with the partial.
+            (Fate::KeepPartial | Fate::LeaveUndecided, None) => Fate::Reclaim,
+            (fate, _) => fate,
+        };
+        if fate == Fate::Reclaim
+            && started.target.continued()
+            && let Err(error) = self.drop_partial()
+        {
+            self.note(format!("the partial could not be dropped: {error}"));
+        }
+        self.state().left = if kept.is_some() {
+            kept.clone()
+        } else {
+            self.partial_now()
+        };
+        if let Some(fenced) = started.fenced {
+            let partial = match fate {
+                Fate::KeepPartial | Fate::LeaveUndecided => Some(started.target.name().clone()),
+                Fate::ReclaimBoth => fenced.partial.clone(),
+                Fate::Abdicate | Fate::Reclaim => None,
+            };
+            let anchor = fenced.anchor;
+            self.settle_views(fenced, &started.ledger, fate, anchor, partial);
+        }
+    }
+
+    /// Names the target as the disk's partial, in one transaction of its own.
+    fn keep(&self, started: &Started, decision: Decision, why: &str) -> Option<Partial> {
+        let ledger = &started.ledger;
+        let partial = Partial {
+            file: started.target.name().clone(),
+            parent: started.parent,
+            decision,
+            size: self.source.device.size(),
+            cluster_size: u32::try_from(started.target.cluster_size()).unwrap_or(u32::MAX),
+            durable_bytes: started.target.held_bytes(),
+            remaining_bytes: ledger.remaining().dirty_bytes(),
+            run: self.run,
+            stopped_unix_ms: now_unix_ms(),
+            why: why.to_owned(),
+        };
+        let kept = Kept {
+            disk: self.name.clone(),
+            partial: partial.clone(),
+            against_point: Tracking::none(),
+            against_partial: Tracking::none(),
+        };
+        let named = self.catalogue.sync_directory().map_err(DiskError::from);
+        match named.and_then(|()| self.catalogue.keep_partial(kept).map_err(DiskError::from)) {
+            Ok(()) => Some(partial),
+            Err(error) => {
+                self.note(format!("the partial is dropped: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Ends the split of a served disk and gives the views back.
+    fn settle_views(
+        &self,
+        fenced: FencedDisk,
+        ledger: &cohort_block::Ledger,
+        fate: Fate,
+        anchor: Option<RunId>,
+        partial: Option<ImageName>,
+    ) {
+        let FencedDisk {
+            split, manifest, ..
+        } = fenced;
+        let owed = in_granules(&manifest, &ledger.remaining());
+        let skipped = in_granules(&manifest, &ledger.skipped());
+        let (base, successor) = (split.base().clone(), split.successor().clone());
+        let settled = settle(split, fate, &owed, &skipped);
+        let rows = Rows {
+            base,
+            since: successor.snapshot(),
+            remaining: owed,
+            skipped,
+            point_view: settled.point().snapshot(),
+            partial_view: settled.partial().map(cohort_bitmap::View::snapshot),
+        };
+        self.state().rows = Some(rows);
+        self.give_back(Some(Views {
+            directory: self.directory,
+            anchor,
+            partial,
+            settled,
+        }));
+    }
+
+    fn give_back(&self, views: Option<Views>) {
+        if let Some(tracked) = self.source.tracked() {
+            tracked.give_back(views);
+        }
+    }
+
+    fn partial_now(&self) -> Option<Partial> {
+        self.catalogue
+            .snapshot()
+            .ok()?
+            .partials
+            .get(&self.name)
+            .cloned()
+    }
+
+    /// What stopped the run, for people who look at the partial later.
+    fn why(&self, cause: &Cause) -> String {
+        match (&self.state().error, cause) {
+            (Some(error), _) => error.to_string(),
+            (None, Cause::Failed(_)) => "another disk of the group failed".to_owned(),
+            (None, Cause::Cancelled(_)) => "another disk of the group was cancelled".to_owned(),
+            (None, Cause::User) => "cancelled".to_owned(),
+            (None, Cause::Rollback) => "the run could not be launched".to_owned(),
+            (None, Cause::Shutdown) => "the program was shut down".to_owned(),
+            (None, Cause::ProcessEnded) => "the program ended".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! A run: some disks, one instant, all or none of them with a new point.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cohort_block::File;
+use cohort_job::{Disposition, Engine, JobHandle, JobSpec, Journal, Txn, TxnHandle};
+
+use crate::catalogue::{Answer, Catalogue, Decision, DiskName, ImageName, PointRecord, RunId};
+use crate::disk::{Disk, DiskState};
+use crate::driver::BackupDriver;
+use crate::error::{DiskError, StartError};
+use crate::fence::Fence;
+use crate::lent::Lent;
+use crate::options::{OnUndecided, Options};
+use crate::plan::Base;
+use crate::report::{DiskOutcome, DiskReport, Meter, Unanswered};
+use crate::running::{Member, Place, Running};
+use crate::served;
+use crate::source::{DiskSpec, Source};
+use crate::survey::{Survey, Surveyed, survey};
+use crate::target::Through;
+
+/// A backup to be run: disks, and the directory that they go to.
+///
+/// ```no_run
+/// use cohort_backup::{Backup, DiskSpec};
+///
+/// let running = Backup::to("/backup/vm")
+///     .disk(DiskSpec::file("/vm/root.qcow2"))
+///     .disk(DiskSpec::file("/vm/data.raw"))
+///     .start()?;
+/// let report = running.wait();
+/// assert!(report.succeeded());
+/// # Ok::<_, cohort_backup::StartError>(())
+/// ```
+#[must_use = "nothing happens until it is started"]
+pub struct Backup {
+    directory: PathBuf,
+    disks: Vec<DiskSpec>,
+    options: Options,
+    individual: bool,
+    inside_fence: Option<Box<dyn FnOnce() + Send>>,
+    through: Option<Through>,
+}
+
+impl Backup {
+    /// A backup into this directory, which is made if it is not there.
+    pub fn to(directory: impl Into<PathBuf>) -> Self {
+        Backup {
+            directory: directory.into(),
+            disks: Vec::new(),
+            options: Options::default(),
+            individual: false,
+            inside_fence: None,
+            through: None,
+        }
+    }
+
+    /// Adds a disk.
+    pub fn disk(mut self, disk: DiskSpec) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// The options of all disks that have none of their own.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Gives each disk a transaction of its own: one that fails takes no other with it. Served disks still
+    /// share one fence.
+    pub fn individual(mut self, individual: bool) -> Self {
+        self.individual = individual;
+        self
+    }
+
+    /// Calls `look` while the gates of all served disks are closed: for copies to compare with. Writers wait for
+    /// it, so it is for tests and demonstrations. Not called if no served disk takes part.
+    pub fn inside_fence(mut self, look: impl FnOnce() + Send + 'static) -> Self {
+        self.inside_fence = Some(Box::new(look));
+        self
+    }
+
+    /// Writes target files through what `wrap` makes of them: the place for faults in tests.
+    pub fn target_files(
+        mut self,
+        wrap: impl Fn(&ImageName, Arc<dyn File>) -> Arc<dyn File> + Send + Sync + 'static,
+    ) -> Self {
+        self.through = Some(Arc::new(wrap));
+        self
+    }
+
+    /// Opens everything, answers what was undecided, takes the common instant, and starts to copy.
+    ///
+    /// A disk whose partial waits for an answer is left out and reported as refused; the others go on.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing was copied and no disk was touched. A disk that cannot take part is an error here
+    /// if the run is grouped, and a line of the report if it is not.
+    pub fn start(self) -> Result<Running, StartError> {
+        if self.disks.is_empty() {
+            return Err(StartError::NoDisks);
+        }
+        let names = self.names()?;
+        let catalogue = Arc::new(Catalogue::open_or_create(&self.directory)?);
+        forget_owed(&catalogue);
+        let (surveys, places) = self.survey_all(&names, &catalogue)?;
+        let sources: Vec<_> = surveys
+            .iter()
+            .map(|s| (s.name.clone(), s.source.label.clone()))
+            .collect();
+        if sources.is_empty() {
+            return Ok(Running::nothing(places));
+        }
+        let run = catalogue.begin_run(&sources)?;
+        if let Err(error) = catalogue.sweep() {
+            tracing::warn!(%error, "not all garbage of earlier runs could be removed");
+        }
+        let journal = Lent::new(catalogue.clone());
+        let engine = Engine::builder().journal(journal.clone()).build();
+        let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
+        let launch = Launch {
+            catalogue,
+            engine,
+            journal: journal.clone(),
+            run,
+            hurry: Arc::default(),
+            plan: self,
+        };
+        let started = launch.start(surveys, places);
+        if started.is_err() {
+            journal.take_back();
+        }
+        started
+    }
+
+    /// The names of all disks, all different.
+    fn names(&self) -> Result<Vec<DiskName>, StartError> {
+        let mut taken: HashMap<DiskName, String> = HashMap::new();
+        let mut names = Vec::new();
+        for spec in &self.disks {
+            let name = spec.disk_name()?;
+            if let Some(first) = taken.insert(name.clone(), spec.label()) {
+                return Err(StartError::NameTaken {
+                    name,
+                    first,
+                    second: spec.label(),
+                });
+            }
+            names.push(name);
+        }
+        Ok(names)
+    }
+
+    /// Opens and looks at every disk: those that can take part, and a place in the report for each.
+    fn survey_all(
+        &self,
+        names: &[DiskName],
+        catalogue: &Arc<Catalogue>,
+    ) -> Result<(Vec<Survey>, Vec<Place>), StartError> {
+        let contents = catalogue.snapshot()?;
+        let (mut surveys, mut places): (Vec<Survey>, Vec<Place>) = (Vec::new(), Vec::new());
+        for (name, spec) in names.iter().zip(&self.disks) {
+            let options = spec.own_options().unwrap_or(&self.options).clone();
+            let surveyed = self.open(spec, &surveys, catalogue).and_then(|source| {
+                survey(
+                    name.clone(),
+                    options,
+                    source,
+                    catalogue,
+                    &contents,
+                    self.through.as_ref(),
+                )
+            });
+            let out = |outcome| Place::Out(Box::new(report(name, &spec.label(), outcome)));
+            places.push(match surveyed {
+                Ok(Surveyed::Ready(survey)) => {
+                    surveys.push(*survey);
+                    Place::Pending(name.clone())
+                }
+                Ok(Surveyed::Refused(partial)) => {
+                    let directory = catalogue.directory().to_owned();
+                    out(DiskOutcome::Refused(Unanswered {
+                        disk: name.clone(),
+                        directory,
+                        partial,
+                    }))
+                }
+                Err(error) if self.individual => out(DiskOutcome::NotStarted(error)),
+                Err(error) => {
+                    return Err(StartError::Disk {
+                        name: name.clone(),
+                        error: Box::new(error),
+                    });
+                }
+            });
+        }
+        Ok((surveys, places))
+    }
+
+    fn open(
+        &self,
+        spec: &DiskSpec,
+        before: &[Survey],
+        catalogue: &Catalogue,
+    ) -> Result<Source, DiskError> {
+        let source = spec.open()?;
+        let source_name = source.label.clone();
+        if let Some(other) = before.iter().find(|other| other.source.is_same(&source)) {
+            return Err(DiskError::SameDisk {
+                source_name,
+                other: other.source.label.clone(),
+            });
+        }
+        if source.is_in(catalogue.directory()) {
+            let directory = catalogue.directory().to_owned();
+            return Err(DiskError::InsideTarget {
+                source_name,
+                directory,
+            });
+        }
+        Ok(source)
+    }
+}
+
+impl fmt::Debug for Backup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backup")
+            .field("directory", &self.directory)
+            .field("disks", &self.disks)
+            .field("individual", &self.individual)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A run that has a number, on its way to the engine.
+struct Launch {
+    catalogue: Arc<Catalogue>,
+    engine: Engine,
+    journal: Arc<Lent>,
+    run: RunId,
+    hurry: Arc<AtomicBool>,
+    plan: Backup,
+}
+
+impl Launch {
+    /// From surveys to jobs.
+    fn start(self, surveys: Vec<Survey>, mut places: Vec<Place>) -> Result<Running, StartError> {
+        let mut disks = Vec::new();
+        for survey in surveys {
+            let name = survey.name.clone();
+            match self.prepare(survey) {
+                Ok(disk) => disks.push(disk),
+                Err((disk, error)) if self.plan.individual => {
+                    disk.clean();
+                    let place = places.iter_mut().find(|place| place.name() == &name);
+                    if let Some(place) = place {
+                        *place = Place::Out(Box::new(report(
+                            &name,
+                            &disk.source.label,
+                            DiskOutcome::NotStarted(error),
+                        )));
+                    }
+                }
+                Err((disk, error)) => {
+                    disk.clean();
+                    disks.iter().for_each(|disk: &Arc<Disk>| disk.clean());
+                    return Err(StartError::Disk {
+                        name,
+                        error: Box::new(error),
+                    });
+                }
+            }
+        }
+        self.launch(disks, places)
+    }
+
+    /// Makes everything durable that a disk needs before its fence.
+    fn prepare(&self, survey: Survey) -> Result<Arc<Disk>, (Arc<Disk>, DiskError)> {
+        let Survey {
+            name,
+            options,
+            source,
+            plan,
+            bases,
+            partial,
+            anchor,
+            views,
+        } = survey;
+        let state = DiskState {
+            stepped_down: plan.stepped_down.clone(),
+            ..DiskState::default()
+        };
+        let directory = self
+            .catalogue
+            .snapshot()
+            .map(|contents| contents.meta.directory);
+        let disk = Arc::new(Disk {
+            group: if self.plan.individual {
+                format!("run-{}/{name}", self.run)
+            } else {
+                format!("run-{}", self.run)
+            },
+            name,
+            run: self.run,
+            options,
+            source,
+            changes: plan.changes,
+            bases,
+            partial,
+            catalogue: self.catalogue.clone(),
+            directory: directory
+                .clone()
+                .unwrap_or_else(|_| crate::catalogue::DirectoryId::random()),
+            through: self.plan.through.clone(),
+            hurry: self.hurry.clone(),
+            meter: Meter::default(),
+            state: Mutex::new(state),
+        });
+        let prepared = directory.map_err(DiskError::from).and_then(|_| {
+            answer(&disk, plan.base, plan.partial_left.as_deref())?;
+            views.map_or(Ok(()), |views| served::prepare(&disk, views, anchor))
+        });
+        match prepared {
+            Ok(()) => Ok(disk),
+            Err(error) => Err((disk, error)),
+        }
+    }
+
+    /// Adds the members, raises the fence, and lets go.
+    fn launch(
+        mut self,
+        disks: Vec<Arc<Disk>>,
+        mut places: Vec<Place>,
+    ) -> Result<Running, StartError> {
+        let mut txns: Vec<Txn> = Vec::new();
+        let mut members: Vec<(Arc<Disk>, JobHandle)> = Vec::new();
+        for disk in disks {
+            if txns.is_empty() || self.plan.individual {
+                txns.push(self.engine.group(disk.group.as_str()));
+            }
+            let spec = JobSpec::new(disk.name.as_str())
+                .kind(PointRecord::KIND)
+                .speed(disk.options.speed)
+                .tasks(u32::try_from(disk.options.workers).unwrap_or(u32::MAX));
+            let txn = txns.last_mut().expect("pushed just now");
+            match txn.add(spec, BackupDriver::new(disk.clone())) {
+                Ok(job) => members.push((disk, job)),
+                Err(error) => {
+                    disk.clean();
+                    return Err(roll_back(txns, StartError::Engine(error.to_string())));
+                }
+            }
+        }
+        if let Err(error) = self.fence(&members) {
+            return Err(roll_back(txns, error));
+        }
+        let groups: Vec<TxnHandle> = txns.into_iter().map(Txn::launch).collect();
+        for (disk, job) in members {
+            if let Some(place) = places.iter_mut().find(|place| place.name() == &disk.name) {
+                *place = Place::In(Box::new(Member { disk, job }));
+            }
+        }
+        Ok(Running::new(
+            self.run,
+            self.engine,
+            self.journal,
+            groups,
+            places,
+            self.hurry,
+        ))
+    }
+
+    /// One instant for all served disks.
+    fn fence(&mut self, members: &[(Arc<Disk>, JobHandle)]) -> Result<(), StartError> {
+        let served = members
+            .iter()
+            .filter_map(|(disk, _)| disk.source.tracked().map(|tracked| (disk, tracked)));
+        let served: Vec<_> = served.collect();
+        let Some(bound) = served
+            .iter()
+            .map(|(disk, _)| disk.options.writer_wait)
+            .min()
+        else {
+            return Ok(());
+        };
+        let mut fence = Fence::new(format!("run {}", self.run), bound);
+        for (_, tracked) in &served {
+            fence = fence.gate(tracked.gated());
+        }
+        let look = self.plan.inside_fence.take();
+        fence.raise(|closed| {
+            for ((disk, _), gate) in served.iter().zip(closed) {
+                served::start(disk, gate);
+            }
+            if let Some(look) = look {
+                look();
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Carries out what was said about a partial: an answer is durable before anything is done with it.
+fn answer(disk: &Disk, base: Base, left: Option<&str>) -> Result<(), DiskError> {
+    let Some(partial) = &disk.partial else {
+        return Ok(());
+    };
+    if base == Base::Partial {
+        if partial.decision == Decision::Undecided && disk.options.undecided == OnUndecided::Keep {
+            disk.catalogue.answer(&disk.name, Answer::Keep)?;
+        }
+        return Ok(());
+    }
+    disk.note(format!(
+        "the partial of run {} is dropped: {}",
+        partial.run,
+        left.unwrap_or("it is not wanted")
+    ));
+    disk.drop_partial()
+}
+
+/// Groups that were decided and not finished when an earlier process ended: their points are in the catalogue
+/// already, what they did not commit is garbage, and what was in memory went with that process.
+fn forget_owed(catalogue: &Catalogue) {
+    let journal: &dyn Journal = catalogue;
+    let owed = match journal.owed() {
+        Ok(owed) => owed,
+        Err(error) => return tracing::warn!(%error, "verdicts of earlier runs could not be read"),
+    };
+    for owed in owed {
+        if let Err(error) = journal.done(&owed.group) {
+            tracing::warn!(%error, group = %owed.group, "a verdict could not be marked as done");
+        }
+    }
+}
+
+/// Undoes transactions that were not launched, and waits until that is done.
+fn roll_back(txns: Vec<Txn>, error: StartError) -> StartError {
+    let handles: Vec<TxnHandle> = txns.iter().map(Txn::handle).collect();
+    drop(txns);
+    for handle in handles {
+        let _ = handle.wait_until(std::time::Instant::now() + ROLLBACK_WAIT);
+    }
+    error
+}
+
+/// Nothing ran, so hooks only close files.
+const ROLLBACK_WAIT: Duration = Duration::from_secs(10);
+
+/// A report on a disk that did not take part.
+pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> DiskReport {
+    let left = match &outcome {
+        DiskOutcome::Refused(unanswered) => Some(unanswered.partial.clone()),
+        DiskOutcome::Committed(_)
+        | DiskOutcome::Failed(_)
+        | DiskOutcome::Aborted(_)
+        | DiskOutcome::NotStarted(_)
+        | DiskOutcome::InDoubt(_) => None,
+    };
+    DiskReport {
+        name: name.clone(),
+        source: source.to_owned(),
+        size: 0,
+        copied_bytes: 0,
+        outcome,
+        left,
+        stepped_down: None,
+        notes: Vec::new(),
+        skipped: Vec::new(),
+        rows: None,
+    }
+}
+
+/// Whether a run is to stop as soon as it can.
+pub(crate) fn hurry(flag: &AtomicBool, groups: &[TxnHandle]) {
+    flag.store(true, Ordering::Release);
+    for group in groups {
+        // Refused only once the verdict is fixed; then there is nothing to hurry.
+        let _ = group.cancel(Disposition::Keep);
+    }
+}

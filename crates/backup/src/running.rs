@@ -1,0 +1,243 @@
+//! A run under way: how far it is, how to stop it, and how it ended.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use cohort_job::{Disposition, Engine, JobHandle, Outcome, TxnHandle};
+
+use crate::catalogue::{DiskName, RunId};
+use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::lent::Lent;
+use crate::report::{DiskOutcome, DiskProgress, DiskReport, RunReport};
+use crate::run::hurry;
+
+/// A run under way. Dropping it does not stop it.
+#[must_use = "a run that nobody waits for ends when the process does"]
+pub struct Running {
+    run: Option<RunId>,
+    engine: Option<Engine>,
+    groups: Vec<TxnHandle>,
+    places: Vec<Place>,
+    disks: Vec<RunningDisk>,
+    hurry: Arc<AtomicBool>,
+    journal: Option<Arc<Lent>>,
+}
+
+/// One disk of a run under way. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RunningDisk {
+    name: DiskName,
+    disk: Arc<Disk>,
+    job: JobHandle,
+}
+
+/// A disk's place in the report.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// It takes part, and has no job yet.
+    Pending(DiskName),
+    In(Box<Member>),
+    /// It does not take part.
+    Out(Box<DiskReport>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) job: JobHandle,
+}
+
+impl Place {
+    pub(crate) fn name(&self) -> &DiskName {
+        match self {
+            Place::Pending(name) => name,
+            Place::In(member) => &member.disk.name,
+            Place::Out(report) => &report.name,
+        }
+    }
+}
+
+impl Running {
+    pub(crate) fn new(
+        run: RunId,
+        engine: Engine,
+        journal: Arc<Lent>,
+        groups: Vec<TxnHandle>,
+        places: Vec<Place>,
+        hurry: Arc<AtomicBool>,
+    ) -> Self {
+        let disks = places.iter().filter_map(|place| match place {
+            Place::In(member) => Some(RunningDisk {
+                name: member.disk.name.clone(),
+                disk: member.disk.clone(),
+                job: member.job.clone(),
+            }),
+            Place::Pending(_) | Place::Out(_) => None,
+        });
+        let (disks, journal) = (disks.collect(), Some(journal));
+        Running {
+            run: Some(run),
+            engine: Some(engine),
+            groups,
+            places,
+            disks,
+            hurry,
+            journal,
+        }
+    }
+
+    /// A run in which no disk takes part.
+    pub(crate) fn nothing(places: Vec<Place>) -> Self {
+        Running {
+            run: None,
+            engine: None,
+            groups: Vec::new(),
+            places,
+            disks: Vec::new(),
+            hurry: Arc::default(),
+            journal: None,
+        }
+    }
+
+    /// The run's number in its directory; none if no disk takes part.
+    pub fn run(&self) -> Option<RunId> {
+        self.run
+    }
+
+    /// The disks that take part.
+    pub fn disks(&self) -> &[RunningDisk] {
+        &self.disks
+    }
+
+    /// Stops all of it. With `Keep` each disk settles by its policy, with `Discard` no trace is left. What is
+    /// decided already stays decided.
+    pub fn cancel(&self, disposition: Disposition) {
+        for group in &self.groups {
+            // Refused only once the verdict is fixed.
+            let _ = group.cancel(disposition);
+        }
+    }
+
+    /// Stops all of it with `Keep`, and does not wait for targets to be flushed: only what is durable already
+    /// counts.
+    pub fn hurry(&self) {
+        hurry(&self.hurry, &self.groups);
+    }
+
+    /// Whether it is over, or nobody will know before the next start whether it is.
+    pub fn is_finished(&self) -> bool {
+        self.groups
+            .iter()
+            .all(|group| group.in_doubt() || group.wait_until(Instant::now()).is_some())
+    }
+
+    /// Waits until it is over, and gives the backup directory free.
+    pub fn wait(self) -> RunReport {
+        for group in &self.groups {
+            while group.wait_until(Instant::now() + DOUBT_CHECK).is_none() {
+                if group.in_doubt() {
+                    break;
+                }
+            }
+        }
+        let Running {
+            run,
+            engine,
+            groups,
+            places,
+            disks,
+            journal,
+            ..
+        } = self;
+        let disks_report = places
+            .into_iter()
+            .map(|place| finished(place, &groups))
+            .collect();
+        drop((disks, groups));
+        drop(engine);
+        if let Some(journal) = journal {
+            journal.take_back();
+        }
+        RunReport {
+            run,
+            disks: disks_report,
+        }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("run", &self.run)
+            .field("disks", &self.disks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RunningDisk {
+    /// The disk.
+    pub fn name(&self) -> &DiskName {
+        &self.name
+    }
+
+    /// Where its data is.
+    pub fn source(&self) -> &str {
+        &self.disk.source.label
+    }
+
+    /// What it is doing and how far it is.
+    pub fn progress(&self) -> DiskProgress {
+        self.disk.meter.read()
+    }
+
+    /// Its job: pause, resume, speed, cancel.
+    pub fn job(&self) -> &JobHandle {
+        &self.job
+    }
+}
+
+/// How often a wait looks whether its group is in doubt, which never ends.
+const DOUBT_CHECK: Duration = Duration::from_millis(200);
+
+fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
+    let member = match place {
+        Place::Out(report) => return *report,
+        Place::Pending(name) => {
+            let error = DiskError::Job("the disk was never started".into());
+            return crate::run::report(&name, "", DiskOutcome::NotStarted(error));
+        }
+        Place::In(member) => member,
+    };
+    let Member { disk, job } = *member;
+    let doubt = groups
+        .iter()
+        .any(|group| group.in_doubt() && *group.name().as_str() == *disk.group);
+    let mut state = disk.state();
+    let outcome = match job.outcome() {
+        _ if doubt => DiskOutcome::InDoubt(job.why()),
+        None => DiskOutcome::InDoubt(job.why()),
+        Some(Outcome::Committed { .. }) => match state.point.take() {
+            Some(point) => DiskOutcome::Committed(point),
+            None => DiskOutcome::InDoubt("committed without a point".to_owned()),
+        },
+        Some(Outcome::Failed { error, .. }) => {
+            DiskOutcome::Failed(state.error.take().unwrap_or(DiskError::Job(error)))
+        }
+        Some(Outcome::Cancelled { cause, .. }) => DiskOutcome::Aborted(cause),
+    };
+    DiskReport {
+        name: disk.name.clone(),
+        source: disk.source.label.clone(),
+        size: disk.source.device.size(),
+        copied_bytes: state.copied_bytes,
+        outcome,
+        left: state.left.take(),
+        stepped_down: state.stepped_down.take(),
+        notes: std::mem::take(&mut state.notes),
+        skipped: std::mem::take(&mut state.skipped),
+        rows: state.rows.take(),
+    }
+}

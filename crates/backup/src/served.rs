@@ -1,0 +1,267 @@
+//! Served disks: everything durable before the fence, everything in memory inside it.
+
+use std::sync::Arc;
+
+use cohort_bitmap::{DirtyBitmap, View};
+use cohort_block::{BeforeWrite, ClosedGate, Ledger, OnMiss, Patience, Savers, Sink};
+
+use crate::catalogue::RunId;
+use crate::disk::{Disk, FencedDisk, Ready, Started, now_unix_ms};
+use crate::error::DiskError;
+use crate::plan::{Base, Changes, Rung, StepDown};
+use crate::scan::{ScanError, allocated};
+use crate::settle::Settled;
+use crate::tracked::{AdoptError, Borrowed, Tracked, Views};
+
+/// Threads that save old data for one disk. Writers wait for them, so more than one; the target is one file.
+const SAVERS: usize = 4;
+
+/// Finds the disk's views, makes its target, and leaves all of it in the disk for the fence.
+pub(crate) fn prepare(
+    disk: &Disk,
+    mut views: Borrowed,
+    anchor: Option<RunId>,
+) -> Result<(), DiskError> {
+    let tracked = Arc::clone(views.tracked());
+    let stale = views
+        .views()
+        .map(|views| views.settled.point().recorder().clone());
+    let base = find_views(disk, &tracked, &mut views, anchor)?;
+    let used = views
+        .views()
+        .map(|views| views.settled.point().recorder().clone());
+    let stale = stale.filter(|stale| !used.is_some_and(|used| used.same(stale)));
+    let candidate = &disk.bases[base];
+    let target = disk.make_target(candidate)?;
+    let sink: Arc<dyn Sink> = target.clone();
+    let savers =
+        Savers::start(sink, SAVERS).map_err(DiskError::system("threads to save old data"))?;
+    let besides = match disk.changes {
+        Changes::Everything => Some(tracked.all_dirty()),
+        _ if candidate.base == Base::Nothing => Some(tracked.all_dirty()),
+        Changes::Allocated => Some(top_layer(disk, candidate.cluster)?),
+        Changes::View | Changes::Compare => None,
+    };
+    disk.state().ready = Some(Ready {
+        views,
+        stale,
+        parent: candidate.parent,
+        continues: candidate.base == Base::Partial,
+        cluster: candidate.cluster,
+        savers,
+        target,
+        besides,
+    });
+    Ok(())
+}
+
+/// Inside the fence: splits the views and puts recorder and filter in. Touches memory only.
+pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
+    let Some(ready) = disk.state().ready.take() else {
+        return;
+    };
+    let Ready {
+        views,
+        stale,
+        parent,
+        continues,
+        cluster,
+        savers,
+        target,
+        besides,
+    } = ready;
+    let tracked = Arc::clone(views.tracked());
+    let views = views
+        .take()
+        .unwrap_or_else(|| nothing_known(disk, &tracked, None));
+    let Views {
+        anchor,
+        partial,
+        settled,
+        ..
+    } = views;
+    let (point, second) = match settled {
+        Settled::Point(point) => (point, None),
+        Settled::Both { point, partial } => (point, Some(partial)),
+        Settled::Undecided(undecided) => {
+            let (point, partial) = undecided.keep();
+            (point, Some(partial))
+        }
+    };
+    let old = point.recorder().clone();
+    let split = match second {
+        Some(second) if continues => point.split_continuing(second),
+        Some(_) | None => point.split(),
+    };
+    closed.install_recorder(split.successor().clone());
+    closed.remove_recorder(&old);
+    if let Some(stale) = stale {
+        closed.remove_recorder(&stale);
+    }
+    let mut manifest = split.to_copy().clone();
+    if let Some(besides) = besides {
+        manifest
+            .merge(&besides.fitted_to(&manifest))
+            .expect("fitted to the same disk");
+    }
+    let clusters = manifest
+        .at_granularity(cluster)
+        .expect("the size was checked before");
+    let ledger = Arc::new(Ledger::new(clusters));
+    let patience = Patience {
+        bound: disk.options.writer_wait,
+        on_miss: OnMiss::BreakBackup,
+    };
+    let source = disk.source.device.clone();
+    let filter = Arc::new(BeforeWrite::new(ledger.clone(), source, savers, patience));
+    closed.install_filter(filter.clone());
+    let partial = if continues { partial } else { None };
+    disk.state().started = Some(Started {
+        ledger,
+        target,
+        parent,
+        created_unix_ms: now_unix_ms(),
+        fenced: Some(FencedDisk {
+            split,
+            filter,
+            manifest,
+            anchor,
+            partial,
+        }),
+    });
+}
+
+/// Makes sure that the borrowed views speak of what the target will lie on; gives that base's index.
+fn find_views(
+    disk: &Disk,
+    tracked: &Arc<Tracked>,
+    views: &mut Borrowed,
+    anchor: Option<RunId>,
+) -> Result<usize, DiskError> {
+    for (index, candidate) in disk.bases.iter().enumerate() {
+        let continued = candidate.target.as_ref().map(|target| target.name());
+        let known = views.views().is_some_and(|views| {
+            views.directory == disk.directory
+                && views.anchor == anchor
+                && (continued.is_none() || views.partial.as_ref() == continued)
+        });
+        if known {
+            return Ok(index);
+        }
+        if candidate.base == Base::Nothing {
+            views.set(Some(nothing_known(disk, tracked, anchor)));
+            return Ok(index);
+        }
+        match adopt(disk, tracked, views, index, anchor) {
+            Ok(()) => return Ok(index),
+            Err(AdoptError::Scan(ScanError::Reference(error))) => {
+                fall_back(disk, index, &error.to_string())?
+            }
+            Err(AdoptError::Scan(error @ ScanError::TooLarge(_))) => {
+                return Err(DiskError::system(error.to_string())(
+                    std::io::ErrorKind::Unsupported.into(),
+                ));
+            }
+            Err(AdoptError::Gate(error)) => {
+                return Err(DiskError::system(error.to_string())(
+                    std::io::ErrorKind::TimedOut.into(),
+                ));
+            }
+        }
+    }
+    Ok(disk.bases.len() - 1)
+}
+
+/// Finds what changed since a base by comparing, while writes go on.
+fn adopt(
+    disk: &Disk,
+    tracked: &Arc<Tracked>,
+    views: &mut Borrowed,
+    index: usize,
+    anchor: Option<RunId>,
+) -> Result<(), AdoptError> {
+    let old = views
+        .views()
+        .map(|views| views.settled.point().recorder().clone());
+    let point = disk
+        .bases
+        .iter()
+        .find(|base| base.base == Base::Point)
+        .and_then(|base| base.reference.clone());
+    let partial = &disk.bases[index];
+    let partial = (partial.base == Base::Partial).then_some(partial);
+    let references = partial
+        .and_then(|partial| partial.reference.clone())
+        .into_iter()
+        .chain(point.clone());
+    let references: Vec<_> = references.collect();
+    let references: Vec<_> = references.iter().map(|reference| &**reference).collect();
+    disk.meter
+        .begin(crate::DiskPhase::Scanning, disk.source.device.size());
+    let mut found = tracked
+        .adopt(old.as_ref(), &references, disk.options.writer_wait)?
+        .into_iter();
+    let second = partial.and(found.next());
+    let first = if point.is_some() { found.next() } else { None };
+    let first = first.unwrap_or_else(|| match &second {
+        Some(second) => View::with_recorder(tracked.all_dirty(), second.recorder().clone()),
+        None => tracked.everything(),
+    });
+    let settled = match second {
+        Some(partial) => Settled::Both {
+            point: first,
+            partial,
+        },
+        None => Settled::Point(first),
+    };
+    let partial = partial
+        .and_then(|partial| partial.target.as_ref())
+        .map(|target| target.name().clone());
+    views.set(Some(Views {
+        directory: disk.directory,
+        anchor,
+        partial,
+        settled,
+    }));
+    Ok(())
+}
+
+/// A base that cannot be read is none.
+fn fall_back(disk: &Disk, index: usize, reason: &str) -> Result<(), DiskError> {
+    if disk.bases[index].base == Base::Partial {
+        disk.note(format!("the partial is not continued: {reason}"));
+        return disk.drop_partial();
+    }
+    let step = StepDown {
+        to: Rung::Everything,
+        reason: reason.to_owned(),
+    };
+    if disk.options.strict {
+        return Err(DiskError::TooStrict {
+            source_name: disk.source.label.clone(),
+            step,
+        });
+    }
+    disk.state().stepped_down = Some(step);
+    Ok(())
+}
+
+fn nothing_known(disk: &Disk, tracked: &Arc<Tracked>, anchor: Option<RunId>) -> Views {
+    let settled = Settled::Point(tracked.everything());
+    Views {
+        directory: disk.directory,
+        anchor,
+        partial: None,
+        settled,
+    }
+}
+
+/// What the top layer allocates; what it allocates from now on is written, so dirty.
+fn top_layer(disk: &Disk, cluster: cohort_bitmap::Granularity) -> Result<DirtyBitmap, DiskError> {
+    let source = &*disk.source.device;
+    allocated(source, cluster).map_err(|_| DiskError::TooLarge {
+        source_name: disk.source.label.clone(),
+        size: source.size(),
+        cluster: disk.options.cluster,
+    })
+}

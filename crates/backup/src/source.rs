@@ -1,0 +1,244 @@
+//! What is backed up: files and devices as the caller names them, and as a run holds them open.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cohort_block::{Device, FileId, Format, Image, OpenOptions, Stamp};
+
+use crate::catalogue::{DiskName, Instant};
+use crate::error::{DiskError, StartError};
+use crate::name::name_from;
+use crate::options::Options;
+use crate::tracked::Tracked;
+
+/// One disk of a run: where its data is, what it is called, how it is to be backed up.
+#[derive(Clone)]
+pub struct DiskSpec {
+    origin: Origin,
+    name: Option<String>,
+    options: Option<Options>,
+    format: Option<Format>,
+    through: Option<Through>,
+}
+
+#[derive(Clone)]
+enum Origin {
+    File(PathBuf),
+    Device(Arc<dyn Device>),
+    Served(Arc<Tracked>),
+}
+
+type Through = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync>;
+
+impl DiskSpec {
+    /// An image file or a block device that nobody serves. It is opened to read, under QEMU's locks, and
+    /// found to have changed or not when it was read. Its name is made from the file's.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::new(Origin::File(path.into()))
+    }
+
+    /// A device of the caller's that nobody fences and that has no stamp: its points show no proven instant.
+    /// Its name is made from the device's.
+    pub fn device(device: Arc<dyn Device>) -> Self {
+        Self::new(Origin::Device(device))
+    }
+
+    /// A disk that this process serves: fenced, so that all such disks of a run show one instant.
+    pub fn served(disk: Arc<Tracked>) -> Self {
+        Self::new(Origin::Served(disk))
+    }
+
+    fn new(origin: Origin) -> Self {
+        DiskSpec {
+            origin,
+            name: None,
+            options: None,
+            format: None,
+            through: None,
+        }
+    }
+
+    /// Calls the disk so in the backup directory. A served disk has its name already; this changes it here only.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Backs up this disk with these options instead of the run's.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = Some(options);
+        self
+    }
+
+    /// Takes the file for this format instead of looking at its first bytes: to be used for raw disks whose
+    /// content is not trusted.
+    #[must_use]
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// Reads the disk through what `wrap` makes of it: the place for a throttle, or for faults in tests.
+    #[must_use]
+    pub fn through(
+        mut self,
+        wrap: impl Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync + 'static,
+    ) -> Self {
+        self.through = Some(Arc::new(wrap));
+        self
+    }
+
+    /// What messages call the source.
+    pub(crate) fn label(&self) -> String {
+        match &self.origin {
+            Origin::File(path) => path.display().to_string(),
+            Origin::Device(device) => device.name().to_owned(),
+            Origin::Served(disk) => disk.name().to_string(),
+        }
+    }
+
+    pub(crate) fn own_options(&self) -> Option<&Options> {
+        self.options.as_ref()
+    }
+
+    /// The name that was given, or one made from where the data is.
+    pub(crate) fn disk_name(&self) -> Result<DiskName, StartError> {
+        let name = match (&self.name, &self.origin) {
+            (Some(name), _) => name.clone(),
+            (None, Origin::File(path)) => name_from(path).unwrap_or_default(),
+            (None, Origin::Device(device)) => {
+                name_from(Path::new(device.name())).unwrap_or_default()
+            }
+            (None, Origin::Served(disk)) => return Ok(disk.name().clone()),
+        };
+        DiskName::new(name).map_err(|error| StartError::BadName {
+            source_name: self.label(),
+            error,
+        })
+    }
+
+    /// Opens it, and looks at its stamps before anything is read.
+    pub(crate) fn open(&self) -> Result<Source, DiskError> {
+        let wrap = |device: Arc<dyn Device>| {
+            self.through
+                .as_ref()
+                .map_or(device.clone(), |wrap| wrap(device))
+        };
+        let (device, held) = match &self.origin {
+            Origin::File(path) => {
+                let mut options = OpenOptions::read_only();
+                if let Some(format) = self.format {
+                    options = options.format(format);
+                }
+                let image = Image::open(path, options)?;
+                let before = image.stamps().map_err(DiskError::system(self.label()))?;
+                (
+                    image.device().clone(),
+                    Held::Image {
+                        image: Arc::new(image),
+                        before,
+                    },
+                )
+            }
+            Origin::Device(device) => (device.clone(), Held::Device),
+            Origin::Served(disk) => (disk.gated().device().clone(), Held::Served(disk.clone())),
+        };
+        Ok(Source {
+            label: self.label(),
+            device: wrap(device),
+            held,
+        })
+    }
+}
+
+impl fmt::Debug for DiskSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskSpec")
+            .field("source", &self.label())
+            .field("name", &self.name)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An open source.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) label: String,
+    /// What the copier reads: behind the gate, if there is one.
+    pub(crate) device: Arc<dyn Device>,
+    held: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    Image {
+        image: Arc<Image>,
+        before: Vec<Option<Stamp>>,
+    },
+    Device,
+    Served(Arc<Tracked>),
+}
+
+impl Source {
+    /// The served disk behind it, if it is one.
+    pub(crate) fn tracked(&self) -> Option<&Arc<Tracked>> {
+        match &self.held {
+            Held::Served(disk) => Some(disk),
+            Held::Image { .. } | Held::Device => None,
+        }
+    }
+
+    /// Whether two sources are one disk, by whatever names.
+    pub(crate) fn is_same(&self, other: &Source) -> bool {
+        match (self.file(), other.file()) {
+            (Some(a), Some(b)) => a == b,
+            _ => Arc::ptr_eq(&self.device, &other.device),
+        }
+    }
+
+    /// Whether it is one of the files in that directory, by whatever name.
+    pub(crate) fn is_in(&self, directory: &Path) -> bool {
+        let Some(own) = self.file() else { return false };
+        let Ok(entries) = directory.read_dir() else {
+            return false;
+        };
+        entries
+            .flatten()
+            .any(|entry| FileId::of_path(entry.path()).is_ok_and(|id| id == own))
+    }
+
+    /// The file of its chain that was changed since it was opened, if one was.
+    pub(crate) fn changed(&self) -> Result<Option<PathBuf>, DiskError> {
+        let Held::Image { image, before } = &self.held else {
+            return Ok(None);
+        };
+        let now = image
+            .stamps()
+            .map_err(DiskError::system(self.label.clone()))?;
+        let files = image.files().iter().zip(before.iter().zip(&now));
+        Ok(files
+            .filter(|(_, (before, now))| before != now)
+            .map(|(file, _)| file.path().to_owned())
+            .next())
+    }
+
+    /// What is known of the instant that it shows, if nothing was found to have changed.
+    pub(crate) fn instant(&self) -> Instant {
+        match &self.held {
+            Held::Served(_) => Instant::Proven,
+            Held::Image { before, .. } if before.iter().all(Option::is_some) => Instant::Proven,
+            Held::Image { .. } | Held::Device => Instant::NoInstantProven,
+        }
+    }
+
+    fn file(&self) -> Option<FileId> {
+        match &self.held {
+            Held::Image { image, .. } => image.files().first().map(|file| file.id()),
+            Held::Device | Held::Served(_) => None,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Looks at a disk and at what its directory holds of it, and decides how it is backed up.
+
+use std::sync::Arc;
+
+use cohort_bitmap::Granularity;
+use cohort_block::{Device, Format, Image, OpenOptions};
+
+use crate::catalogue::{
+    Anchor, Catalogue, Contents, Decision, DiskName, ImageName, Partial, RunId,
+};
+use crate::disk::Candidate;
+use crate::error::DiskError;
+use crate::options::Options;
+use crate::plan::{Base, CopyPlan, PartialFound, Plan, Situation, Tracking};
+use crate::source::Source;
+use crate::target::{Target, TargetError, Through};
+use crate::tracked::Borrowed;
+
+/// What a look at a disk gave.
+pub(crate) enum Surveyed {
+    /// Its partial waits for an answer.
+    Refused(Partial),
+    /// It can be backed up.
+    Ready(Box<Survey>),
+}
+
+/// Everything that is decided before the run has a number.
+pub(crate) struct Survey {
+    pub(crate) name: DiskName,
+    pub(crate) options: Options,
+    pub(crate) source: Source,
+    pub(crate) plan: CopyPlan,
+    pub(crate) bases: Vec<Candidate>,
+    pub(crate) partial: Option<Partial>,
+    /// The point that clean bits speak of.
+    pub(crate) anchor: Option<RunId>,
+    /// Of a served disk.
+    pub(crate) views: Option<Borrowed>,
+}
+
+/// Looks at one disk. Nothing is changed.
+pub(crate) fn survey(
+    name: DiskName,
+    options: Options,
+    source: Source,
+    catalogue: &Catalogue,
+    contents: &Contents,
+    through: Option<&Through>,
+) -> Result<Surveyed, DiskError> {
+    check_size(&source, &options)?;
+    let views = match source.tracked() {
+        Some(tracked) => Some(
+            tracked
+                .borrow()
+                .ok_or_else(|| DiskError::Busy(source.label.clone()))?,
+        ),
+        None => None,
+    };
+    let anchor = anchor(contents, &name);
+    let cluster = Granularity::new(u64::from(options.cluster)).unwrap_or_default();
+    let point = anchor.and_then(|run| contents.point(&name, run).map(|point| (run, point)));
+    let point = point.map(|(run, point)| {
+        let reference = open_chain(catalogue, &point.file)?;
+        Ok(Candidate {
+            base: Base::Point,
+            reference: Some(reference),
+            parent: Some(run),
+            backing: Some(point.file.clone()),
+            target: None,
+            cluster,
+        })
+    });
+    let partial = contents.partials.get(&name).cloned();
+    let continued = partial
+        .as_ref()
+        .map(|partial| open_partial(catalogue, partial, &source, through));
+    let found = partial
+        .as_ref()
+        .zip(continued.as_ref())
+        .map(|(partial, continued)| PartialFound {
+            undecided: partial.decision == Decision::Undecided,
+            anchored: partial.parent.is_some(),
+            usable: continued.as_ref().map(drop).map_err(String::clone),
+        });
+    let tracking = match &views {
+        Some(borrowed) if knows(borrowed, contents, anchor) => Tracking::View,
+        Some(_) | None => Tracking::Scan,
+    };
+    let healthy = point
+        .as_ref()
+        .map(|point| point.as_ref().map(drop).map_err(String::clone));
+    let plan = match (Situation {
+        options: &options,
+        point: healthy,
+        partial: found,
+        tracking,
+    })
+    .plan()
+    {
+        Plan::Copy(plan) => plan,
+        Plan::Refuse => {
+            return Ok(partial.map_or_else(|| unreachable_refusal(&name), Surveyed::Refused));
+        }
+        Plan::TooStrict(step) => {
+            return Err(DiskError::TooStrict {
+                source_name: source.label,
+                step,
+            });
+        }
+    };
+    let mut bases = Vec::new();
+    if plan.base == Base::Partial {
+        bases.extend(continued.and_then(Result::ok));
+    }
+    if plan.base != Base::Nothing && options.mode != crate::SyncMode::Full {
+        bases.extend(point.and_then(Result::ok));
+    }
+    let (reference, parent, backing, target) = (None, None, None, None);
+    bases.push(Candidate {
+        base: Base::Nothing,
+        reference,
+        parent,
+        backing,
+        target,
+        cluster,
+    });
+    Ok(Surveyed::Ready(Box::new(Survey {
+        name,
+        options,
+        source,
+        plan,
+        bases,
+        partial,
+        anchor,
+        views,
+    })))
+}
+
+/// The point that a disk's view speaks of: not always the newest one, because policy never leaves it behind.
+fn anchor(contents: &Contents, disk: &DiskName) -> Option<RunId> {
+    let view = contents
+        .views
+        .get(disk)
+        .and_then(|views| views.point.as_ref());
+    match view.map(|view| &view.anchor) {
+        Some(Anchor::Point(run)) => Some(*run),
+        Some(Anchor::Partial(_)) | None => contents.latest(disk).map(|(run, _)| run),
+    }
+}
+
+/// Whether borrowed views speak of what the catalogue says they should.
+fn knows(borrowed: &Borrowed, contents: &Contents, anchor: Option<RunId>) -> bool {
+    borrowed
+        .views()
+        .is_some_and(|views| views.directory == contents.meta.directory && views.anchor == anchor)
+}
+
+fn open_chain(catalogue: &Catalogue, image: &ImageName) -> Result<Arc<dyn Device>, String> {
+    // The catalogue's lock guards the directory; a builder may have the file open in this process.
+    let options = OpenOptions::read_only()
+        .format(Format::Qcow2)
+        .without_lock();
+    let image =
+        Image::open(catalogue.path_of(image), options).map_err(|error| error.to_string())?;
+    Ok(image.device().clone())
+}
+
+fn open_partial(
+    catalogue: &Catalogue,
+    partial: &Partial,
+    source: &Source,
+    through: Option<&Through>,
+) -> Result<Candidate, String> {
+    if partial.size != source.device.size() {
+        return Err(format!(
+            "the disk had {} bytes then, and has {} now",
+            partial.size,
+            source.device.size()
+        ));
+    }
+    let target = Target::continue_partial(catalogue.directory(), partial.file.clone(), through);
+    let target = target.map_err(|error| match error {
+        TargetError::File(path, error) => format!("{}: {error}", path.display()),
+        TargetError::Build(path, error) => format!("{}: {error}", path.display()),
+    })?;
+    let reference = open_chain(catalogue, &partial.file)?;
+    let cluster = Granularity::new(target.cluster_size()).map_err(|error| error.to_string())?;
+    Ok(Candidate {
+        base: Base::Partial,
+        reference: Some(reference),
+        parent: partial.parent,
+        backing: None,
+        target: Some(Arc::new(target)),
+        cluster,
+    })
+}
+
+/// A refusal comes only from a partial.
+fn unreachable_refusal(name: &DiskName) -> Surveyed {
+    unreachable!("disk {name} was refused for a partial that it does not have")
+}
+
+fn check_size(source: &Source, options: &Options) -> Result<(), DiskError> {
+    let size = source.device.size();
+    let cluster = Granularity::new(u64::from(options.cluster)).unwrap_or_default();
+    match cohort_bitmap::DirtyBitmap::new(size, cluster) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(DiskError::TooLarge {
+            source_name: source.label.clone(),
+            size,
+            cluster: options.cluster,
+        }),
+    }
+}

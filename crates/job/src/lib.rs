@@ -37,7 +37,9 @@ mod worker;
 pub use context::{Context, Waker};
 pub use directory::{JobId, TxnId};
 pub use driver::{Abort, Commit, Driver, ErasedDriver, Record, Step};
-pub use engine::{AddError, Engine, EngineBuilder, EngineSnapshot, JobSpec, JobState, Recovered, Txn};
+pub use engine::{
+    AddError, Engine, EngineBuilder, EngineSnapshot, JobSpec, JobState, Recovered, Txn,
+};
 pub use error::Error;
 pub use event::{Hooks, Spec, Time};
 pub use handle::{JobHandle, TxnHandle};

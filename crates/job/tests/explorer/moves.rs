@@ -185,17 +185,21 @@ fn requests(world: &World, model: &Model) -> Vec<Request> {
 /// is refused must be as told a second time in [`rules::should_accept`], and must change nothing.
 pub(crate) fn moves(world: &World, model: &Model) -> Result<Vec<Move>, (Move, String)> {
     let mut moves: Vec<Move> = events(world, model).into_iter().map(Move::Tell).collect();
+    let mut scratch = world.core.clone();
+    let mut out = Vec::new();
     for request in requests(world, model) {
         let should = rules::should_accept(world, &request);
-        let wrong = match world.would(&request) {
-            Ok(Ok(())) if should => {
+        let wrong = match scratch.apply(request.clone(), &mut out) {
+            Ok(()) if should => {
+                scratch.clone_from(&world.core);
+                out.clear();
                 moves.push(Move::Ask(request));
                 continue;
             }
-            Ok(Err(_)) if !should => continue,
-            Ok(Ok(())) => "accepted, and should be refused".to_owned(),
-            Ok(Err(refused)) => format!("refused ({refused}), and should be accepted"),
-            Err(wrong) => wrong,
+            Err(_) if !should && out.is_empty() && scratch == world.core => continue,
+            Ok(()) => "accepted, and should be refused".to_owned(),
+            Err(refused) if should => format!("refused ({refused}), and should be accepted"),
+            Err(_) => "refused, and changed something".to_owned(),
         };
         return Err((Move::Ask(request), wrong));
     }

@@ -463,6 +463,12 @@ fn of_member(world: &World, member: u32) -> Result<(), String> {
             "member {member} is held and at rest, but not parked"
         );
     }
+    if at_work && !stopping && !world.is_held(member) && !one.stepping && !world.continuing {
+        hold!(
+            !one.woken,
+            "member {member} sleeps on, and something happened that it must see"
+        );
+    }
     if matches!(one.status, Status::Paused | Status::Standby) && !stopping {
         hold!(
             world.is_held(member),
@@ -595,7 +601,7 @@ fn spurious_is_invisible(world: &World, before: &World, step: &Move) -> bool {
     match step {
         Move::Tell(Event::Woken(member)) => {
             let parked = matches!(before.one(*member).status, Status::Paused | Status::Standby);
-            !parked || world == before
+            !parked || world.core == before.core
         }
         Move::Tell(Event::Ran {
             report: Report::Left,

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use cohort_job::core::{Action, Core, Event, Order, Report, Request};
-use cohort_job::{Refused, Status, Verdict};
+use cohort_job::{Status, Verdict};
 
 use crate::model::Model;
 use crate::rules;
@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     /// Reported stuck; given up.
     pub(crate) stuck: bool,
     pub(crate) lost: bool,
+    /// Something happened in its step that the next one must see.
+    pub(crate) woken: bool,
     /// Ever stepped.
     pub(crate) stepped: bool,
     /// The engine's holds on it.
@@ -62,6 +64,7 @@ impl Seen {
             tasks: 0,
             stuck: false,
             lost: false,
+            woken: false,
             stepped: false,
             holds: 0,
             gate_held: false,
@@ -164,23 +167,16 @@ impl World {
                 self.core.handle(event.clone(), &mut out);
             }
         }
+        for member in 0..before.len() {
+            let news = before.core.asked(member) != self.core.asked(member);
+            self.one_mut(member).woken |= news;
+        }
         for action in &out {
             rules::before_action(self, model, action)?;
             self.carry_out(action);
         }
         rules::after_move(self, &before, model, step)?;
         Ok(out)
-    }
-
-    /// Whether the core accepts a request; a refusal must change nothing.
-    pub(crate) fn would(&self, request: &Request) -> Result<Result<(), Refused>, String> {
-        let mut core = self.core.clone();
-        let mut out = Vec::new();
-        let result = core.apply(request.clone(), &mut out);
-        if result.is_err() && (core != self.core || !out.is_empty()) {
-            return Err(format!("{request:?} was refused and changed something"));
-        }
-        Ok(result)
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -272,6 +268,7 @@ impl World {
                 one.tasks -= 1;
                 one.stuck = false;
                 one.failed |= matches!(event, Event::TaskPanicked(..));
+                one.woken = true;
             }
             Event::Stuck(member) => self.one_mut(*member).stuck = true,
             Event::Decided(result) => {
@@ -279,7 +276,8 @@ impl World {
                 self.written = Some(result.is_ok());
             }
             Event::Continue => self.continuing = false,
-            Event::Woken(_) | Event::Ready(_) => {}
+            Event::Woken(member) => self.one_mut(*member).woken = true,
+            Event::Ready(_) => {}
         }
     }
 
@@ -320,7 +318,7 @@ impl World {
             } => {
                 for member in members.clone() {
                     let one = self.one_mut(member);
-                    (one.stepping, one.stepped) = (true, true);
+                    (one.stepping, one.stepped, one.woken) = (true, true, false);
                 }
             }
             Action::Run { order, members } => self.hook = Some((*order, members.clone())),

@@ -212,7 +212,6 @@ pub enum Action {
 
 /// What subscribers learn.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Notice {
     /// These members entered this status.
     Status(Range<u32>, Status),

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use cohort_job::core::{Action, Event, Notice, Order, Report, Request};
+use cohort_job::core::{Action, Event, Notice, Order, Request};
 use cohort_job::{
     Asked, Cause, Disposition, Hooks, Outcome, Phase, Status, Verb, Verdict, WaitsFor,
 };
@@ -246,7 +246,12 @@ fn may_notify(world: &World, model: &Model, notice: &Notice) -> Result<(), Strin
         Notice::Ended(span, outcome) => span
             .clone()
             .try_for_each(|member| may_end(world, model, member, outcome)),
-        _ => Ok(()),
+        Notice::Failed(..)
+        | Notice::Stuck(_)
+        | Notice::GivenUp(_)
+        | Notice::Decided(_)
+        | Notice::InDoubt(_)
+        | Notice::Owed(..) => Ok(()),
     }
 }
 
@@ -598,18 +603,11 @@ fn names_what_it_waits_for(world: &World, member: u32) -> Result<(), String> {
 }
 
 fn spurious_is_invisible(world: &World, before: &World, step: &Move) -> bool {
-    match step {
-        Move::Tell(Event::Woken(member)) => {
-            let parked = matches!(before.one(*member).status, Status::Paused | Status::Standby);
-            !parked || world.core == before.core
-        }
-        Move::Tell(Event::Ran {
-            report: Report::Left,
-            order: Order::Step,
-            ..
-        }) => true,
-        _ => true,
-    }
+    let Move::Tell(Event::Woken(member)) = step else {
+        return true;
+    };
+    let parked = matches!(before.one(*member).status, Status::Paused | Status::Standby);
+    !parked || world.core == before.core
 }
 
 /// Whether a request should be accepted, told from what an onlooker saw: the second telling of every

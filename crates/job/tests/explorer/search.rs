@@ -187,7 +187,14 @@ fn short(action: &Action) -> String {
         Action::Notify(Notice::Status(span, status)) => format!("{span:?}:{status}"),
         Action::Notify(notice) => format!("{notice:?}"),
         Action::Run { order, members } => format!("{order:?} {members:?}"),
-        other => format!("{other:?}"),
+        Action::Hold(_)
+        | Action::Release(_)
+        | Action::Stop(_)
+        | Action::Ask(..)
+        | Action::WakeAt(..)
+        | Action::Decide(_)
+        | Action::Continue
+        | Action::Ended { .. } => format!("{action:?}"),
     }
 }
 

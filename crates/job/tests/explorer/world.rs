@@ -358,7 +358,12 @@ impl World {
                     self.one_mut(member).told = true;
                 }
             }
-            _ => {}
+            Notice::Failed(..)
+            | Notice::Stuck(_)
+            | Notice::GivenUp(_)
+            | Notice::Decided(_)
+            | Notice::InDoubt(_)
+            | Notice::Owed(..) => {}
         }
     }
 }

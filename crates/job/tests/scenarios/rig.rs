@@ -250,10 +250,10 @@ impl Rig {
     }
 
     fn note(&mut self, notice: Notice) {
-        match notice {
+        match &notice {
             Notice::Status(members, status) => {
                 self.log
-                    .extend(members.map(|member| format!("{member}:{status}")));
+                    .extend(members.clone().map(|member| format!("{member}:{status}")));
             }
             Notice::Failed(member, error) => self.log.push(format!("{member} failed: {error}")),
             Notice::Ended(members, outcome) => {
@@ -261,12 +261,15 @@ impl Rig {
                     Outcome::Committed { .. } => "COMPLETED".to_owned(),
                     Outcome::Failed { error, .. } => format!("COMPLETED({error})"),
                     Outcome::Cancelled { .. } => "CANCELLED".to_owned(),
-                    other => format!("{other:?}"),
                 };
                 self.log
-                    .extend(members.map(|member| format!("{member}:{word}")));
+                    .extend(members.clone().map(|member| format!("{member}:{word}")));
             }
-            other => self.log.push(format!("{other:?}")),
+            Notice::Stuck(_)
+            | Notice::GivenUp(_)
+            | Notice::Decided(_)
+            | Notice::InDoubt(_)
+            | Notice::Owed(..) => self.log.push(format!("{notice:?}")),
         }
     }
 }

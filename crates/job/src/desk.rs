@@ -259,3 +259,29 @@ const fn pack(members: Range<u32>) -> u64 {
 const fn unpack(word: u64) -> Range<u32> {
     word as u32..(word >> 32) as u32
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::explore;
+
+    #[test]
+    fn every_member_is_claimed_by_the_worker_or_taken_by_the_watch() {
+        explore("a worker that claims against a watch that takes", || {
+            let desk = Arc::new(Desk::default());
+            desk.claims.store(pack(0..2), Ordering::Release);
+            let watch = thread::spawn({
+                let desk = Arc::clone(&desk);
+                move || desk.take_rest()
+            });
+            let claimed: Vec<u32> = std::iter::from_fn(|| desk.claim()).collect();
+            let taken = watch.join().unwrap();
+            let all: Vec<u32> = claimed.iter().copied().chain(taken).collect();
+            assert_eq!(all, [0, 1]);
+            assert_eq!(desk.claimed() as usize, claimed.len());
+        });
+    }
+}

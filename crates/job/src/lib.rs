@@ -1,4 +1,52 @@
-//! Cohort's job room.
+//! Long jobs that finish together, or not at all.
+//!
+//! A [`Driver`] says what one job does, in bounded steps. Jobs are added to a transaction ([`Txn`]), which
+//! is launched; from then on users hold a [`JobHandle`] for each: pause and resume, a speed limit, progress,
+//! cancel. When every member has returned well, each is asked to prepare; then the verdict is written to
+//! the [`Journal`], once; then all commit, or all abort; then all clean up. The first failure stops the peers.
+//! A job by itself is a transaction of one.
+//!
+//! ```
+//! use cohort_job::{Context, Driver, Engine, JobSpec, Outcome, Step};
+//!
+//! /// Works off so many units, and fails if there is an odd one.
+//! struct Pairs(u64);
+//!
+//! impl Driver for Pairs {
+//!     fn step(&mut self, cx: &mut Context<'_>) -> Step {
+//!         match self.0 {
+//!             0 => return Step::done(),
+//!             1 => return Step::failed("one is left over"),
+//!             _ => self.0 -= 2,
+//!         }
+//!         cx.progress().advance(2);
+//!         Step::Again
+//!     }
+//! }
+//!
+//! let engine = Engine::new()?;
+//! let mut txn = engine.group("pairs");
+//! let even = txn.add(JobSpec::new("even"), Pairs(1_000))?;
+//! let odd = txn.add(JobSpec::new("odd"), Pairs(1_001))?;
+//! txn.launch().wait();
+//!
+//! assert!(matches!(odd.outcome(), Some(Outcome::Failed { .. })));
+//! assert_eq!(odd.why(), "failed: one is left over");
+//! assert_eq!(even.why(), "cancelled because 'odd' failed (one is left over)");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # How it is built
+//! What may happen is decided by a pure core, one per transaction ([`core`]): requests and events go in,
+//! actions come out. Around it is a thin shell: whoever brings an event takes the transaction's lock, applies
+//! it, and carries the actions out after letting go. Between transactions nothing is shared but a directory
+//! and a fair queue of what is ready to run, drained by the engine's threads. No lock is held while a
+//! driver's code runs, and its panics are contained.
+//!
+//! # What it does not know
+//! Disks, bytes, bitmaps: a unit of progress or speed is whatever the driver says, a [`Record`] is opaque.
+//! Nor does it know what is worth keeping of a job that did not commit: it tells the driver the [`Cause`] and
+//! the [`Disposition`], and the driver settles.
 
 mod calls;
 mod context;

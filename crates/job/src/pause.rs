@@ -126,26 +126,11 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod loom_tests {
-    use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
-
     use loom::sync::Arc;
     use loom::thread;
 
     use super::*;
-
-    /// Runs a model and prints how many interleavings were explored.
-    fn explore(name: &str, model: impl Fn() + Sync + Send + 'static) {
-        static RUNS: AtomicUsize = AtomicUsize::new(0);
-        let before = RUNS.load(StdOrdering::Relaxed);
-        loom::model(move || {
-            RUNS.fetch_add(1, StdOrdering::Relaxed);
-            model();
-        });
-        println!(
-            "{name}: {} interleavings",
-            RUNS.load(StdOrdering::Relaxed) - before
-        );
-    }
+    use crate::sync::explore;
 
     #[test]
     fn stop_is_sticky_whatever_hold_and_release_do() {

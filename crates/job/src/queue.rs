@@ -116,3 +116,92 @@ mod tests {
         assert_eq!(order, [Span(0, 2), Span(7, 8), Span(2, 4), Span(4, 5)]);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::{explore, explore_within};
+
+    /// So many pieces of one.
+    struct Span(usize);
+
+    impl Cut for Span {
+        fn cut(self) -> (Self, Option<Self>) {
+            (Self(1), (self.0 > 1).then(|| Self(self.0 - 1)))
+        }
+    }
+
+    /// Takes pieces until the queue closes, and closes it with the last of `all`.
+    fn drain(queue: &Queue<Span>, taken: &AtomicUsize, all: usize) {
+        while queue.take().is_some() {
+            if taken.fetch_add(1, Ordering::AcqRel) + 1 == all {
+                queue.close();
+            }
+        }
+    }
+
+    #[test]
+    fn every_piece_is_taken_once_and_no_worker_sleeps_through_one() {
+        explore_within(
+            Some(2),
+            "three threads, a span of two and a lone job",
+            || {
+                let queue = Arc::new(Queue::new());
+                let taken = Arc::new(AtomicUsize::new(0));
+                let worker = thread::spawn({
+                    let (queue, taken) = (Arc::clone(&queue), Arc::clone(&taken));
+                    move || drain(&queue, &taken, 3)
+                });
+                let putter = thread::spawn({
+                    let queue = Arc::clone(&queue);
+                    move || {
+                        queue.put(Span(2));
+                        queue.put(Span(1));
+                    }
+                });
+                // A lost wake-up would leave somebody asleep here, which loom reports as a deadlock.
+                drain(&queue, &taken, 3);
+                worker.join().unwrap();
+                putter.join().unwrap();
+                assert_eq!(taken.load(Ordering::Acquire), 3);
+            },
+        );
+    }
+
+    #[test]
+    fn two_workers_share_a_span() {
+        explore("two workers and a span of two", || {
+            let queue = Arc::new(Queue::new());
+            let taken = Arc::new(AtomicUsize::new(0));
+            let worker = thread::spawn({
+                let (queue, taken) = (Arc::clone(&queue), Arc::clone(&taken));
+                move || drain(&queue, &taken, 2)
+            });
+            queue.put(Span(2));
+            drain(&queue, &taken, 2);
+            worker.join().unwrap();
+            assert_eq!(taken.load(Ordering::Acquire), 2);
+        });
+    }
+
+    #[test]
+    fn closing_wakes_every_idle_worker() {
+        explore("close against two idle workers", || {
+            let queue = Arc::new(Queue::<Span>::new());
+            let workers: Vec<_> = (0..2)
+                .map(|_| {
+                    let queue = Arc::clone(&queue);
+                    thread::spawn(move || assert!(queue.take().is_none()))
+                })
+                .collect();
+            queue.close();
+            for worker in workers {
+                worker.join().unwrap();
+            }
+        });
+    }
+}

@@ -46,7 +46,7 @@ impl Condvar {
     }
 
     /// Waits for at most this long; whether it was that long the caller finds out from its own clock.
-    #[cfg(not(loom))]
+    /// Loom's never fires.
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -65,4 +65,37 @@ impl Condvar {
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }
+}
+
+/// Runs a model in every order and prints how many there are.
+#[cfg(all(test, loom))]
+pub(crate) fn explore(name: &str, model: impl Fn() + Sync + Send + 'static) {
+    explore_within(None, name, model);
+}
+
+/// Runs a model in every order with at most so many preemptions, and prints how many there are.
+#[cfg(all(test, loom))]
+pub(crate) fn explore_within(
+    bound: Option<usize>,
+    name: &str,
+    model: impl Fn() + Sync + Send + 'static,
+) {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&runs);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = bound;
+    builder.check(move || {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        model();
+    });
+    let within = bound.map_or_else(String::new, |bound| {
+        format!(", at most {bound} preemptions")
+    });
+    println!(
+        "{name}: {} interleavings{within}",
+        runs.load(std::sync::atomic::Ordering::Relaxed)
+    );
 }

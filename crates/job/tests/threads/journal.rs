@@ -1,0 +1,273 @@
+//! The verdict and the journal: written once, before any hook, and replayed at the next start.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use cohort_job::{
+    Cause, Engine, Entry, ErasedDriver, GroupName, JobSpec, Journal, JournalError, MemoryJournal,
+    News, Owed, Verdict,
+};
+
+use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, deadline, outcome};
+
+/// A journal that remembers, counts, and fails or notes on command.
+#[derive(Default)]
+struct Probe {
+    memory: MemoryJournal,
+    fails: AtomicBool,
+    decides: AtomicUsize,
+    seen: Mutex<Vec<String>>,
+    watched: Mutex<Vec<Puppet>>,
+}
+
+impl Journal for Probe {
+    fn decide(
+        &self,
+        group: &GroupName,
+        verdict: &Verdict,
+        records: &[Entry],
+    ) -> Result<(), JournalError> {
+        self.decides.fetch_add(1, Ordering::SeqCst);
+        let calls: Vec<_> = self
+            .watched
+            .lock()
+            .unwrap()
+            .iter()
+            .map(Puppet::calls)
+            .collect();
+        self.seen.lock().unwrap().push(calls.join("|"));
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(JournalError::new("the journal's disk is full"));
+        }
+        self.memory.decide(group, verdict, records)
+    }
+
+    fn owed(&self) -> Result<Vec<Owed>, JournalError> {
+        self.memory.owed()
+    }
+
+    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
+        self.memory.done(group)
+    }
+}
+
+fn over(journal: &Arc<Probe>) -> Stage {
+    Stage::with(
+        Engine::builder()
+            .threads(2)
+            .journal(Arc::clone(journal) as Arc<dyn Journal>),
+    )
+}
+
+#[test]
+fn the_verdict_is_written_once_after_every_prepare_and_before_any_commit() {
+    let journal = Arc::new(Probe::default());
+    let stage = over(&journal);
+    let (jobs, puppets) = stage.group(2, |spec| spec);
+    *journal.watched.lock().unwrap() = puppets.clone();
+    puppets.iter().for_each(|puppet| puppet.act(Act::Done));
+    assert_eq!(
+        (outcome(&jobs[0]), outcome(&jobs[1])),
+        (COMMITTED, COMMITTED)
+    );
+    assert_eq!(*journal.seen.lock().unwrap(), ["prepare|prepare"]);
+    assert_eq!(
+        journal.owed().unwrap(),
+        [],
+        "every hook returned, so nothing is owed"
+    );
+}
+
+#[test]
+fn an_abort_is_written_before_any_abort_hook() {
+    let journal = Arc::new(Probe::default());
+    let stage = over(&journal);
+    let (jobs, puppets) = stage.group(2, |spec| spec);
+    *journal.watched.lock().unwrap() = puppets.clone();
+    puppets[0].act(Act::Fail("no"));
+    outcome(&jobs[0]);
+    assert_eq!(*journal.seen.lock().unwrap(), ["|"]);
+}
+
+#[test]
+fn a_failed_write_leaves_the_group_in_doubt_and_the_journal_takes_no_more() {
+    let journal = Arc::new(Probe::default());
+    let mut stage = over(&journal);
+    journal.fails.store(true, Ordering::SeqCst);
+    let (jobs, puppets) = stage.group(2, |spec| spec);
+    puppets.iter().for_each(|puppet| puppet.act(Act::Done));
+    stage.until_news("in doubt", |news| matches!(news, News::InDoubt(_)));
+    assert!(jobs[0].txn().in_doubt());
+    assert_eq!(jobs[0].outcome(), None);
+    assert!(jobs[1].why().contains("in doubt"), "{}", jobs[1].why());
+    assert!(
+        jobs[1]
+            .cancel(KEEP)
+            .unwrap_err()
+            .to_string()
+            .contains("not known before the next start")
+    );
+    assert_eq!(
+        puppets[0].calls(),
+        "prepare",
+        "no hook was called on a guess"
+    );
+
+    // The disk has room again, but this process has lost its trust in the journal.
+    journal.fails.store(false, Ordering::SeqCst);
+    let (late, puppet) = stage.launch(JobSpec::new("late"));
+    puppet.act(Act::Done);
+    let id = late.txn().id();
+    stage.until_news("in doubt as well", |news| {
+        matches!(news, News::InDoubt(error) if error.to_string().contains("takes no more verdicts"))
+    });
+    assert!(late.txn().in_doubt(), "{id}");
+    assert_eq!(journal.decides.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_panicking_journal_is_a_failed_write() {
+    struct Broken;
+    impl Journal for Broken {
+        fn decide(&self, _: &GroupName, _: &Verdict, _: &[Entry]) -> Result<(), JournalError> {
+            panic!("no pages left")
+        }
+        fn owed(&self) -> Result<Vec<Owed>, JournalError> {
+            Ok(Vec::new())
+        }
+        fn done(&self, _: &GroupName) -> Result<(), JournalError> {
+            Ok(())
+        }
+    }
+    let mut stage = Stage::with(Engine::builder().journal(Arc::new(Broken)));
+    let (_job, puppet) = stage.launch(JobSpec::new("id0"));
+    puppet.act(Act::Done);
+    stage.until_news(
+        "in doubt",
+        |news| matches!(news, News::InDoubt(error) if error.to_string().contains("no pages left")),
+    );
+}
+
+/// What a start finds in a journal: the calls of the drivers it rebuilt, by name, once all are over.
+fn restart(journal: &Arc<Probe>, known: &[&str]) -> Vec<(String, Vec<u8>, String)> {
+    let stage = over(journal);
+    let mut rebuilt = Vec::new();
+    let recovered = stage
+        .engine
+        .recover(|_, name, kind, record| {
+            assert_eq!(kind.as_str(), "puppet");
+            if !known.contains(&name.as_str()) {
+                return None;
+            }
+            let (driver, puppet) = Puppet::new();
+            rebuilt.push((name.to_string(), record.0.clone(), puppet));
+            Some(Box::new(driver) as Box<dyn ErasedDriver>)
+        })
+        .unwrap();
+    for group in &recovered.groups {
+        group.wait_until(deadline()).expect("replayed groups end");
+    }
+    rebuilt
+        .into_iter()
+        .map(|(name, record, puppet)| (name, record, puppet.calls()))
+        .collect()
+}
+
+/// Two puppets with records, of which one has a hook that never comes to its end in this process.
+fn crash(journal: &Arc<Probe>, hook: &'static str, commits: bool) {
+    let stage = over(journal);
+    let (jobs, puppets) = stage.group(2, |spec| spec.kind("puppet"));
+    puppets[0].records(b"zero");
+    puppets[1].records(b"one");
+    puppets[1].panics_in(hook);
+    if !commits {
+        // Both are prepared, then the last one says no: both have left something.
+        puppets[1].refuses();
+    }
+    puppets.iter().for_each(|puppet| puppet.act(Act::Done));
+    outcome(&jobs[0]);
+}
+
+#[test]
+fn a_commit_that_was_not_finished_is_replayed_until_it_is() {
+    let journal = Arc::new(Probe::default());
+    crash(&journal, "commit", true);
+    let again = |name: &str, record: &[u8]| {
+        (
+            name.to_owned(),
+            record.to_vec(),
+            "commit-again clean dropped".to_owned(),
+        )
+    };
+    assert_eq!(
+        restart(&journal, &["j0", "j1"]),
+        [again("j0", b"zero"), again("j1", b"one")]
+    );
+    assert_eq!(restart(&journal, &["j0", "j1"]), []);
+    assert_eq!(
+        journal.decides.load(Ordering::SeqCst),
+        1,
+        "a replay asks for no second verdict"
+    );
+}
+
+#[test]
+fn an_abort_that_was_not_finished_is_replayed() {
+    let journal = Arc::new(Probe::default());
+    crash(&journal, "abort", false);
+    let calls = restart(&journal, &["j0", "j1"]);
+    assert_eq!(
+        calls,
+        [(
+            "j0".into(),
+            b"zero".to_vec(),
+            "abort-again(Failed(1),Keep) clean dropped".into()
+        )]
+    );
+    assert_eq!(restart(&journal, &["j0", "j1"]), []);
+}
+
+#[test]
+fn a_member_that_nobody_can_rebuild_keeps_its_group_owed() {
+    let journal = Arc::new(Probe::default());
+    crash(&journal, "clean", true);
+    assert_eq!(restart(&journal, &["j0"]).len(), 1);
+    assert_eq!(
+        restart(&journal, &["j0", "j1"]).len(),
+        2,
+        "nothing was forgotten"
+    );
+    assert_eq!(restart(&journal, &["j0", "j1"]), []);
+}
+
+#[test]
+fn a_process_that_ends_between_verdict_and_hooks_owes_them_all() {
+    // As a crash leaves it: decided, and nothing done.
+    let journal = Arc::new(Probe::default());
+    let entry = |name: &str| (name.into(), "puppet".into(), cohort_job::Record(vec![7]));
+    let verdict = Verdict::Abort {
+        cause: Cause::Shutdown,
+        disposition: KEEP,
+    };
+    journal
+        .decide(&"run-1".into(), &Verdict::Commit, &[entry("a"), entry("b")])
+        .unwrap();
+    journal
+        .decide(&"run-2".into(), &verdict, &[entry("c")])
+        .unwrap();
+    let calls: Vec<_> = restart(&journal, &["a", "b", "c"])
+        .into_iter()
+        .map(|(name, _, calls)| (name, calls))
+        .collect();
+    assert_eq!(
+        calls,
+        [
+            ("a".into(), "commit-again clean dropped".to_owned()),
+            ("b".into(), "commit-again clean dropped".to_owned()),
+            (
+                "c".into(),
+                "abort-again(Shutdown,Keep) clean dropped".to_owned()
+            ),
+        ]
+    );
+}

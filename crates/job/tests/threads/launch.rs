@@ -1,0 +1,238 @@
+//! Names, launch, rollback, and what is left when everybody has gone (9.1, 9.9).
+
+use std::sync::mpsc::channel;
+use std::time::Instant;
+
+use cohort_job::{
+    AddError, Cause, Context, Driver, Engine, JobSpec, Outcome, Phase, Status, Step, Verdict,
+};
+
+use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, deadline, outcome};
+
+#[test]
+fn malformed_names_are_refused() {
+    let stage = Stage::new();
+    for name in ["0id", "", "   ", "123", "_id", "-id", ".id", "#id"] {
+        let refused = stage
+            .engine
+            .launch(JobSpec::new(name), Puppet::new().0)
+            .unwrap_err();
+        assert!(
+            matches!(&refused, AddError::Invalid(invalid) if invalid.name == name),
+            "{refused}"
+        );
+    }
+    assert!(
+        stage.engine.snapshot().jobs.is_empty(),
+        "a refusal leaves nothing"
+    );
+}
+
+#[test]
+fn a_name_is_taken_until_its_owner_is_dismissed() {
+    let stage = Stage::new();
+    let (job, puppet) = stage.launch(JobSpec::new("id0").manual_dismiss());
+    let again = || stage.engine.launch(JobSpec::new("id0"), Puppet::new().0);
+    let text = again().unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "job name 'id0' is already in use: dismiss that job first"
+    );
+    puppet.act(Act::Done);
+    assert_eq!(outcome(&job), COMMITTED);
+    assert!(again().is_err(), "concluded, but not dismissed");
+    job.dismiss().unwrap();
+    let second = again().unwrap();
+    assert_ne!(second.id(), job.id());
+    assert_eq!(
+        job.status(),
+        Status::Null,
+        "a stale handle is not the new job"
+    );
+    assert_eq!(
+        stage.engine.job("id0").map(|found| found.id()),
+        Some(second.id())
+    );
+}
+
+#[test]
+fn the_same_name_twice_in_one_group_is_refused() {
+    let stage = Stage::new();
+    let mut txn = stage.engine.group("group");
+    txn.add(JobSpec::new("id0"), Puppet::new().0).unwrap();
+    assert!(matches!(
+        txn.add(JobSpec::new("id0"), Puppet::new().0),
+        Err(AddError::Taken { .. })
+    ));
+    let group = txn.handle();
+    drop(txn);
+    group.wait_until(deadline()).expect("a rollback is bounded");
+    let mut txn = stage.engine.group("group");
+    assert!(
+        txn.add(JobSpec::new("id0"), Puppet::new().0).is_ok(),
+        "the rollback freed it"
+    );
+}
+
+#[test]
+fn an_unlaunched_group_is_rolled_back_when_dropped() {
+    let mut stage = Stage::new();
+    let mut txn = stage.engine.group("group");
+    let (jobs, puppets): (Vec<_>, Vec<_>) = (0..3)
+        .map(|number| {
+            let (driver, puppet) = Puppet::new();
+            (
+                txn.add(JobSpec::new(format!("j{number}")).manual_dismiss(), driver)
+                    .unwrap(),
+                puppet,
+            )
+        })
+        .unzip();
+    let group = txn.handle();
+    drop(txn);
+    let verdict = group.wait_until(deadline()).expect("a rollback is bounded");
+    assert_eq!(
+        verdict,
+        Verdict::Abort {
+            cause: Cause::Rollback,
+            disposition: KEEP
+        }
+    );
+    for (job, puppet) in jobs.iter().zip(&puppets) {
+        assert_eq!(stage.path(job), "created aborting concluded null");
+        assert_eq!(
+            (puppet.steps(), puppet.calls().as_str()),
+            (0, "abort(Rollback,Keep) clean dropped")
+        );
+        assert_eq!(job.why(), "cancelled because its group was never launched");
+    }
+    assert!(stage.engine.snapshot().jobs.is_empty());
+}
+
+#[test]
+fn an_empty_group_commits() {
+    let stage = Stage::new();
+    let group = stage.engine.group("empty").launch();
+    assert_eq!(group.wait_until(deadline()), Some(Verdict::Commit));
+    assert_eq!(group.phase(), Phase::Done);
+}
+
+#[test]
+fn a_deadline_that_passes_says_nothing_about_the_job() {
+    let stage = Stage::new();
+    let (job, puppet) = stage.launch(JobSpec::new("id0"));
+    assert_eq!(job.wait_until(Instant::now()), None);
+    puppet.act(Act::Done);
+    assert_eq!(outcome(&job), COMMITTED);
+}
+
+#[test]
+fn shutdown_keeps_what_was_done_and_names_who_is_left() {
+    let mut stage = Stage::new();
+    let (job, puppet) = stage.launch(JobSpec::new("slow"));
+    let (hold, until) = channel::<()>();
+    let (begun, begins) = channel();
+    puppet.act(Act::Task(Box::new(move || {
+        begun.send(()).unwrap();
+        let _ = until.recv();
+    })));
+    begins.recv().unwrap();
+    let (paused, _puppet) = stage.launch(JobSpec::new("paused"));
+    paused.pause().unwrap();
+    stage.until(&paused, Status::Paused);
+    let left = stage.engine.shutdown(Instant::now());
+    assert!(left.iter().any(|group| group.name().as_str() == "slow"));
+    drop(hold);
+    assert!(stage.engine.shutdown(deadline()).is_empty());
+    assert_eq!(outcome(&job), cancelled(Cause::Shutdown, KEEP));
+    assert_eq!(outcome(&paused), cancelled(Cause::Shutdown, KEEP));
+    let (late, puppet) = stage.launch(JobSpec::new("late"));
+    assert_eq!(outcome(&late), cancelled(Cause::Shutdown, KEEP));
+    assert_eq!(puppet.steps(), 0);
+}
+
+/// Says how it ended, over a channel that closes when the driver is dropped.
+struct Messenger {
+    steps: u32,
+    ends: std::sync::mpsc::Sender<&'static str>,
+}
+
+impl Driver for Messenger {
+    fn step(&mut self, _: &mut Context<'_>) -> Step {
+        match self.steps.checked_sub(1) {
+            Some(left) => {
+                self.steps = left;
+                Step::Again
+            }
+            None => Step::done(),
+        }
+    }
+
+    fn commit(&mut self, _: &cohort_job::Commit) {
+        self.ends.send("committed").unwrap();
+    }
+
+    fn abort(&mut self, _: &cohort_job::Abort) {
+        self.ends.send("aborted").unwrap();
+    }
+}
+
+#[test]
+fn dropping_engine_and_handles_lets_what_runs_run_on() {
+    let (ends, said) = channel();
+    let engine = Engine::builder().threads(2).build().unwrap();
+    engine
+        .launch(
+            JobSpec::new("id0"),
+            Messenger {
+                steps: 100_000,
+                ends,
+            },
+        )
+        .unwrap();
+    drop(engine);
+    assert_eq!(said.iter().collect::<Vec<_>>(), ["committed"]);
+}
+
+#[test]
+fn a_job_that_waits_for_a_user_who_is_gone_is_cancelled() {
+    for spec in [JobSpec::new("id0").manual_finalize(), JobSpec::new("id0")] {
+        let (ends, said) = channel();
+        let engine = Engine::builder().threads(2).build().unwrap();
+        let job = engine
+            .launch(spec.clone(), Messenger { steps: 1_000, ends })
+            .unwrap();
+        if said.try_recv().is_err() {
+            // Whether it is parked or pending when the last handle goes, or only comes to it then.
+            let _ = job.pause();
+        }
+        drop((job, engine));
+        let end = said.iter().collect::<Vec<_>>();
+        assert!(
+            end == ["aborted"] || end == ["committed"] || end.is_empty(),
+            "{end:?}"
+        );
+    }
+}
+
+#[test]
+fn an_idle_engine_leaves_no_thread_behind() {
+    struct Canary(
+        #[expect(dead_code, reason = "only its drop is of interest")] std::sync::mpsc::Sender<()>,
+    );
+    impl Driver for Canary {
+        fn step(&mut self, _: &mut Context<'_>) -> Step {
+            Step::Wait("waits for ever")
+        }
+    }
+    let (canary, gone) = channel();
+    let engine = Engine::builder().threads(2).build().unwrap();
+    let job = engine.launch(JobSpec::new("id0"), Canary(canary)).unwrap();
+    job.cancel(KEEP).unwrap();
+    assert!(matches!(outcome(&job), Outcome::Cancelled { .. }));
+    assert!(gone.recv().is_err(), "the driver is dropped with its job");
+    let subscription = engine.subscribe(10);
+    drop((job, engine));
+    // It ends when the engine closed; its threads let go of what they hold then.
+    assert_eq!(subscription.recv(), None);
+}

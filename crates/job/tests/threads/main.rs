@@ -1,0 +1,14 @@
+//! The engine on real threads: what users see, told by name as in the reference's test catalogue.
+//! Nothing here sleeps to order events: drivers wait for orders, tests wait for notices.
+
+mod cancel;
+mod endings;
+mod fairness;
+mod groups;
+mod journal;
+mod kit;
+mod launch;
+mod notices;
+mod pause;
+mod stuck;
+mod tasks;

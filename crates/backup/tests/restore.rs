@@ -1,7 +1,7 @@
 //! Restores: the same bytes, holes where they were, and never half of anything.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,8 +57,14 @@ fn read_disk(path: &Path) -> Vec<u8> {
 fn holes_stay_holes_in_both_formats() {
     let dir = tempfile::tempdir().unwrap();
     let size = (40 << 20) + 777;
-    let bytes = disk(size, &[0, 1, 300, 5000, size / 4096]);
-    fs::write(dir.path().join("source"), &bytes).unwrap();
+    let pages = [0, 1, 300, 301, 5000, size / 4096];
+    let bytes = disk(size, &pages);
+    let sparse = File::create_new(dir.path().join("source")).unwrap();
+    for page in pages {
+        let end = (page * 4096 + 4096).min(size);
+        let data = &bytes[page * 4096..end];
+        sparse.write_all_at(data, page as u64 * 4096).unwrap();
+    }
     let source = open(
         dir.path().join("source"),
         OpenOptions::read_only().format(Format::Raw),

@@ -60,6 +60,9 @@ impl Writer for Qcow2Writer<'_> {
 /// What all threads share: how far the source has been handed out, and how far it is done.
 struct Shared {
     next: u64,
+    /// The source has said that all is data up to here. Asked again for every piece, some file
+    /// systems would look at the whole rest of the file each time.
+    data_until: u64,
     done: u64,
     data: u64,
 }
@@ -73,6 +76,7 @@ impl Copy<'_> {
     ) -> Result<u64, RestoreError> {
         let shared = Mutex::new(Shared {
             next: 0,
+            data_until: 0,
             done: 0,
             data: 0,
         });
@@ -112,9 +116,7 @@ impl Copy<'_> {
     ) -> Result<(), RestoreError> {
         let mut buffer = vec![0; PIECE_BYTES.min(self.length_bytes) as usize];
         while !stop.load(Ordering::Relaxed) {
-            if self.cancel.load(Ordering::Relaxed) {
-                return Err(RestoreError::Cancelled);
-            }
+            self.check_cancel()?;
             let Some((offset, length)) = self.next_piece(shared)? else {
                 break;
             };
@@ -135,25 +137,34 @@ impl Copy<'_> {
         let mut shared = shared.lock().expect("no panic while this lock is held");
         let mut at = shared.next;
         while at < self.length_bytes {
-            let extent = self.source.extent(at, self.length_bytes - at)?;
-            if extent.kind == ExtentKind::Data {
-                // Not below what was handed out: that ended at such a multiple too.
-                let start = at - at % ALIGNMENT;
-                let end = (at + extent.length).next_multiple_of(ALIGNMENT);
-                let end = end.min(start + PIECE_BYTES).min(self.length_bytes);
-                shared.done += start - shared.next;
-                shared.next = end;
-                return Ok(Some((start, end - start)));
+            if at >= shared.data_until {
+                let extent = self.source.extent(at, self.length_bytes - at)?;
+                if extent.kind == ExtentKind::Zero {
+                    at += extent.length;
+                    self.check_cancel()?;
+                    continue;
+                }
+                shared.data_until = at + extent.length;
             }
-            at += extent.length;
-            if self.cancel.load(Ordering::Relaxed) {
-                return Err(RestoreError::Cancelled);
-            }
+            // Not below what was handed out: that ended at such a multiple too.
+            let start = at - at % ALIGNMENT;
+            let end = shared.data_until.next_multiple_of(ALIGNMENT);
+            let end = end.min(start + PIECE_BYTES).min(self.length_bytes);
+            shared.done += start - shared.next;
+            shared.next = end;
+            return Ok(Some((start, end - start)));
         }
         shared.done += at - shared.next;
         shared.next = at;
         (self.progress)(shared.done, self.length_bytes);
         Ok(None)
+    }
+
+    fn check_cancel(&self) -> Result<(), RestoreError> {
+        match self.cancel.load(Ordering::Relaxed) {
+            true => Err(RestoreError::Cancelled),
+            false => Ok(()),
+        }
     }
 
     fn note(&self, shared: &Mutex<Shared>, length: u64, data: u64) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use cohort_bitmap::DirtyBitmap;
-use cohort_job::Cause;
+use cohort_job::{Cause, Disposition};
 
 use crate::catalogue::{ByteRange, DiskName, Partial, Point, RunId};
 use crate::error::DiskError;
@@ -62,7 +62,12 @@ pub enum DiskOutcome {
     /// It failed, and its group with it.
     Failed(DiskError),
     /// It was fine, but its group ended for another reason.
-    Aborted(Cause),
+    Aborted {
+        /// Why its group did not commit.
+        cause: Cause,
+        /// How it settled.
+        disposition: Disposition,
+    },
     /// A partial waits for an answer, so it was left alone.
     Refused(Unanswered),
     /// It could not take part; the disks that were not grouped with it went on.

@@ -460,7 +460,7 @@ pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> Dis
         DiskOutcome::Refused(unanswered) => Some(unanswered.partial.clone()),
         DiskOutcome::Committed(_)
         | DiskOutcome::Failed(_)
-        | DiskOutcome::Aborted(_)
+        | DiskOutcome::Aborted { .. }
         | DiskOutcome::NotStarted(_)
         | DiskOutcome::InDoubt(_) => None,
     };

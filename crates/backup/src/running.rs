@@ -226,7 +226,9 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
         Some(Outcome::Failed { error, .. }) => {
             DiskOutcome::Failed(state.error.take().unwrap_or(DiskError::Job(error)))
         }
-        Some(Outcome::Cancelled { cause, .. }) => DiskOutcome::Aborted(cause),
+        Some(Outcome::Cancelled { cause, disposition }) => {
+            DiskOutcome::Aborted { cause, disposition }
+        }
     };
     DiskReport {
         name: disk.name.clone(),

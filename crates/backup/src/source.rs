@@ -105,7 +105,10 @@ impl DiskSpec {
     }
 
     /// The name that was given, or one made from where the data is.
-    pub(crate) fn disk_name(&self) -> Result<DiskName, StartError> {
+    ///
+    /// # Errors
+    /// [`StartError::BadName`]: what was given is no name, or none can be made.
+    pub fn disk_name(&self) -> Result<DiskName, StartError> {
         let name = match (&self.name, &self.origin) {
             (Some(name), _) => name.clone(),
             (None, Origin::File(path)) => name_from(path).unwrap_or_default(),

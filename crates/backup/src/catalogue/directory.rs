@@ -141,8 +141,9 @@ fn examine(path: &Path, gate: Gate) -> Result<Result<Contents, Fault>, OpenError
 fn open_locked(directory: &Path, lock: WriterLock, gate: Gate) -> Result<Opened, OpenError> {
     let path = directory.join(CATALOGUE_FILE);
     // A copy is examined first: opening for writing would change a file that is not ours.
-    let contents = store::examine(&store::copy(&path)?).map_err(|fault| fault.at(&path))?;
+    store::examine(&store::copy(&path)?).map_err(|fault| fault.at(&path))?;
     let store = Store::open(&path).map_err(|fault| fault.at(&path))?;
+    let contents = store.read().map_err(|fault| fault.at(&path))?;
     drop(gate);
     Ok((directory.to_owned(), contents, store, lock))
 }

@@ -338,3 +338,64 @@ impl TryFrom<String> for RecordBytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn written(row: impl Serialize) -> Value {
+        serde_json::to_value(row).unwrap()
+    }
+
+    /// The encodings that `docs/format.md` prints: a change here is a new version of the format.
+    #[test]
+    fn words_are_those_of_the_format() {
+        assert_eq!(written(Instant::Proven), "proven");
+        assert_eq!(written(Instant::NoInstant), "no-instant");
+        assert_eq!(written(Instant::NoInstantProven), "no-instant-proven");
+        assert_eq!(written(Decision::Keep), "keep");
+        assert_eq!(written(Decision::Undecided), "undecided");
+        assert_eq!(written(Anchor::Point(RunId(7))), json!({"point": 7}));
+        let file = "vda.7-0123456789abcdef.qcow2";
+        let partial = Anchor::Partial(file.parse().unwrap());
+        assert_eq!(written(partial), json!({"partial": file}));
+        assert_eq!(written(Proof::Unproven), "unproven");
+        let lost = Proof::Lost { since_unix_ms: 5 };
+        assert_eq!(written(lost), json!({"lost": {"since_unix_ms": 5}}));
+        assert_eq!(written(Outcome::Commit), "commit");
+        let aborted = |cause, disposition| written(Outcome::Abort(Aborted { cause, disposition }));
+        assert_eq!(
+            aborted(AbortCause::Failed(2), Settling::Keep),
+            json!({"abort": {"cause": {"failed": 2}, "disposition": "keep"}})
+        );
+        assert_eq!(
+            aborted(AbortCause::ProcessEnded, Settling::Discard),
+            json!({"abort": {"cause": "process-ended", "disposition": "discard"}})
+        );
+        assert_eq!(written(RecordBytes(vec![0, 0xfe])), "00fe");
+    }
+
+    #[test]
+    fn record_bytes_are_even_lower_case_hex() {
+        let read = |text: &str| RecordBytes::try_from(text.to_owned());
+        assert_eq!(read("00fe").unwrap(), RecordBytes(vec![0, 0xfe]));
+        for bad in ["0", "0g", "FE", "0x", " 0"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_missing_fields_are_refused() {
+        let range: Result<ByteRange, _> = serde_json::from_str(r#"{"offset":0,"length":1}"#);
+        range.unwrap();
+        for bad in [
+            r#"{"offset":0}"#,
+            r#"{"offset":0,"length":1,"colour":"red"}"#,
+        ] {
+            let range: Result<ByteRange, _> = serde_json::from_str(bad);
+            assert!(range.is_err(), "{bad}");
+        }
+    }
+}

@@ -143,7 +143,6 @@ impl Store {
     }
 
     /// Reads every row.
-    #[cfg(test)]
     pub(super) fn read(&self) -> Result<Contents, Fault> {
         guarded(|| read_all(&self.0.begin_read().map_err(redb::Error::from)?))
     }

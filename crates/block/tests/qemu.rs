@@ -226,6 +226,7 @@ fn images_read_and_map_as_qemu_says() {
             "{name}: other bytes than QEMU reads"
         );
         check_extents(name, dir.path(), &*device, &expected);
+        check_walk(name, &*device, &expected);
     }
 }
 
@@ -259,6 +260,57 @@ fn check_extents(name: &str, dir: &Path, device: &dyn Device, expected: &[u8]) {
             at += extent.length;
         }
     }
+}
+
+/// The same over the whole disk at once, where extents end by themselves.
+fn check_walk(name: &str, device: &dyn Device, expected: &[u8]) {
+    let mut at = 0;
+    while at < SIZE {
+        let extent = device.extent(at, SIZE - at).unwrap();
+        let range = at as usize..(at + extent.length) as usize;
+        let zero = expected[range].iter().all(|byte| *byte == 0);
+        assert!(
+            extent.kind == ExtentKind::Data || zero,
+            "{name}: {extent:?} at {at} is not zero"
+        );
+        at += extent.length;
+    }
+    assert_eq!(at, SIZE, "{name}");
+}
+
+#[test]
+fn a_truncated_compressed_image_never_reads_as_other_bytes() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // Bytes that do not compress to nothing, so that cutting cuts them.
+    let mut numbers = Numbers(1);
+    let expected: Vec<u8> = (0..400_000).map(|_| numbers.below(40) as u8).collect();
+    fs::write(dir.path().join("plain"), &expected).unwrap();
+    run(dir.path(), "qemu-img convert -c -f raw -O qcow2 plain disk");
+    let whole = fs::read(dir.path().join("disk")).unwrap();
+    let mut failures = 0;
+    for cut in (0..whole.len() - 400_000 / 2).step_by(1777) {
+        fs::write(dir.path().join("disk"), &whole[..whole.len() - cut]).unwrap();
+        let Ok(device) = open(dir.path().join("disk"), OpenOptions::read_only()) else {
+            continue;
+        };
+        for (n, expected) in expected.chunks(65536).enumerate() {
+            let mut bytes = vec![0xee; expected.len()];
+            match device.read_at(&mut bytes, n as u64 * 65536) {
+                Ok(()) => assert!(bytes == expected, "other bytes with {cut} cut off"),
+                Err(error) => {
+                    failures += 1;
+                    assert!(
+                        error.to_string().contains("truncated"),
+                        "{cut} cut off: {error}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(failures > 10, "cutting that much must show: {failures}");
 }
 
 #[test]

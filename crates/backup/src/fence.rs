@@ -19,6 +19,9 @@ use cohort_block::{CloseError, ClosedGate, Gated, close_all};
 /// What a freeze or a thaw answers; the error is for messages.
 pub type HookResult = Result<(), Box<dyn Error + Send + Sync>>;
 
+/// A bound beyond this is none; instants do not reach much further than some such time.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A round of closing: which gates, under which name, for how long at most, frozen by whom.
 ///
 /// ```
@@ -112,7 +115,7 @@ impl<'a> Fence<'a> {
             frozen.thaws.push((hook.name, hook.thaw));
         }
         let began = Instant::now();
-        let mut closed = match close_all(&self.gates, &self.name, began + self.bound) {
+        let mut closed = match close_all(&self.gates, &self.name, began + self.bound.min(FOREVER)) {
             Ok(closed) => closed,
             Err(missed) => {
                 return Err(FenceError {

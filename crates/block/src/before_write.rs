@@ -66,6 +66,9 @@ impl Default for Patience {
 /// How many clusters one write has copied at a time: its share of memory, and of the savers.
 const CLUSTERS_AT_ONCE: u64 = 16;
 
+/// A bound beyond this is none; instants do not reach much further than some such time.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The filter of one backup, installed in the gate of its source.
 pub struct BeforeWrite {
     ledger: Arc<Ledger>,
@@ -123,7 +126,7 @@ impl BeforeWrite {
         if self.ledger.is_passing() {
             return Ok(());
         }
-        let deadline = arrived.unwrap_or_else(Instant::now) + self.patience.bound;
+        let deadline = arrived.unwrap_or_else(Instant::now) + self.patience.bound.min(FOREVER);
         let Err(why) = self.save_all(offset, length, deadline) else {
             return Ok(());
         };

@@ -17,6 +17,8 @@
 //! Written is not durable. That it becomes by a flush which began after the write completed and then
 //! succeeded: [`Ledger::begin_flush`].
 
+mod claim;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
@@ -29,6 +31,8 @@ use cohort_bitmap::{DirtyBitmap, Granularity};
 
 use crate::DeviceError;
 use crate::sync::{AtomicBool, Monitor, MutexGuard, Ordering};
+
+pub use claim::{Claim, Flush};
 
 /// The clusters of one backup of one device. Shared by the copier, the filter, and who settles.
 ///
@@ -286,11 +290,7 @@ impl Ledger {
         let written = mem::replace(&mut state.written, fresh);
         let id = state.unique();
         state.flushing.push((id, written));
-        Flush {
-            ledger: Arc::clone(self),
-            id,
-            ended: false,
-        }
+        Flush::new(self, id)
     }
 
     /// The target may have lost what it acknowledged (it reconnected, or a flush failed): every written
@@ -370,12 +370,7 @@ impl Ledger {
             claim: id,
         };
         state.in_flight.insert(clusters.start, flight);
-        Claim {
-            ledger: Arc::clone(self),
-            id,
-            clusters,
-            landed: false,
-        }
+        Claim::new(self, id, clusters)
     }
 
     /// Ends the flight of a claim and puts its clusters where `to` says; false if it was voided.
@@ -457,120 +452,6 @@ impl fmt::Debug for Ledger {
             .field("counts", &self.counts())
             .field("broken", &self.broken())
             .finish()
-    }
-}
-
-/// The right, and the duty, to copy a run of clusters. Dropped, it gives them back as owed.
-#[derive(Debug)]
-#[must_use = "dropped, the clusters are owed again"]
-pub struct Claim {
-    ledger: Arc<Ledger>,
-    id: u64,
-    clusters: Range<u64>,
-    landed: bool,
-}
-
-impl Claim {
-    /// Which clusters; never none.
-    pub fn clusters(&self) -> Range<u64> {
-        self.clusters.clone()
-    }
-
-    /// Their bytes, cut at the end of the device.
-    pub fn bytes(&self) -> Range<u64> {
-        self.ledger.bytes(&self.clusters)
-    }
-
-    /// Whether the copy would still count. Worth asking before a write to the target is begun.
-    pub fn is_live(&self) -> bool {
-        self.ledger.state.lock().is_live(self)
-    }
-
-    /// The target has taken the data of all of them. False if the claim was voided meanwhile: they
-    /// are owed again, and nothing may be concluded from what the target holds there.
-    pub fn complete(mut self) -> bool {
-        self.landed = true;
-        self.ledger.land(&self, |state| &mut state.written)
-    }
-
-    /// Gives them up for good, with permission: nobody tries again in this run. False if voided.
-    pub fn skip(mut self) -> bool {
-        self.landed = true;
-        self.ledger.land(&self, |state| &mut state.skipped)
-    }
-
-    /// Divides the claim: keeps the clusters before `at`, gives those from there on.
-    ///
-    /// # Panics
-    /// `at` is not strictly inside.
-    pub fn split_off(&mut self, at: u64) -> Claim {
-        let Range { start, end } = self.clusters;
-        assert!(start < at && at < end, "{at} lies inside {start}..{end}");
-        let mut state = self.ledger.state.lock();
-        let id = state.unique();
-        if state.is_live(self) {
-            let flight = |end, claim| Flight { end, claim };
-            state.in_flight.insert(start, flight(at, self.id));
-            state.in_flight.insert(at, flight(end, id));
-        }
-        drop(state);
-        self.clusters = start..at;
-        Claim {
-            ledger: Arc::clone(&self.ledger),
-            id,
-            clusters: at..end,
-            landed: false,
-        }
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.ledger.land(self, |state| &mut state.owed);
-        }
-    }
-}
-
-/// A flush of the target under way. Dropped without a word it counts as failed.
-#[derive(Debug)]
-#[must_use = "say how the flush went"]
-pub struct Flush {
-    ledger: Arc<Ledger>,
-    id: u64,
-    ended: bool,
-}
-
-impl Flush {
-    /// What was written when it began is durable, unless the target is distrusted.
-    pub fn succeeded(mut self) {
-        self.ended = true;
-        let mut state = self.ledger.state.lock();
-        let State {
-            flushing, durable, ..
-        } = &mut *state;
-        // It also covers flushes that began before it and have not returned.
-        flushing.retain(|(id, written)| {
-            let covered = *id <= self.id;
-            if covered {
-                unite(durable, written);
-            }
-            !covered
-        });
-    }
-
-    /// The target is not trusted from here on: [`Ledger::distrust`].
-    pub fn failed(mut self, why: impl Into<String>) {
-        self.ended = true;
-        self.ledger.distrust(why);
-    }
-}
-
-impl Drop for Flush {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.ledger.distrust("a flush ended without saying how");
-        }
     }
 }
 

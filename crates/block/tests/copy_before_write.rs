@@ -205,6 +205,13 @@ fn writer_that_waited_its_bound_may_fail_instead_of_the_backup() {
 }
 
 #[test]
+fn bound_without_end_is_allowed() {
+    let rig = Rig::with(0..CLUSTERS, Duration::MAX, OnMiss::BreakBackup);
+    rig.write(0..1);
+    rig.assert_saved(0..1);
+}
+
+#[test]
 fn copier_that_misses_a_writers_bound_breaks_the_backup_and_does_not_count() {
     let rig = Rig::with(0..CLUSTERS, Duration::from_millis(20), OnMiss::BreakBackup);
     let claim = rig.claim(0..8);

@@ -1,10 +1,9 @@
 use std::cell::RefCell;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 
 use super::*;
-use cohort_block::{Device, DeviceError, Extent, HeldBy, MemoryDevice};
+use cohort_block::{Device, Fault, Faulty, HeldBy, MemoryDevice, Operation};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
@@ -12,10 +11,12 @@ const SHORT: Duration = Duration::from_millis(20);
 #[test]
 fn missed_fence_deadline_opens_gates_and_voids_the_round() {
     let free = disk("vda");
-    let (held, entered, release) = held("vdb");
+    let faulty = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("vdb", 1 << 20))));
+    let stalled = faulty.inject(Fault::stall(Operation::Write).once());
+    let held = Gated::new(faulty);
     thread::scope(|scope| {
         scope.spawn(|| held.write_at(b"slow", 0).unwrap());
-        entered.recv().unwrap();
+        stalled.wait_for_strikes(1);
         let open_at_thaw = RefCell::new(false);
         let missed = Fence::new("nightly", SHORT)
             .gate(&held)
@@ -42,7 +43,7 @@ fn missed_fence_deadline_opens_gates_and_voids_the_round() {
             error.to_string(),
             "no instant for the group: the gate of vdb did not close in time: one write had not returned"
         );
-        release.send(()).unwrap();
+        stalled.release();
     });
     // Once that write is gone the next round stands.
     let fence = Fence::new("again", LONG).gate(&held).gate(&free);
@@ -85,6 +86,13 @@ fn a_gate_held_by_another_fence_is_reported_with_its_name() {
         outer.unwrap().value,
         "no instant for the group: the gate of vda did not close in time: the fence of outer had it closed"
     );
+}
+
+#[test]
+fn bound_without_end_is_allowed() {
+    let disk = disk("vda");
+    let fence = Fence::new("group", Duration::MAX).gate(&disk);
+    assert_eq!(fence.raise(|_| 7).unwrap().value, 7);
 }
 
 #[test]
@@ -167,60 +175,4 @@ fn panic_inside_opens_gates_and_thaws() {
 
 fn disk(name: &str) -> Gated {
     Gated::new(Arc::new(MemoryDevice::new(name, 1 << 20)))
-}
-
-/// A disk whose first write says that it entered, and returns when told.
-fn held(name: &str) -> (Gated, Receiver<()>, Sender<()>) {
-    let (enter, entered) = channel();
-    let (release, released) = channel();
-    let device = Held {
-        memory: MemoryDevice::new(name, 1 << 20),
-        hold: Mutex::new(Some((enter, released))),
-    };
-    (Gated::new(Arc::new(device)), entered, release)
-}
-
-#[derive(Debug)]
-struct Held {
-    memory: MemoryDevice,
-    hold: Mutex<Option<(Sender<()>, Receiver<()>)>>,
-}
-
-impl Device for Held {
-    fn name(&self) -> &str {
-        self.memory.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.memory.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.memory.read_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
-        let hold = self.hold.lock().unwrap().take();
-        if let Some((enter, released)) = hold {
-            enter.send(()).unwrap();
-            released.recv().unwrap();
-        }
-        self.memory.write_at(buf, offset)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.memory.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.memory.discard(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.memory.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.memory.extent(offset, length)
-    }
 }

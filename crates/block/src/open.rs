@@ -132,7 +132,7 @@ impl Image {
         wrap: impl Fn(Arc<dyn File>) -> Arc<dyn File>,
     ) -> Result<Self, OpenError> {
         let path = path.as_ref();
-        let top = open_file(path, options)?;
+        let top = open_file(path, options, Holding::Alone)?;
         if top.file.is_empty().map_err(|e| OpenError::io(path, e))? {
             return Err(OpenError::Empty { path: path.into() });
         }
@@ -276,7 +276,7 @@ fn open_backing(
             backing: path,
         });
     }
-    open_file(&path, options)
+    open_file(&path, options, Holding::Shared)
 }
 
 /// Where a backing file is: relative names start at the image that holds them.
@@ -330,13 +330,21 @@ fn raw_device(path: &Path, file: Arc<dyn File>, access: Access) -> Result<RawDev
     device.map_err(|e| OpenError::io(path, e))
 }
 
-fn open_file(path: &Path, options: OpenOptions) -> Result<ImageFile, OpenError> {
+/// Whether a block device may be opened by others meanwhile. Files have locks for that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holding {
+    /// Of block devices, nobody may mount it or open it like this.
+    Alone,
+    /// Many overlays may share a layer beneath.
+    Shared,
+}
+
+fn open_file(path: &Path, options: OpenOptions, holding: Holding) -> Result<ImageFile, OpenError> {
     let failed = |e| OpenError::of_opening(path, options.access, e);
     let is_block_device = check_kind(path, &fs::metadata(path).map_err(failed)?)?;
     let mut how = fs::OpenOptions::new();
     how.read(true).write(options.access == Access::ReadWrite);
-    if is_block_device && options.lock {
-        // Refused while it is mounted or held by another such opener.
+    if is_block_device && options.lock && holding == Holding::Alone {
         how.custom_flags(OFlags::EXCL.bits() as i32);
     }
     let file = how.open(path).map_err(failed)?;

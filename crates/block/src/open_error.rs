@@ -163,3 +163,27 @@ impl OpenError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_sorted() {
+        let sort = |code: rustix::io::Errno| {
+            OpenError::of_opening(Path::new("d"), Access::ReadOnly, code.into())
+        };
+        use rustix::io::Errno;
+        assert!(matches!(sort(Errno::NOENT), OpenError::Missing { .. }));
+        assert!(matches!(sort(Errno::NOTDIR), OpenError::Missing { .. }));
+        assert!(matches!(sort(Errno::ACCESS), OpenError::Permission { .. }));
+        assert!(matches!(sort(Errno::PERM), OpenError::Permission { .. }));
+        assert!(matches!(sort(Errno::ROFS), OpenError::Permission { .. }));
+        assert!(matches!(sort(Errno::BUSY), OpenError::Locked { .. }));
+        assert!(matches!(sort(Errno::IO), OpenError::Io { .. }));
+        assert_eq!(
+            sort(Errno::ACCESS).to_string(),
+            "d: permission denied to read it"
+        );
+    }
+}

@@ -120,9 +120,10 @@ impl Recorder {
 impl Marks {
     /// Sets `bits` of a leaf word, summaries first.
     ///
-    /// Every load that may spare a store acquires, and every store releases: who finds a bit set
-    /// and goes on, has then also seen, and passes on to its own readers, the summaries that the
-    /// setter of that bit had stored or seen before it.
+    /// Who finds a summary set looks at the next one all the same, so for summaries the order of
+    /// each single word suffices. Who finds the *leaf* set looks no further: so the leaf is stored
+    /// with release and found with acquire, and its summaries are passed on to whoever this setter
+    /// tells of its write, though it never touched them.
     fn set_in_leaf(&self, leaf: u64, bits: u64) {
         if self.word(0, leaf) & bits == bits {
             return;
@@ -131,7 +132,7 @@ impl Marks {
             let below = leaf >> (WORD_BITS.ilog2() as usize * (level - 1));
             let (word, bit) = (below / WORD_BITS, 1 << (below % WORD_BITS));
             if self.word(level, word) & bit == 0 {
-                self.levels[level][word as usize].fetch_or(bit, Ordering::Release);
+                self.levels[level][word as usize].fetch_or(bit, Ordering::Relaxed);
             }
         }
         self.levels[0][leaf as usize].fetch_or(bits, Ordering::Release);

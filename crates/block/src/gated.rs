@@ -392,3 +392,45 @@ impl fmt::Display for HeldBy {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Fault, Faulty, MemoryDevice};
+
+    #[test]
+    fn write_that_arrives_after_a_closer_waits_for_it() {
+        let faulty = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("vda", 2))));
+        let stalled = faulty.inject(Fault::stall(Operation::Write).once());
+        let disk = Gated::new(faulty);
+        // Waiting shows nowhere but in the gate's own state.
+        let until = |is: &dyn Fn(&State) -> bool| {
+            while !is(&disk.gate.lock()) {
+                thread::yield_now();
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| disk.write_at(&[1], 0).unwrap());
+            stalled.wait_for_strikes(1);
+            let closer = scope.spawn(|| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                let closed = disk.close("test", deadline).unwrap();
+                let mut bytes = [0; 2];
+                closed.gated().read_at(&mut bytes, 0).unwrap();
+                bytes
+            });
+            until(&|state| state.closers == 1);
+            let late = scope.spawn(|| disk.write_at(&[1], 1).unwrap());
+            until(&|state| state.waiting == 1 || late.is_finished());
+            stalled.release();
+            assert_eq!(
+                closer.join().unwrap(),
+                [1, 0],
+                "the early write, not the late one"
+            );
+        });
+    }
+}

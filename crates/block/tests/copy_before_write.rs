@@ -246,7 +246,11 @@ fn old_data_that_cannot_be_read_breaks_the_backup_not_the_write() {
 
 #[test]
 fn saver_that_panics_breaks_the_backup_and_nothing_else() {
-    let rig = Rig::over(0..CLUSTERS, Patience::default(), |_, _| Arc::new(Panics));
+    let patience = Patience {
+        bound: LONG,
+        on_miss: OnMiss::BreakBackup,
+    };
+    let rig = Rig::over(0..CLUSTERS, patience, |_, _| Arc::new(Panics));
     rig.write(0..1);
     let why = rig.ledger.broken().unwrap().to_string();
     assert!(why.ends_with("saving it panicked"), "{why}");

@@ -1,19 +1,19 @@
-//! Every interleaving of two setters and a reader, over two levels of words.
+//! Every interleaving of two setters and a reader, over two levels of words and over three.
 
 use std::sync::atomic::{AtomicU64 as Counter, Ordering::Relaxed};
 
-use loom::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
+use loom::thread;
 
 use crate::{DirtyBitmap, Granularity, Recorder};
 
 /// Two leaf words under one summary word; granules of one byte.
-const SIZE: u64 = 128;
+const TWO_LEVELS: u64 = 128;
+
+/// 65 leaf words under two summary words under one.
+const THREE_LEVELS: u64 = 64 * 64 + 1;
 
 fn recorder() -> Recorder {
-    Recorder::new(SIZE, Granularity::new(1).unwrap()).unwrap()
+    Recorder::new(TWO_LEVELS, Granularity::new(1).unwrap()).unwrap()
 }
 
 /// Runs a model and says how many interleavings it has.
@@ -101,23 +101,42 @@ fn loom_set_leaf_implies_set_summaries() {
 #[test]
 fn loom_finding_a_bit_set_passes_its_summaries_on() {
     walk("bit found set, handed on", || {
-        let (shared, told) = (recorder(), loom::sync::Arc::new(AtomicBool::new(false)));
-        let first = thread::spawn({
+        let shared = recorder();
+        let [first, second] = [70, 70].map(|granule| {
             let shared = shared.clone();
-            move || shared.mark(70, 1)
+            thread::spawn(move || shared.mark(granule, 1))
         });
-        let second = thread::spawn({
-            let (shared, told) = (shared.clone(), told.clone());
-            move || {
-                shared.mark(70, 1);
-                told.store(true, Ordering::Release);
-            }
-        });
-        if told.load(Ordering::Acquire) {
-            assert_eq!(marked(&shared.snapshot()), [70]);
-        }
-        first.join().unwrap();
         second.join().unwrap();
         assert_eq!(marked(&shared.snapshot()), [70]);
+        first.join().unwrap();
+    });
+}
+
+/// The same one level up: a setter that finds only the summary set.
+#[test]
+fn loom_finding_a_summary_set_is_enough() {
+    walk("summary found set, handed on", || {
+        let shared = recorder();
+        let [first, second] = [70, 71].map(|granule| {
+            let shared = shared.clone();
+            thread::spawn(move || shared.mark(granule, 1))
+        });
+        second.join().unwrap();
+        assert!(marked(&shared.snapshot()).contains(&71));
+        first.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_three_levels_lose_nothing() {
+    walk("three levels, and a reader", || {
+        let shared = Recorder::new(THREE_LEVELS, Granularity::new(1).unwrap()).unwrap();
+        let [first, second] = [4096, 4096].map(|granule| {
+            let shared = shared.clone();
+            thread::spawn(move || shared.mark(granule, 1))
+        });
+        second.join().unwrap();
+        assert_eq!(marked(&shared.snapshot()), [4096]);
+        first.join().unwrap();
     });
 }

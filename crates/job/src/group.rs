@@ -123,7 +123,7 @@ impl Cut for Span {
 #[must_use]
 pub(crate) struct Later {
     runs: Vec<(Order, Range<u32>)>,
-    decide: Option<(Verdict, Vec<Entry>)>,
+    decide: Option<Verdict>,
     again: bool,
     ended: Option<bool>,
     empty: bool,
@@ -256,11 +256,11 @@ impl Group {
         seat(&turn, self.seats(), member).map(look)
     }
 
-    /// Waits until the group is over, at most until the deadline; whether it is.
+    /// Waits until the group is over or in doubt, at most until the deadline; whether it is over.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut turn = self.turn.lock();
         turn.waiters += 1;
-        while !turn.over {
+        while !turn.over && !turn.core.in_doubt() {
             let Some(deadline) = deadline else {
                 turn = self.changed.wait(turn);
                 continue;
@@ -293,7 +293,7 @@ impl Group {
                     self.each(turn, members, |seat| seat.gate.ask(asked));
                 }
                 Action::WakeAt(span, time) => self.set_alarms(span, time.0),
-                Action::Decide(verdict) => later.decide = Some((verdict, self.take_records(turn))),
+                Action::Decide(verdict) => later.decide = Some(verdict),
                 Action::Notify(notice) => self.notify(turn, notice),
                 Action::Continue => later.again = true,
                 Action::Ended { owed } => later.ended = Some(owed || turn.incomplete),
@@ -326,25 +326,32 @@ impl Group {
         }
     }
 
-    /// The records of those who have one: what the next start needs.
-    fn take_records(&self, turn: &Turn) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for (member, seat) in self.seats().iter().enumerate() {
-            let member = member as u32;
-            let Some(record) = seat.odds_if_any().and_then(|mut odds| odds.record.take()) else {
-                continue;
-            };
+    /// The records of those who have one: what the next start needs. Only between the last prepare and
+    /// the first hook after the verdict, when nobody else looks at them.
+    pub(crate) fn take_records(&self) -> Vec<Entry> {
+        let taken = |(member, seat): (usize, &Seat)| {
+            Some((member as u32, seat.odds_if_any()?.record.take()?))
+        };
+        let records: Vec<_> = self.seats().iter().enumerate().filter_map(taken).collect();
+        let turn = self.turn.lock();
+        let named = |(member, record)| {
             let (name, kind) = match turn.names.entry(member) {
                 Some((_, name, kind)) => (name.clone(), kind.clone()),
                 None => (MemberName::new(turn.names.text(member)), Kind::new("")),
             };
-            entries.push((name, kind, record));
-        }
-        entries
+            (name, kind, record)
+        };
+        records.into_iter().map(named).collect()
     }
 
     fn notify(&self, turn: &mut Turn, notice: Notice) {
         if let Notice::Ended(span, outcome) = &notice {
+            // In creation order, as all that is said of members: see `Turn::outcome`.
+            debug_assert!(
+                turn.outcomes
+                    .last()
+                    .is_none_or(|(last, _)| last.end <= span.start)
+            );
             turn.outcomes.push((span.clone(), outcome.clone()));
         }
         if let Notice::Status(span, Status::Null) = &notice {
@@ -367,8 +374,8 @@ impl Group {
                     members,
                 });
             }
-            if let Some((verdict, records)) = later.decide {
-                self.shell.decide(self, verdict, records);
+            if let Some(verdict) = later.decide {
+                self.shell.decide(self, verdict);
             }
             if let Some(owed) = later.ended {
                 self.shell.conclude(self, owed);
@@ -386,9 +393,20 @@ impl Group {
         }
     }
 
-    /// The journal answered.
+    /// The journal answered. Who waits for a group in doubt is let go: nothing more will come.
     pub(crate) fn decided(self: &Arc<Self>, answer: Result<(), Error>) {
+        let in_doubt = answer.is_err();
         self.tell([Event::Decided(answer)]);
+        if in_doubt {
+            self.changed.notify_all();
+            self.shell.group_is_in_doubt();
+        }
+    }
+
+    /// Whether nothing more will come of it in this process.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        let turn = self.turn.lock();
+        turn.over || turn.core.in_doubt()
     }
 
     /// Marks the group over, after its drivers were dropped and the journal told; false if it was.
@@ -421,10 +439,11 @@ impl Turn {
 
     /// How a member ended, also after it was dismissed.
     pub(crate) fn outcome(&self, member: u32) -> Option<Outcome> {
-        self.outcomes
-            .iter()
-            .find(|(span, _)| span.contains(&member))
-            .map(|(_, outcome)| outcome.clone())
+        let at = self
+            .outcomes
+            .partition_point(|(span, _)| span.end <= member);
+        let (span, outcome) = self.outcomes.get(at)?;
+        span.contains(&member).then(|| outcome.clone())
     }
 }
 

@@ -99,16 +99,15 @@ impl JobHandle {
         why::sentence(&self.group, self.member)
     }
 
-    /// Waits until its group is over, and says how the job ended. Do not wait inside a driver: it keeps
-    /// a worker from its work.
-    pub fn wait(&self) -> Outcome {
-        self.group.wait(None);
-        self.outcome().unwrap_or_else(|| never_ended(&self.group))
+    /// Waits until its group is over, and says how the job ended; none if the group is in doubt, which no
+    /// waiting changes. Do not wait inside a driver: it keeps a worker from its work.
+    pub fn wait(&self) -> Option<Outcome> {
+        self.group.wait(None).then(|| self.outcome())?
     }
 
     /// The same, but not longer than until the deadline; none if it is not over by then.
     pub fn wait_until(&self, deadline: Instant) -> Option<Outcome> {
-        self.group.wait(Some(deadline)).then(|| self.wait())
+        self.group.wait(Some(deadline)).then(|| self.outcome())?
     }
 
     /// Ends it early, and its group with it. A converged job that is told Keep finishes instead, without
@@ -269,38 +268,20 @@ impl TxnHandle {
             })
     }
 
-    /// Waits until every hook has returned, and says what was decided. A group in doubt is never over:
-    /// see [`TxnHandle::wait_until`]. Do not wait inside a driver.
-    pub fn wait(&self) -> Verdict {
-        self.group.wait(None);
-        self.verdict().unwrap_or(NEVER_DECIDED)
+    /// Waits until every hook has returned, and says what was decided; none if the group is in doubt,
+    /// which no waiting changes. Do not wait inside a driver.
+    pub fn wait(&self) -> Option<Verdict> {
+        self.group.wait(None).then(|| self.verdict())?
     }
 
     /// The same, but not longer than until the deadline; none if it is not over by then.
     pub fn wait_until(&self, deadline: Instant) -> Option<Verdict> {
-        self.group
-            .wait(Some(deadline))
-            .then(|| self.verdict().unwrap_or(NEVER_DECIDED))
+        self.group.wait(Some(deadline)).then(|| self.verdict())?
     }
 }
 
 impl fmt::Debug for TxnHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TxnHandle({} {:?})", self.group.id, self.group.name)
-    }
-}
-
-/// What is presumed of a group without a verdict.
-const NEVER_DECIDED: Verdict = Verdict::Abort {
-    cause: Cause::ProcessEnded,
-    disposition: Disposition::Keep,
-};
-
-/// A group that was let go in doubt has no outcomes.
-fn never_ended(group: &Group) -> Outcome {
-    let cause = group.lock().core.cause().unwrap_or(Cause::ProcessEnded);
-    Outcome::Cancelled {
-        cause,
-        disposition: Disposition::Keep,
     }
 }

@@ -58,6 +58,7 @@ mod emit;
 mod engine;
 mod error;
 mod event;
+mod from_fn;
 mod group;
 mod handle;
 mod job;
@@ -90,6 +91,7 @@ pub use engine::{
 };
 pub use error::Error;
 pub use event::{Hooks, Spec, Time};
+pub use from_fn::{FromFn, from_fn};
 pub use handle::{JobHandle, TxnHandle};
 pub use journal::{Entry, Journal, JournalError, MemoryJournal, Owed};
 pub use name::{GroupName, InvalidName, Kind, MemberName};

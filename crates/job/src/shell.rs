@@ -12,7 +12,7 @@ use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::driver::panic_error;
 use crate::group::{Group, Span};
-use crate::journal::{Entry, Journal};
+use crate::journal::Journal;
 use crate::notice::Hub;
 use crate::queue::Queue;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
@@ -143,12 +143,7 @@ impl Shell {
     }
 
     /// Writes a verdict down and tells the group, from a thread that may block.
-    pub(crate) fn decide(
-        self: &Arc<Self>,
-        group: &Arc<Group>,
-        verdict: Verdict,
-        records: Vec<Entry>,
-    ) {
+    pub(crate) fn decide(self: &Arc<Self>, group: &Arc<Group>, verdict: Verdict) {
         let Some(journal) = self.journal() else {
             // No journal was given: nothing could ever be read back.
             group.decided(Ok(()));
@@ -156,10 +151,19 @@ impl Shell {
         };
         let (shell, group, journal) = (Arc::clone(self), Arc::clone(group), Arc::clone(journal));
         self.tasks.run(Box::new(move || {
+            let records = group.take_records();
             let answer = shell.write(|| journal.decide(&group.name, &verdict, &records));
             drop(journal);
             group.decided(answer);
         }));
+    }
+
+    /// A group is in doubt: who waits for the engine to calm down need not wait for it.
+    pub(crate) fn group_is_in_doubt(&self) {
+        // Under the lock, or it could be missed between a look and a wait.
+        let life = self.life.lock();
+        self.calmed.notify_all();
+        drop(life);
     }
 
     /// One write to the journal, unless one failed before.
@@ -239,7 +243,8 @@ impl Shell {
         let mut life = self.life.lock();
         loop {
             let left = deadline.saturating_duration_since(now());
-            if life.live == 0 || left.is_zero() {
+            let mut groups = self.directory.all().into_iter();
+            if left.is_zero() || groups.all(|group| group.is_at_its_end()) {
                 break;
             }
             life = self.calmed.wait_timeout(life, left);

@@ -30,11 +30,11 @@ pub(crate) struct Watch {
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
-    tasks: BTreeMap<u64, Running1>,
+    tasks: BTreeMap<u64, InCall>,
 }
 
 #[derive(Debug)]
-struct Running1 {
+struct InCall {
     group: Arc<Group>,
     member: u32,
     since: Instant,
@@ -54,7 +54,7 @@ impl Watch {
         let mut running = self.tasks.lock();
         running.next += 1;
         let number = running.next;
-        let task = Running1 {
+        let task = InCall {
             group: Arc::clone(group),
             member,
             since: now(),
@@ -113,12 +113,13 @@ pub(crate) fn look(shell: &Arc<Shell>) -> Option<Duration> {
     } else if watch.idle_looks.fetch_add(1, Ordering::Relaxed) >= IDLE_LOOKS {
         watch.idle_looks.store(0, Ordering::Relaxed);
         watch.awake.store(0, Ordering::Release);
-        // A worker that sat down just now may have seen the watch awake.
-        let idle = shell
-            .desks
-            .lock()
-            .iter()
-            .all(|desk| desk.look(Duration::MAX) == Look::Idle);
+        // A worker that sat down or a task that began just now may have seen the watch awake.
+        let idle = watch.tasks.lock().tasks.is_empty()
+            && shell
+                .desks
+                .lock()
+                .iter()
+                .all(|desk| desk.look(Duration::MAX) == Look::Idle);
         if idle || watch.awake.swap(1, Ordering::AcqRel) == 1 {
             return None;
         }

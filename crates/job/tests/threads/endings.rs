@@ -110,9 +110,11 @@ fn all_prepares_come_before_any_commit_and_all_commits_before_any_clean() {
     let ended: Vec<u32> = stage
         .news()
         .iter()
-        .filter_map(|news| match news {
-            News::Ended(subject, _) => Some(subject.job.member),
-            _ => None,
+        .filter_map(|news| {
+            let News::Ended(subject, _) = news else {
+                return None;
+            };
+            Some(subject.job.member)
         })
         .collect();
     assert_eq!(

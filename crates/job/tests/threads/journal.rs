@@ -98,7 +98,11 @@ fn a_failed_write_leaves_the_group_in_doubt_and_the_journal_takes_no_more() {
     puppets.iter().for_each(|puppet| puppet.act(Act::Done));
     stage.until_news("in doubt", |news| matches!(news, News::InDoubt(_)));
     assert!(jobs[0].txn().in_doubt());
-    assert_eq!(jobs[0].outcome(), None);
+    assert_eq!(
+        (jobs[0].wait(), jobs[0].txn().wait()),
+        (None, None),
+        "no waiting helps"
+    );
     assert!(jobs[1].why().contains("in doubt"), "{}", jobs[1].why());
     assert!(
         jobs[1]
@@ -123,6 +127,12 @@ fn a_failed_write_leaves_the_group_in_doubt_and_the_journal_takes_no_more() {
     });
     assert!(late.txn().in_doubt(), "{id}");
     assert_eq!(journal.decides.load(Ordering::SeqCst), 1);
+    let left = stage.engine.shutdown(deadline());
+    assert_eq!(
+        left.len(),
+        2,
+        "a shutdown names them and does not wait for them"
+    );
 }
 
 #[test]

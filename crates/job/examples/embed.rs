@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
         )?,
     ];
-    let verdict = group.launch().wait();
+    let verdict = group.launch().wait().ok_or("the verdict is in doubt")?;
 
     println!("the group's verdict: {verdict:?}");
     for job in jobs {

@@ -76,7 +76,9 @@ impl CreateOptions {
     }
 }
 
-/// A qcow2 file under construction; see the [module](self) for what it promises.
+/// A qcow2 file under construction, which is what it was at its last [`seal`](Self::seal) whatever
+/// ends the process or the power, and clean under `qemu-img check`. Before the first seal it is no
+/// qcow2 file at all.
 ///
 /// All methods take `&self`: any number of threads write while another seals. Locks are held for
 /// bookkeeping only, never while data is written or flushed.

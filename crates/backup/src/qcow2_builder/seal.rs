@@ -81,6 +81,10 @@ pub(super) fn seal<F: File>(builder: &Qcow2Builder<F>) -> Result<(), BuildError>
         state.take()
     };
     if taken.tables.is_empty() && !sealed.l1.is_empty() {
+        assert!(
+            taken.dropped.is_empty(),
+            "what is superseded changed a table"
+        );
         return Ok(());
     }
     let mut plan = Plan::new(builder.layout, &sealed);

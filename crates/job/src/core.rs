@@ -2,19 +2,18 @@
 //!
 //! It has no thread, clock, I/O or hash order, so the same calls give the same actions in the same
 //! order. Users come in through [`Core::apply`], which may refuse and then changed nothing; workers
-//! through [`Core::handle`], which may not refuse. What is said of single members is settled here; what
-//! follows for the group, in `txn.rs`.
+//! through [`Core::handle`], which may not refuse. Requests are judged in `verbs.rs`, events are settled
+//! here; what follows for the group is in `converge.rs`.
 
 use std::ops::Range;
 
 use crate::emit::Emit;
 use crate::error::Error;
-use crate::event::Spec;
 pub use crate::event::{Action, Event, Notice, Order, Report, Request};
-use crate::job::{Doing, Job};
-use crate::outcome::{Asked, Cause, Disposition, Phase, Verdict};
+use crate::job::Doing;
+use crate::outcome::{Cause, Disposition, Phase};
 use crate::refused::Refused;
-use crate::status::{Status, Verb};
+use crate::status::Status;
 use crate::txn::{Pass, Txn};
 
 /// How many members one turn visits at most: some microseconds, so that no verb waits longer for a lock.
@@ -111,264 +110,6 @@ impl Core {
         }
         self.txn.converge(out);
     }
-
-    // Requests: every check first, in the order of the reference, then the change.
-
-    fn add(&mut self, count: u32, spec: Spec, out: &mut Vec<Action>) -> Result<(), Refused> {
-        if self.txn.sealed {
-            return Err(Refused::Sealed);
-        }
-        self.txn.len().checked_add(count).ok_or(Refused::Full)?;
-        self.txn.manual |= spec.manual_finalize && count > 0;
-        self.txn.jobs.reserve(count as usize);
-        for _ in 0..count {
-            self.txn.add(Job::new(spec), out);
-        }
-        Ok(())
-    }
-
-    fn seal(&mut self) -> Result<(), Refused> {
-        if self.txn.sealed {
-            return Err(Refused::Sealed);
-        }
-        self.txn.sealed = true;
-        Ok(())
-    }
-
-    /// A group that was cancelled before has nothing to start: it ends as aborted.
-    fn launch(&mut self) {
-        if !self.txn.is_stopping() {
-            self.txn.begin(Pass::Start);
-        }
-    }
-
-    fn replay(&mut self, verdict: Verdict) -> Result<(), Refused> {
-        if self.txn.is_stopping() {
-            return Err(Refused::Cancelled);
-        }
-        self.seal()?;
-        if let Verdict::Abort { cause, disposition } = verdict {
-            self.txn.abandon(cause, disposition);
-        }
-        self.txn.verdict = Some(verdict);
-        self.txn.phase = Phase::Deciding;
-        self.txn.begin(Pass::Rebuild);
-        Ok(())
-    }
-
-    fn cancel(
-        &mut self,
-        member: u32,
-        disposition: Disposition,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Refused> {
-        let status = self.accepts(Verb::Cancel, member)?;
-        self.undecided(Verb::Cancel, status)?;
-        let soft = disposition == Disposition::Keep && self.txn.job(member).converged;
-        if !soft {
-            self.txn.abandon(Cause::Cancelled(member), disposition);
-        } else if !self.txn.is_stopping() {
-            self.txn.shorten(member, out);
-        }
-        Ok(())
-    }
-
-    fn cancel_all(
-        &mut self,
-        cause: Cause,
-        disposition: Disposition,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Refused> {
-        if let Some(verdict) = self.txn.verdict {
-            return Err(Refused::GroupDecided {
-                verdict,
-                in_doubt: self.txn.in_doubt,
-            });
-        }
-        // Only a user's word ever means Discard.
-        let disposition = if cause == Cause::User {
-            disposition
-        } else {
-            Disposition::Keep
-        };
-        let soft = disposition == Disposition::Keep
-            && self.txn.converged == self.txn.len()
-            && self.txn.len() > 0;
-        if !soft {
-            self.txn.abandon(cause, disposition);
-        } else if !self.txn.is_stopping() && !self.txn.short {
-            self.txn.short = true;
-            out.push(Action::Ask(0..self.txn.len(), Asked::Finish));
-            // All converged, so all were started; if a pass is under way, all have returned already.
-            if self.txn.pass == Pass::Rest {
-                self.txn.begin(Pass::Shorten);
-            }
-        }
-        Ok(())
-    }
-
-    fn pause(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        let status = self.accepts(Verb::Pause, member)?;
-        self.unstopped(Verb::Pause, status)?;
-        let before = self.txn.job(member).holds;
-        if before.user {
-            return Err(Refused::AlreadyPaused { status });
-        }
-        self.txn.job_mut(member).holds.user = true;
-        if !before.any() {
-            self.held(member, out);
-        }
-        Ok(())
-    }
-
-    fn resume(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        let status = self.status(member).ok_or(Refused::Gone)?;
-        // The flag first, then the table. A group that stops has dropped every user's hold, even where
-        // its pass did not come by yet.
-        if !self.txn.job(member).holds.user || self.txn.is_stopping() {
-            return Err(Refused::NotPaused { status });
-        }
-        self.accepts(Verb::Resume, member)?;
-        self.txn.job_mut(member).holds.user = false;
-        self.txn.released(member, out);
-        Ok(())
-    }
-
-    fn hold(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        self.status(member).ok_or(Refused::Gone)?;
-        let holds = &mut self.txn.job_mut(member).holds;
-        let before = *holds;
-        holds.internal = holds.internal.checked_add(1).ok_or(Refused::Full)?;
-        if !before.any() {
-            self.held(member, out);
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        self.status(member).ok_or(Refused::Gone)?;
-        let holds = &mut self.txn.job_mut(member).holds;
-        holds.internal = holds.internal.checked_sub(1).ok_or(Refused::NotHeld)?;
-        self.txn.released(member, out);
-        Ok(())
-    }
-
-    fn set_speed(
-        &mut self,
-        member: u32,
-        raises: bool,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Refused> {
-        let status = self.accepts(Verb::SetSpeed, member)?;
-        self.unstopped(Verb::SetSpeed, status)?;
-        if raises {
-            self.txn.wake(member, out);
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        let status = self.accepts(Verb::Complete, member)?;
-        self.unstopped(Verb::Complete, status)?;
-        match self.txn.asked(member) {
-            Asked::Finish => return Err(Refused::Finishing { status }),
-            Asked::Complete => {}
-            Asked::Run => {
-                self.txn.job_mut(member).asked = Asked::Complete;
-                out.push(Action::Ask(member..member + 1, Asked::Complete));
-                self.txn.wake(member, out);
-            }
-        }
-        Ok(())
-    }
-
-    fn finalize(&mut self, member: u32) -> Result<(), Refused> {
-        let status = self.accepts(Verb::Finalize, member)?;
-        self.unstopped(Verb::Finalize, status)?;
-        if self.txn.phase != Phase::Open || self.txn.finalized {
-            return Err(Refused::Finalizing { status });
-        }
-        self.txn.finalized = true;
-        Ok(())
-    }
-
-    fn dismiss(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        self.accepts(Verb::Dismiss, member)?;
-        self.txn.dismiss(member, out);
-        Ok(())
-    }
-
-    fn give_up(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
-        let status = self.status(member).ok_or(Refused::Gone)?;
-        if !self.txn.job(member).stuck {
-            return Err(Refused::NotStuck { status });
-        }
-        let order = self.order_of(member);
-        let job = self.txn.job_mut(member);
-        job.stuck = false;
-        job.doing = Doing::Lost;
-        let tasks = std::mem::take(&mut job.tasks);
-        self.txn.tasks -= u64::from(tasks);
-        self.txn.owed = true;
-        out.notify(Notice::GivenUp(member));
-        let error = Error::new("given up: it was stuck and did not come back");
-        if let Some(order) = order {
-            // Its worker is lost too: what came after this member in the span is ordered again.
-            self.txn.next = member + 1;
-            self.txn.hook = 0..0;
-            if order != Order::Prepare {
-                out.notify(Notice::Owed(member, order, error));
-                return Ok(());
-            }
-        }
-        self.txn.fail(member, error, out);
-        self.txn.settle(member, out);
-        Ok(())
-    }
-
-    /// The status of a member that accepts `verb`, by the table.
-    fn accepts(&self, verb: Verb, member: u32) -> Result<Status, Refused> {
-        let status = self.status(member).ok_or(Refused::Gone)?;
-        if !verb.accepted_in().contains(&status) {
-            return Err(Refused::Status { verb, status });
-        }
-        Ok(status)
-    }
-
-    fn undecided(&self, verb: Verb, status: Status) -> Result<(), Refused> {
-        match self.txn.verdict {
-            Some(verdict) => Err(Refused::Decided {
-                verb,
-                status,
-                verdict,
-                in_doubt: self.txn.in_doubt,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn unstopped(&self, verb: Verb, status: Status) -> Result<(), Refused> {
-        self.undecided(verb, status)?;
-        match self.txn.cause {
-            Some(cause) => Err(Refused::Stopping {
-                verb,
-                status,
-                cause,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// The first hold came: the gate closes, and who is at rest parks.
-    fn held(&mut self, member: u32, out: &mut Vec<Action>) {
-        if self.txn.is_stopping() || !self.txn.is_gated(member) {
-            return;
-        }
-        out.hold(member);
-        self.txn.proceed(member, out);
-    }
-
-    // Events.
 
     fn stepped(&mut self, members: Range<u32>, report: &Report, out: &mut Vec<Action>) {
         for member in members {
@@ -531,7 +272,7 @@ impl Core {
     }
 
     /// The hook `member` is in now.
-    fn order_of(&self, member: u32) -> Option<Order> {
+    pub(crate) fn order_of(&self, member: u32) -> Option<Order> {
         match self.txn.pass {
             Pass::Hook(order) if self.txn.hook.start == member && !self.txn.hook.is_empty() => {
                 Some(order)

@@ -50,6 +50,7 @@
 
 mod calls;
 mod context;
+mod converge;
 pub mod core;
 mod desk;
 mod directory;
@@ -79,6 +80,7 @@ mod sync;
 mod tasks;
 mod timer;
 mod txn;
+mod verbs;
 mod watch;
 mod why;
 mod worker;

@@ -1,8 +1,7 @@
-//! One transaction: its members in creation order, and when they converge.
+//! One transaction: its members in creation order, and what happens to one of them at a time.
 //!
-//! Whatever a request or an event did to single members, the rules of the group are applied afterwards,
-//! in [`Txn::converge`] and nowhere else. Work on every member goes in *passes* of bounded turns; the
-//! counters make it unnecessary to look at members in between.
+//! What follows for the group is in `converge.rs`. The counters kept here make it unnecessary to look at
+//! every member for that.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -70,7 +69,7 @@ pub(crate) struct Txn {
     /// A `Continue` is on its way.
     pub(crate) continuing: bool,
     /// How many members one turn may visit.
-    turn: u32,
+    pub(crate) turn: u32,
 }
 
 impl Txn {
@@ -118,7 +117,7 @@ impl Txn {
         self.census[status as usize]
     }
 
-    fn all_are(&self, status: Status) -> bool {
+    pub(crate) fn all_are(&self, status: Status) -> bool {
         self.count(status) == self.len()
     }
 
@@ -189,7 +188,7 @@ impl Txn {
     }
 
     /// A held member at rest: announced only now that it is true.
-    fn park(&mut self, member: u32, out: &mut Vec<Action>) {
+    pub(crate) fn park(&mut self, member: u32, out: &mut Vec<Action>) {
         let to = if self.job(member).converged {
             Status::Standby
         } else {
@@ -271,195 +270,6 @@ impl Txn {
         }
     }
 
-    /// The rules of the group: called once at the end of every turn.
-    pub(crate) fn converge(&mut self, out: &mut Vec<Action>) {
-        // While a `Continue` is on its way the passes wait for it: no turn grows by another's work.
-        let mut left = if self.continuing { 0 } else { self.turn };
-        loop {
-            self.advance_phase();
-            if self.is_pass_over() {
-                if !self.after_pass(out) {
-                    return;
-                }
-            } else if !self.hook.is_empty() {
-                return;
-            } else if left > 0 {
-                left -= self.visit(left, out);
-            } else {
-                if !self.continuing {
-                    self.continuing = true;
-                    out.push(Action::Continue);
-                }
-                return;
-            }
-        }
-    }
-
-    /// Changes of phase that do not wait for the pass under way.
-    fn advance_phase(&mut self) {
-        match self.phase {
-            // No hook is interrupted: those under way return, then the group stops.
-            Phase::Open | Phase::Preparing if self.cause.is_some() && self.hook.is_empty() => {
-                self.phase = Phase::Stopping;
-                self.begin(Pass::Stop);
-            }
-            Phase::Open
-            | Phase::Preparing
-            | Phase::Stopping
-            | Phase::Deciding
-            | Phase::Committing
-            | Phase::Aborting
-            | Phase::Done => {}
-        }
-    }
-
-    fn is_pass_over(&self) -> bool {
-        self.pass == Pass::Rest || (self.next == self.len() && self.hook.is_empty())
-    }
-
-    pub(crate) fn begin(&mut self, pass: Pass) {
-        self.pass = pass;
-        self.next = 0;
-    }
-
-    /// What follows when every member was visited. Says whether anything did.
-    fn after_pass(&mut self, out: &mut Vec<Action>) -> bool {
-        match self.phase {
-            Phase::Open => self.after_open(),
-            Phase::Preparing => {
-                // Prepare may set tasks going; they belong to it.
-                let ready = self.tasks == 0;
-                if ready {
-                    self.decide(Verdict::Commit, out);
-                }
-                ready
-            }
-            Phase::Stopping => {
-                let ready = self.sealed && self.all_are(Status::Aborting);
-                if ready {
-                    let cause = self.cause.expect("a stopping group has a cause");
-                    let disposition = self.disposition;
-                    self.decide(Verdict::Abort { cause, disposition }, out);
-                }
-                ready
-            }
-            Phase::Deciding => {
-                let rebuilt = self.pass == Pass::Rebuild;
-                if rebuilt {
-                    self.begin_hooks(out);
-                }
-                rebuilt
-            }
-            Phase::Committing | Phase::Aborting => {
-                self.after_hooks(out);
-                true
-            }
-            Phase::Done => false,
-        }
-    }
-
-    fn after_open(&mut self) -> bool {
-        self.pass = Pass::Rest;
-        if !self.sealed || self.tasks > 0 {
-            return false;
-        }
-        if self.all_are(Status::Pending) {
-            let go = self.finalized || !self.manual;
-            if go {
-                self.phase = Phase::Preparing;
-                self.begin(Pass::Hook(Order::Prepare));
-            }
-            return go;
-        }
-        let go = self.all_are(Status::Waiting);
-        if go {
-            self.begin(Pass::Pend);
-        }
-        go
-    }
-
-    /// Fixes the verdict. From here on nothing changes it.
-    fn decide(&mut self, verdict: Verdict, out: &mut Vec<Action>) {
-        assert!(self.verdict.is_none(), "one verdict per group");
-        self.phase = Phase::Deciding;
-        self.pass = Pass::Rest;
-        self.verdict = Some(verdict);
-        if self.jobs.is_empty() {
-            // Nobody to tell after a restart, so nothing to write.
-            self.begin_hooks(out);
-        } else {
-            out.push(Action::Decide(verdict));
-        }
-    }
-
-    /// The verdict is written down: carry it out.
-    pub(crate) fn begin_hooks(&mut self, out: &mut Vec<Action>) {
-        let verdict = self.verdict.expect("hooks follow a verdict");
-        let (phase, order) = match verdict {
-            Verdict::Commit => (Phase::Committing, Order::Commit),
-            Verdict::Abort { .. } => (Phase::Aborting, Order::Abort),
-        };
-        out.notify(Notice::Decided(verdict));
-        self.phase = phase;
-        self.begin(Pass::Hook(order));
-    }
-
-    fn after_hooks(&mut self, out: &mut Vec<Action>) {
-        match self.pass {
-            Pass::Hook(Order::Commit | Order::Abort) => self.begin(Pass::Hook(Order::Clean)),
-            Pass::Hook(Order::Clean) => self.begin(Pass::Conclude),
-            Pass::Conclude => {
-                self.phase = Phase::Done;
-                self.pass = Pass::Rest;
-                out.push(Action::Ended { owed: self.owed });
-            }
-            Pass::Rest
-            | Pass::Start
-            | Pass::Shorten
-            | Pass::Pend
-            | Pass::Stop
-            | Pass::Rebuild
-            | Pass::Hook(Order::Step | Order::Prepare) => {
-                unreachable!("no pass {:?} in phase {:?}", self.pass, self.phase)
-            }
-        }
-    }
-
-    /// Visits at most `limit` members of the pass under way; says how many.
-    fn visit(&mut self, limit: u32, out: &mut Vec<Action>) -> u32 {
-        let from = self.next;
-        let to = self.len().min(from.saturating_add(limit));
-        self.next = to;
-        match self.pass {
-            Pass::Rest => {}
-            Pass::Start => self.start(from..to, out),
-            Pass::Shorten => (from..to).for_each(|member| self.shorten(member, out)),
-            Pass::Pend => (from..to).for_each(|member| self.enter(member, Status::Pending, out)),
-            Pass::Stop => self.stop(from..to, out),
-            Pass::Rebuild => self.rebuild(from..to, out),
-            Pass::Hook(order) => return self.order_hooks(order, from..to, out),
-            Pass::Conclude => self.conclude(from..to, out),
-        }
-        to - from
-    }
-
-    fn start(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        for member in span.clone() {
-            self.enter(member, Status::Running, out);
-            self.job_mut(member).started = true;
-        }
-        for member in span.clone() {
-            if self.job(member).holds.any() {
-                self.park(member, out);
-            }
-        }
-        for member in span {
-            if !self.job(member).holds.any() {
-                self.step(member, out);
-            }
-        }
-    }
-
     /// Tells a converged member to finish without the switch-over.
     pub(crate) fn shorten(&mut self, member: u32, out: &mut Vec<Action>) {
         if self.asked(member) != Asked::Finish {
@@ -517,94 +327,11 @@ impl Txn {
         }
     }
 
-    fn stop(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        for member in span.clone() {
-            let job = self.job_mut(member);
-            job.holds.user = false;
-            if !job.at_rest() {
-                out.stop(member);
-            }
-        }
-        for member in span {
-            self.settle(member, out);
-        }
-    }
-
-    fn rebuild(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        let path: &[Status] = match self.verdict.expect("a replayed group has a verdict") {
-            Verdict::Commit => &[Status::Running, Status::Waiting, Status::Pending],
-            Verdict::Abort { .. } => &[Status::Aborting],
-        };
-        for &status in path {
-            for member in span.clone() {
-                self.enter(member, status, out);
-                self.job_mut(member).started = true;
-            }
-        }
-    }
-
-    /// Orders the hook of the next members that have it, as one span; says how many were looked at.
-    fn order_hooks(&mut self, order: Order, span: Range<u32>, out: &mut Vec<Action>) -> u32 {
-        let hook = hook_of(order);
-        if !self.hooks.has(hook) {
-            self.next = self.len();
-            return 0;
-        }
-        let runs = |txn: &Self, member: u32| {
-            let job = txn.job(member);
-            job.hooks.has(hook) && job.doing != Doing::Lost
-        };
-        let from = span
-            .clone()
-            .find(|&member| runs(self, member))
-            .unwrap_or(span.end);
-        let to = (from..span.end)
-            .find(|&member| !runs(self, member))
-            .unwrap_or(span.end);
-        if from < to {
-            self.hook = from..to;
-            out.push(Action::Run {
-                order,
-                members: from..to,
-            });
-        }
-        self.next = to;
-        to - span.start
-    }
-
-    fn conclude(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        for member in span.clone() {
-            let outcome = self.outcome(member).expect("a verdict precedes the end");
-            out.ended(member, outcome);
-        }
-        for member in span.clone() {
-            self.enter(member, Status::Concluded, out);
-        }
-        for member in span {
-            let job = self.job(member);
-            // What never ran leaves nothing to look at.
-            if !job.manual_dismiss || !job.started {
-                self.dismiss(member, out);
-            }
-        }
-    }
-
     /// Forgets a concluded member.
     pub(crate) fn dismiss(&mut self, member: u32, out: &mut Vec<Action>) {
         self.enter(member, Status::Null, out);
         if !self.errors.is_empty() {
             self.errors.remove(&member);
         }
-    }
-}
-
-/// The hook an order runs.
-fn hook_of(order: Order) -> Hooks {
-    match order {
-        Order::Step => Hooks::NONE,
-        Order::Prepare => Hooks::PREPARE,
-        Order::Commit => Hooks::COMMIT,
-        Order::Abort => Hooks::ABORT,
-        Order::Clean => Hooks::CLEAN,
     }
 }

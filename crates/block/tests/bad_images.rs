@@ -159,12 +159,13 @@ fn an_unknown_feature_is_called_what_the_image_calls_it() {
 #[test]
 fn every_truncation_is_refused_or_reads_as_an_error() {
     let scratch = Scratch::new();
-    let whole = image();
-    for length in 4..whole.len() {
-        let path = scratch.put("disk", &whole[..length]);
+    let path = scratch.put("disk", &image());
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    for length in (4..7 * CLUSTER as u64).rev() {
+        file.set_len(length).unwrap();
         match open(&path, OpenOptions::read_only()) {
             // Its first bytes make it qcow2, so it is never taken for a raw disk.
-            Err(OpenError::Truncated { .. }) => assert!(length < 5 * CLUSTER, "{length}"),
+            Err(OpenError::Truncated { .. }) => assert!(length < 5 * CLUSTER as u64, "{length}"),
             Err(other) => panic!("{length} bytes: {other}"),
             Ok(device) => {
                 let mut bytes = vec![0; 2 * CLUSTER];
@@ -376,7 +377,7 @@ fn use_it(path: &Path, options: OpenOptions) {
         let _ = device.write_zeroes(0, size);
         let _ = device.discard(0, size / 2);
         let _ = device.write_at(&[4; 1], size - 1);
-        let _ = device.flush();
+        // Dropping it writes its tables back, without waiting for the disk a thousand times.
     }
 }
 

@@ -1,0 +1,247 @@
+//! The command line: every command and option, as clap reads them. No rules: values are only given their shape here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Grouped, incremental, crash-safe backups of raw and qcow2 disks.
+///
+/// Several disks are backed up together: either all of them get a new point, or none does, and what a disk is left with
+/// when its group fails is decided by that disk's own policy.
+#[derive(Debug, Parser)]
+#[command(name = "cohort", version, about, long_about, after_long_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Said at the end of `cohort --help`.
+const AFTER_HELP: &str = "\
+Try `cohort demo` first: it shows the whole idea on real disks in a temporary directory.
+Exit codes are listed by `cohort exit-codes`.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Back up disks together into a backup directory.
+    ///
+    /// The first backup of a disk is full, each later one holds what changed since the disk's last point. Sources must not
+    /// be written to meanwhile: one that changes while it is read fails.
+    Backup(Backup),
+    /// Write a point of a disk to a new file.
+    Restore(Restore),
+    /// Show what a backup directory holds, and what every file in it is.
+    List(List),
+    /// Answer what happens to the partial copies that a run left undecided.
+    #[command(subcommand)]
+    Bitmap(Bitmap),
+    /// Show what each disk would be left with after every possible end of a run.
+    Explain(Explain),
+    /// Write a backup directory's catalogue as text, or make a catalogue from such a text.
+    #[command(subcommand)]
+    Catalogue(Catalogue),
+    /// Show the whole idea on three disks that are being written to all the while, and check every byte.
+    Demo(Demo),
+    /// List the exit codes and what each of them means.
+    ExitCodes(ExitCodes),
+}
+
+/// `cohort backup`.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Disks to back up: files or block devices, raw or qcow2; each as PATH or NAME=PATH.
+    #[arg(required = true, value_name = "[NAME=]SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// The backup directory; made if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Let each disk commit or abort alone, instead of all together.
+    #[arg(long)]
+    pub(crate) individual: bool,
+    /// What a disk keeps of a failed run: on-success, always, ask or never; for all disks or for NAME. May be repeated.
+    #[arg(long, value_name = "[NAME=]POLICY")]
+    pub(crate) policy: Vec<String>,
+    /// What to do with a disk whose last run still waits for an answer.
+    #[arg(long, value_enum, default_value = "refuse")]
+    pub(crate) undecided: Undecided,
+    /// What to do when a cluster cannot be read or written: report (fail the disk), ignore (try again) or skip:N (leave
+    /// out at most N granules of 64 KiB, which makes the point incomplete).
+    #[arg(long, value_name = "ACTION", default_value = "report")]
+    pub(crate) on_error: String,
+    /// Copy at most this many bytes a second and disk; K, M, G and T are powers of 1024.
+    #[arg(long, value_name = "BYTES", value_parser = crate::human::parse_bytes)]
+    pub(crate) speed: Option<u64>,
+    /// Accept a source that changed while it was read; its point then has no single instant.
+    #[arg(long)]
+    pub(crate) accept_changed: bool,
+    /// Fail a disk that would have to copy more than what changed.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// On Ctrl-C leave no trace of the run, whatever the policies say.
+    #[arg(long)]
+    pub(crate) discard_on_interrupt: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What to do with a disk that waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Undecided {
+    /// Refuse to back up that disk until it is answered.
+    Refuse,
+    /// Keep what was copied and continue it.
+    Keep,
+    /// Drop what was copied and start again from the last point.
+    Discard,
+}
+
+/// `cohort restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    /// The disk, and which of its points: a number, or `latest` (the default).
+    #[arg(value_name = "DISK[@POINT]")]
+    pub(crate) point: String,
+    /// The file to write; it must not exist.
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// The format of OUT; by default what its name ends in says: `.qcow2`, or else raw.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// The format of a restored disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The bytes of the disk and nothing else; holes stay holes.
+    Raw,
+    /// A qcow2 image that stands alone.
+    Qcow2,
+}
+
+/// `cohort list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The backup directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `cohort bitmap …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bitmap {
+    /// Keep or discard what an unfinished run copied of a disk.
+    Decide(Decide),
+}
+
+/// `cohort bitmap decide`.
+#[derive(Debug, Args)]
+pub(crate) struct Decide {
+    /// keep: the next run continues the partial copy; discard: it starts again from the last point.
+    #[arg(value_enum)]
+    pub(crate) answer: Answer,
+    /// The backup directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    /// The disk.
+    #[arg(value_name = "DISK")]
+    pub(crate) disk: String,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// The answer to an undecided bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Answer {
+    /// Continue the partial copy.
+    Keep,
+    /// Drop it.
+    Discard,
+}
+
+/// `cohort explain`.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Disks as they would be given to `backup`; each as PATH or NAME=PATH. Without any, the rules themselves.
+    #[arg(value_name = "[NAME=]SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// The policies, as for `backup`.
+    #[arg(long, value_name = "[NAME=]POLICY")]
+    pub(crate) policy: Vec<String>,
+    /// A backup directory: say also what the next run would do for each disk.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `cohort catalogue …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Catalogue {
+    /// Print the whole catalogue as JSON.
+    Dump {
+        /// The backup directory.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Make the catalogue of a backup directory that has none from a dump on standard input.
+    Load {
+        /// The backup directory.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// `cohort demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Keep the directory of the demonstration and print its path.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `cohort exit-codes`.
+#[derive(Debug, Args)]
+pub(crate) struct ExitCodes {
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of every command that prints.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Output {
+    /// Print JSON: one object a line, the last one is the result.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

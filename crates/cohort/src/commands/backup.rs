@@ -1,0 +1,139 @@
+//! `cohort backup`: a run of grouped backups, watched until it ends; Ctrl-C stops it, gently at first.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use cohort_backup::{
+    Backup, Budget, DiskSpec, ErrorPolicy, OnUndecided, Options, RunReport, Running,
+};
+use cohort_job::Disposition;
+
+use super::report;
+use super::sources::{Policies, Source};
+use crate::args;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::interrupt::{self, Interrupt};
+use crate::progress::{DiskNow, Progress};
+
+/// How often a run is looked at: often enough for a bar that moves smoothly.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) fn run(args: &args::Backup) -> Result {
+    let specs = disks(args)?;
+    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
+    let mut backup = Backup::to(&args.to).individual(args.individual);
+    for spec in specs {
+        backup = backup.disk(spec);
+    }
+    let running = backup.start()?;
+    let report = watch(running, args, &interrupts);
+    Ok(report::print(&report, args))
+}
+
+/// The disks with their options, as the library wants them.
+fn disks(args: &args::Backup) -> Result<Vec<DiskSpec>> {
+    let policies = Policies::parse(&args.policy)?;
+    let on_error = error_policy(&args.on_error)?;
+    let mut specs = Vec::new();
+    let mut names = Vec::new();
+    for text in &args.sources {
+        let source = Source::parse(text);
+        let spec = source.spec();
+        let name = spec.disk_name()?;
+        let options = Options::builder()
+            .policy(policies.of(&name))
+            .undecided(undecided(args.undecided))
+            .on_source_error(on_error)
+            .speed(args.speed.unwrap_or(0))
+            .strict(args.strict)
+            .accept_changes(args.accept_changed)
+            .build()
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        names.push(name);
+        specs.push(spec.options(options));
+    }
+    policies.all_used(&names)?;
+    Ok(specs)
+}
+
+fn undecided(answer: args::Undecided) -> OnUndecided {
+    match answer {
+        args::Undecided::Refuse => OnUndecided::Refuse,
+        args::Undecided::Keep => OnUndecided::Keep,
+        args::Undecided::Discard => OnUndecided::Discard,
+    }
+}
+
+/// Reads `report`, `ignore` or `skip:N`.
+fn error_policy(text: &str) -> Result<ErrorPolicy> {
+    let budget = Budget::default();
+    match text.split_once(':') {
+        None if text == "report" => Ok(ErrorPolicy::Report),
+        None if text == "ignore" => Ok(ErrorPolicy::Ignore(budget)),
+        Some(("skip", limit)) if limit.parse::<u64>().is_ok_and(|limit| limit > 0) => {
+            Ok(ErrorPolicy::Skip {
+                budget,
+                limit: limit.parse().unwrap_or(1),
+            })
+        }
+        _ => Err(Failure::say(
+            Exit::Usage,
+            format_args!(
+                "--on-error {text}: say report, ignore, or skip:N with the number of granules that may be left out"
+            ),
+        )),
+    }
+}
+
+/// Shows progress until the run has ended, and passes on what the user wishes meanwhile.
+fn watch(running: Running, args: &args::Backup, interrupts: &Receiver<Interrupt>) -> RunReport {
+    let start = Instant::now();
+    let mut progress = Progress::new(args.output.json);
+    let mut wishes = 0;
+    while !running.is_finished() {
+        progress.show(start.elapsed(), &now(&running));
+        match interrupts.recv_timeout(LOOK) {
+            Ok(Interrupt) => {
+                wishes += 1;
+                stop(&running, args.discard_on_interrupt, wishes, &progress);
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+    progress.finish();
+    running.wait()
+}
+
+/// Stops the run as the user's `wishes`-th wish asks.
+fn stop(running: &Running, discard: bool, wishes: u32, progress: &Progress) {
+    match (discard, wishes) {
+        (true, 1) => {
+            progress.say("Stopping: nothing of this run will be left.");
+            running.cancel(Disposition::Discard);
+        }
+        (false, 1) => {
+            progress.say("Stopping: each disk keeps what its policy says. Once more: without waiting for the flush.");
+            running.cancel(Disposition::Keep);
+        }
+        (false, 2) => {
+            progress.say("Stopping without waiting for the flush: what is not yet durable will be copied again.");
+            running.hurry();
+        }
+        _ => {}
+    }
+}
+
+/// Where every disk of the run is.
+fn now(running: &Running) -> Vec<DiskNow> {
+    let look = |disk: &cohort_backup::RunningDisk| {
+        let at = disk.progress();
+        DiskNow {
+            name: disk.name().to_string(),
+            phase: at.phase.to_string(),
+            done: at.done,
+            total: at.total,
+        }
+    };
+    running.disks().iter().map(look).collect()
+}

@@ -1,0 +1,103 @@
+//! `cohort explain`: what each disk is left with after every possible end of a run, from the table that decides it.
+
+use cohort_backup::catalogue::DiskName;
+use cohort_backup::{BitmapPolicy, Ended, fate};
+use serde::Serialize;
+
+use super::sources::{Policies, Source};
+use crate::args;
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::output::{json_line, print_line};
+
+/// The ends that people ask about, and the row of the table that each of them is.
+const ENDS: [(&str, Ended); 6] = [
+    ("success", Ended::Committed),
+    ("its own error", Ended::Kept),
+    ("a peer's error", Ended::Kept),
+    ("a soft cancel, of it or of a peer", Ended::Kept),
+    ("a forced cancel, of it or of a peer", Ended::Discarded),
+    ("anything, before it began", Ended::NeverStarted),
+];
+
+const POLICIES: [BitmapPolicy; 4] = [
+    BitmapPolicy::OnSuccess,
+    BitmapPolicy::Always,
+    BitmapPolicy::Ask,
+    BitmapPolicy::Never,
+];
+
+/// One answer.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    event: &'static str,
+    disk: Option<&'a str>,
+    policy: String,
+    /// Whether the disk is served by us, so that writes to it are recorded.
+    fenced: bool,
+    after: &'static str,
+    left_with: &'static str,
+}
+
+pub(super) fn run(args: &args::Explain) -> Result {
+    let policies = Policies::parse(&args.policy)?;
+    let disks = names(&args.sources)?;
+    if disks.is_empty() {
+        rules(args.output.json);
+        return Ok(Exit::Done);
+    }
+    policies.all_used(&disks)?;
+    for disk in &disks {
+        // What is named on the command line is read, not served.
+        explain(Some(disk), policies.of(disk), false, args.output.json);
+    }
+    Ok(Exit::Done)
+}
+
+/// The names that the disks would get.
+fn names(sources: &[String]) -> Result<Vec<DiskName>> {
+    sources
+        .iter()
+        .map(|text| Ok(Source::parse(text).spec().disk_name()?))
+        .collect()
+}
+
+/// The whole table, for served disks and for others.
+fn rules(json: bool) {
+    for fenced in [true, false] {
+        for policy in POLICIES {
+            explain(None, policy, fenced, json);
+        }
+    }
+}
+
+fn explain(disk: Option<&DiskName>, policy: BitmapPolicy, fenced: bool, json: bool) {
+    if !json {
+        let who = disk.map_or_else(|| "a disk".to_owned(), ToString::to_string);
+        let how = if fenced {
+            "served by us: every write is recorded"
+        } else {
+            "read only: what changed is found by comparing"
+        };
+        print_line(&format!("{who}, policy {policy} ({how})"));
+    }
+    for (after, ended) in ENDS {
+        let left_with = fate(ended, policy).explained(fenced);
+        if json {
+            let disk = disk.map(DiskName::as_str);
+            json_line(&Answer {
+                event: "explain",
+                disk,
+                policy: policy.to_string(),
+                fenced,
+                after,
+                left_with,
+            });
+        } else {
+            print_line(&format!("  after {after:<36} {left_with}"));
+        }
+    }
+    if !json {
+        print_line("");
+    }
+}

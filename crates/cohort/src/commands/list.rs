@@ -1,0 +1,203 @@
+//! `cohort list`: every point, every partial, and what every file is.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use cohort_backup::catalogue::{self, Contents, Decision, FileRole, Instant, Partial, Point};
+use serde::Serialize;
+
+use crate::args;
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::human;
+use crate::output::{self, json_line, print_line};
+
+/// All that a backup directory holds, as JSON gives it.
+#[derive(Debug, Serialize)]
+struct Listing<'a> {
+    event: &'static str,
+    directory: String,
+    id: String,
+    points: Vec<PointRow<'a>>,
+    partials: Vec<PartialRow<'a>>,
+    files: Vec<FileRow>,
+    missing: Vec<String>,
+}
+
+/// One point.
+#[derive(Debug, Serialize)]
+struct PointRow<'a> {
+    name: String,
+    disk: &'a str,
+    point: u64,
+    #[serde(flatten)]
+    row: &'a Point,
+}
+
+/// One partial.
+#[derive(Debug, Serialize)]
+struct PartialRow<'a> {
+    disk: &'a str,
+    #[serde(flatten)]
+    row: &'a Partial,
+}
+
+/// One file of the directory.
+#[derive(Debug, Serialize)]
+struct FileRow {
+    name: String,
+    what: String,
+    #[serde(skip)]
+    role: FileRole,
+}
+
+pub(super) fn run(args: &args::List) -> Result {
+    let contents = catalogue::read(&args.dir)?;
+    let names = catalogue::list_files(&args.dir)?;
+    let listing = listing(&args.dir, &contents, &names);
+    if args.output.json {
+        json_line(&listing);
+    } else {
+        print(&listing);
+    }
+    Ok(Exit::Done)
+}
+
+fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> Listing<'a> {
+    let point =
+        |((disk, run), row): (&'a (catalogue::DiskName, catalogue::RunId), &'a Point)| PointRow {
+            name: format!("{disk}@{run}"),
+            disk: disk.as_str(),
+            point: run.0,
+            row,
+        };
+    let file = |name: &OsString| {
+        let role = contents.role_of(name);
+        FileRow {
+            name: name.to_string_lossy().into_owned(),
+            what: role.to_string(),
+            role,
+        }
+    };
+    Listing {
+        event: "list",
+        directory: directory.display().to_string(),
+        id: contents.meta.directory.to_string(),
+        points: contents.points.iter().map(point).collect(),
+        partials: contents
+            .partials
+            .iter()
+            .map(|(disk, row)| PartialRow {
+                disk: disk.as_str(),
+                row,
+            })
+            .collect(),
+        files: names.iter().map(file).collect(),
+        missing: contents
+            .missing(names.iter().map(OsString::as_os_str))
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+fn print(listing: &Listing<'_>) {
+    if listing.points.is_empty() {
+        print_line("no points yet");
+    } else {
+        let mut table = output::table(&["POINT", "TAKEN", "SIZE", "COPIED", "LIES ON", "FILE", ""]);
+        for row in &listing.points {
+            let Point {
+                parent,
+                size,
+                created_unix_ms,
+                bytes_copied,
+                file,
+                ..
+            } = row.row;
+            table.add_row([
+                row.name.clone(),
+                human::time(*created_unix_ms),
+                human::bytes(*size),
+                human::bytes(*bytes_copied),
+                parent.map_or_else(
+                    || "itself".into(),
+                    |parent| format!("{}@{parent}", row.disk),
+                ),
+                file.to_string(),
+                remarks(row.row),
+            ]);
+        }
+        print_line(&table.to_string());
+    }
+    for partial in &listing.partials {
+        print_line(&partial_line(partial));
+    }
+    for file in &listing.files {
+        match file.role {
+            FileRole::Unfinished(_) => {
+                print_line(&format!(
+                    "{}: unfinished: not a point; the next run removes it unless one is writing it now",
+                    file.name
+                ));
+            }
+            FileRole::Stray(_) | FileRole::Other => {
+                print_line(&format!("{}: {}; left alone", file.name, file.what))
+            }
+            FileRole::Point(..) | FileRole::Partial(_) | FileRole::Catalogue => {}
+        }
+    }
+    for name in &listing.missing {
+        print_line(&format!(
+            "{name}: MISSING: what lies on it cannot be restored; the next run copies that disk in full"
+        ));
+    }
+}
+
+/// What is special about a point: its holes, and an instant that nobody can vouch for.
+fn remarks(point: &Point) -> String {
+    let mut remarks = Vec::new();
+    if point.incomplete() {
+        let bytes = point.skipped.iter().map(|range| range.length).sum();
+        remarks.push(format!(
+            "incomplete: {} could not be read",
+            human::bytes(bytes)
+        ));
+    }
+    match point.instant {
+        Instant::Proven => {}
+        Instant::NoInstant => remarks.push("no instant: it changed while it was read".into()),
+        Instant::NoInstantProven => remarks.push("no instant proven".into()),
+    }
+    remarks.join("; ")
+}
+
+fn partial_line(partial: &PartialRow<'_>) -> String {
+    let Partial {
+        decision,
+        durable_bytes,
+        remaining_bytes,
+        run,
+        why,
+        file,
+        parent,
+        ..
+    } = partial.row;
+    let disk = partial.disk;
+    let (saved, left) = (human::bytes(*durable_bytes), human::bytes(*remaining_bytes));
+    let what = format!(
+        "{disk}: partial of run {run}, not a point ({file}): {saved} copied, about {left} to go; stopped because {why}"
+    );
+    match decision {
+        Decision::Keep => format!("{what}. The next run continues it."),
+        Decision::Undecided => {
+            let back = parent.map_or_else(
+                || "nothing: the next run is full".into(),
+                |parent| format!("{disk}@{parent}"),
+            );
+            format!(
+                "{what}. It waits for an answer: keep saves {saved}; discard returns to {back}."
+            )
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The commands, one file each: from arguments to a call of the library, and from its answer to what people see.
+
+mod backup;
+mod catalogue;
+mod decide;
+mod exit_codes;
+mod explain;
+mod list;
+mod report;
+mod restore;
+mod sources;
+
+pub(crate) use restore::restore_raw;
+
+use crate::args::{self, Command};
+use crate::failure::Result;
+
+/// Carries out a command.
+pub(crate) fn run(command: &Command) -> Result {
+    match command {
+        Command::Backup(args) => backup::run(args),
+        Command::Restore(args) => restore::run(args),
+        Command::List(args) => list::run(args),
+        Command::Bitmap(args::Bitmap::Decide(args)) => decide::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Catalogue(args) => catalogue::run(args),
+        Command::Demo(args) => crate::demo::run(args),
+        Command::ExitCodes(args) => exit_codes::run(args),
+    }
+}
+
+/// Whether the command was asked for JSON.
+pub(crate) fn wants_json(command: &Command) -> bool {
+    match command {
+        Command::Backup(args) => args.output.json,
+        Command::Restore(args) => args.output.json,
+        Command::List(args) => args.output.json,
+        Command::Bitmap(args::Bitmap::Decide(args)) => args.output.json,
+        Command::Explain(args) => args.output.json,
+        Command::Demo(args) => args.output.json,
+        Command::ExitCodes(args) => args.output.json,
+        Command::Catalogue(_) => false,
+    }
+}

@@ -1,0 +1,184 @@
+//! `cohort restore`: a point of a disk, as a file of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cohort_backup::catalogue::{self, PointName};
+use cohort_backup::{RestoreError, RestoreOptions, Restored, restore};
+use cohort_block::{Device, Format, OpenOptions};
+use serde::Serialize;
+
+use crate::args;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::human;
+use crate::interrupt::{self, Interrupt};
+use crate::output::{eprint_line, json_line, print_line};
+use crate::progress::{DiskNow, Progress};
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The result as JSON gives it.
+#[derive(Debug, Serialize)]
+struct JsonRestored<'a> {
+    event: &'static str,
+    point: String,
+    out: String,
+    size_bytes: u64,
+    data_bytes: u64,
+    skipped: &'a [catalogue::ByteRange],
+}
+
+/// A point, opened for reading.
+struct Opened {
+    name: String,
+    device: Arc<dyn Device>,
+    row: catalogue::Point,
+}
+
+pub(super) fn run(args: &args::Restore) -> Result {
+    let opened = open(&args.from, &args.point)?;
+    let format = match args.format {
+        Some(args::Format::Raw) => Format::Raw,
+        Some(args::Format::Qcow2) => Format::Qcow2,
+        None if args.out.extension().is_some_and(|end| end == "qcow2") => Format::Qcow2,
+        None => Format::Raw,
+    };
+    let options = RestoreOptions::new(format)
+        .overwrite(args.force)
+        .length_bytes(opened.row.size);
+    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
+    let restored = watch(&opened, &args.out, &options, args.output.json, &interrupts)?;
+    let Opened { name, row, .. } = &opened;
+    for hole in &row.skipped {
+        eprint_line(&format!(
+            "cohort: {name} is incomplete: {} bytes at byte {} could not be read when it was taken, and are zeroes now",
+            hole.length, hole.offset
+        ));
+    }
+    if args.output.json {
+        let (point, out) = (name.clone(), args.out.display().to_string());
+        let Restored {
+            size_bytes,
+            data_bytes,
+            ..
+        } = restored;
+        json_line(&JsonRestored {
+            event: "restored",
+            point,
+            out,
+            size_bytes,
+            data_bytes,
+            skipped: &row.skipped,
+        });
+    } else {
+        let (size, data) = (
+            human::bytes(restored.size_bytes),
+            human::bytes(restored.data_bytes),
+        );
+        print_line(&format!(
+            "{name} restored to {}: {size}, {data} of it data",
+            args.out.display()
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+/// Restores a point to a raw file, without further ado.
+pub(crate) fn restore_raw(directory: &Path, point: &str, out: &Path) -> anyhow::Result<()> {
+    let opened = open(directory, point).map_err(|failure| failure.error)?;
+    let options = RestoreOptions::new(Format::Raw).length_bytes(opened.row.size);
+    restore(
+        &*opened.device,
+        out,
+        &options,
+        &|_, _| {},
+        &AtomicBool::new(false),
+    )?;
+    Ok(())
+}
+
+/// Finds a point and opens its image, with all that backs it.
+fn open(directory: &Path, point: &str) -> Result<Opened> {
+    let name: PointName = point
+        .parse()
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let contents = catalogue::read(directory)?;
+    let (run, row) = contents.resolve(&name).map_err(|error| Failure {
+        exit: Exit::NoSuchPoint,
+        error: anyhow::Error::new(error).context(format!("cannot restore {point}")),
+    })?;
+    let path: PathBuf = directory.join(row.file.to_string());
+    let device = cohort_block::open(&path, OpenOptions::read_only().format(Format::Qcow2));
+    // What is wrong with a file of ours is not wrong with a source.
+    let device = device.map_err(|error| Failure::new(Exit::PointDamaged, error))?;
+    Ok(Opened {
+        name: format!("{}@{run}", name.disk),
+        device,
+        row: row.clone(),
+    })
+}
+
+/// Restores on a thread of its own, and shows progress until that has ended; Ctrl-C ends it and leaves nothing.
+fn watch(
+    opened: &Opened,
+    out: &Path,
+    options: &RestoreOptions,
+    json: bool,
+    interrupts: &Receiver<Interrupt>,
+) -> Result<Restored> {
+    let (start, cancel, done) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
+    let mut progress = Progress::new(json);
+    let tell = |bytes, _| {
+        done.fetch_max(bytes, Ordering::Relaxed);
+    };
+    let restored = thread::scope(|scope| {
+        let work = scope.spawn(|| restore(&*opened.device, out, options, &tell, &cancel));
+        while !work.is_finished() {
+            let (name, phase) = (opened.name.clone(), "restoring".to_owned());
+            let now = DiskNow {
+                name,
+                phase,
+                done: done.load(Ordering::Relaxed),
+                total: opened.row.size,
+            };
+            progress.show(start.elapsed(), &[now]);
+            if interrupts.recv_timeout(LOOK) == Ok(Interrupt) {
+                progress.say("Stopping: nothing of the output will be left.");
+                cancel.store(true, Ordering::Relaxed);
+            }
+        }
+        work.join()
+    });
+    progress.finish();
+    match restored {
+        Ok(restored) => restored.map_err(failure),
+        Err(_) => Err(Failure::say(
+            Exit::Other,
+            "restoring panicked; nothing of the output counts",
+        )),
+    }
+}
+
+fn failure(error: RestoreError) -> Failure {
+    let exit = match &error {
+        RestoreError::Exists { .. } => Exit::OutputExists,
+        RestoreError::NoSpace { .. } => Exit::TargetFull,
+        RestoreError::Read(_) => Exit::PointDamaged,
+        RestoreError::Cancelled => Exit::Cancelled,
+        RestoreError::NotAFile { .. }
+        | RestoreError::NoName { .. }
+        | RestoreError::Directory { .. }
+        | RestoreError::Busy { .. }
+        | RestoreError::Write { .. }
+        | RestoreError::Build { .. }
+        | RestoreError::NotDurable { .. }
+        | _ => Exit::TargetFailed,
+    };
+    Failure::new(exit, error)
+}

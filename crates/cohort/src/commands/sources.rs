@@ -1,0 +1,190 @@
+//! Disks and policies as the command line gives them: `[NAME=]PATH`, `[NAME=]POLICY`.
+
+use std::path::{Path, PathBuf};
+
+use cohort_backup::catalogue::DiskName;
+use cohort_backup::{BitmapPolicy, DiskSpec};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// A source as it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    /// The disk's name, if one was given.
+    pub(super) name: Option<DiskName>,
+    /// Where it is.
+    pub(super) path: PathBuf,
+}
+
+/// The policies that were given: one for all, and some for disks by name.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    all: BitmapPolicy,
+    by_name: Vec<(DiskName, BitmapPolicy)>,
+}
+
+impl Source {
+    /// Reads `[NAME=]PATH`. A path that holds a `=` is a path if it exists as it stands, or if what is before the `=` is
+    /// no name for a disk.
+    pub(super) fn parse(text: &str) -> Source {
+        let whole = Source {
+            name: None,
+            path: text.into(),
+        };
+        match text.split_once('=') {
+            Some((name, path)) if !path.is_empty() && !Path::new(text).exists() => {
+                match DiskName::new(name) {
+                    Ok(name) => Source {
+                        name: Some(name),
+                        path: path.into(),
+                    },
+                    Err(_) => whole,
+                }
+            }
+            _ => whole,
+        }
+    }
+
+    /// The source as the library takes it.
+    pub(super) fn spec(&self) -> DiskSpec {
+        let spec = DiskSpec::file(&self.path);
+        match &self.name {
+            Some(name) => spec.name(name.as_str()),
+            None => spec,
+        }
+    }
+}
+
+impl Policies {
+    /// Reads `[NAME=]POLICY`, any number of them.
+    ///
+    /// # Errors
+    /// Names the text that is no policy or no name, and any disk or default that is given two.
+    pub(super) fn parse(texts: &[String]) -> Result<Policies> {
+        let usage = |message: String| Failure::say(Exit::Usage, format_args!("--policy {message}"));
+        let mut policies = Policies::default();
+        let mut default_given = false;
+        for text in texts {
+            let (name, word) = match text.split_once('=') {
+                Some((name, word)) => (Some(name), word),
+                None => (None, text.as_str()),
+            };
+            let policy = word
+                .parse::<BitmapPolicy>()
+                .map_err(|e| usage(format!("{text}: {e}")))?;
+            match name {
+                None if default_given => {
+                    return Err(usage(format!(
+                        "{text}: a policy for all disks was given before"
+                    )));
+                }
+                None => (policies.all, default_given) = (policy, true),
+                Some(name) => {
+                    let name = DiskName::new(name).map_err(|e| usage(format!("{text}: {e}")))?;
+                    if policies.by_name.iter().any(|(other, _)| *other == name) {
+                        return Err(usage(format!("{text}: {name} was given a policy before")));
+                    }
+                    policies.by_name.push((name, policy));
+                }
+            }
+        }
+        Ok(policies)
+    }
+
+    /// The policy of a disk.
+    pub(super) fn of(&self, name: &DiskName) -> BitmapPolicy {
+        self.by_name
+            .iter()
+            .find(|(other, _)| other == name)
+            .map_or(self.all, |&(_, policy)| policy)
+    }
+
+    /// Refuses a policy for a disk that is not among `disks`: it is a typing error, and would do nothing.
+    ///
+    /// # Errors
+    /// Names the disk and those there are.
+    pub(super) fn all_used(&self, disks: &[DiskName]) -> Result<()> {
+        let Some((name, policy)) = self.by_name.iter().find(|(name, _)| !disks.contains(name))
+        else {
+            return Ok(());
+        };
+        let known = disks
+            .iter()
+            .map(DiskName::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let message = format!(
+            "--policy {name}={policy}: no disk of this run is called {name}; there are {known}"
+        );
+        Err(Failure::say(Exit::Usage, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cohort_backup::BitmapPolicy;
+    use cohort_backup::catalogue::DiskName;
+
+    use super::{Policies, Source};
+
+    fn disk(name: &str) -> DiskName {
+        DiskName::new(name).expect("a name")
+    }
+
+    #[test]
+    fn a_source_may_be_named() {
+        assert_eq!(
+            Source::parse("vda=/dev/x"),
+            Source {
+                name: Some(disk("vda")),
+                path: "/dev/x".into()
+            }
+        );
+        assert_eq!(
+            Source::parse("/dev/x"),
+            Source {
+                name: None,
+                path: "/dev/x".into()
+            }
+        );
+        assert_eq!(
+            Source::parse("/a/b=c"),
+            Source {
+                name: None,
+                path: "/a/b=c".into()
+            }
+        );
+        assert_eq!(
+            Source::parse("vda="),
+            Source {
+                name: None,
+                path: "vda=".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_policy_is_for_all_or_for_one() {
+        let texts = ["always", "b=ask"].map(String::from);
+        let policies = Policies::parse(&texts).expect("policies");
+        assert_eq!(policies.of(&disk("a")), BitmapPolicy::Always);
+        assert_eq!(policies.of(&disk("b")), BitmapPolicy::Ask);
+        assert!(policies.all_used(&[disk("a"), disk("b")]).is_ok());
+        assert!(policies.all_used(&[disk("a")]).is_err());
+    }
+
+    #[test]
+    fn what_is_no_policy_is_refused() {
+        for bad in [
+            &["sometimes"][..],
+            &["always", "never"],
+            &["b=ask", "b=ask"],
+            &["1b=ask"],
+            &["b="],
+        ] {
+            let texts: Vec<_> = bad.iter().map(|text| text.to_string()).collect();
+            assert!(Policies::parse(&texts).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Why a command did not do what was asked: an error for people, and the exit code that scripts see. Every error of the
+//! rooms below becomes an exit code here and nowhere else.
+
+use cohort_backup::catalogue::{self, ChangeError, NoSuchPoint};
+use cohort_backup::{DiskError, StartError};
+use cohort_block::OpenError;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::output;
+
+/// A command that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// How the process exits.
+    pub(crate) exit: Exit,
+    /// What went wrong, with its causes.
+    pub(crate) error: anyhow::Error,
+}
+
+/// The result of a command: how the process exits if it did its work, or why it did not.
+pub(crate) type Result<T = Exit> = std::result::Result<T, Failure>;
+
+/// A failure as JSON gives it.
+#[derive(Debug, Serialize)]
+struct JsonFailure<'a> {
+    event: &'static str,
+    exit: &'static str,
+    code: u8,
+    message: &'a str,
+}
+
+impl Failure {
+    /// A failure with its exit code.
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
+        Failure {
+            exit,
+            error: error.into(),
+        }
+    }
+
+    /// A failure of which there is no more to say than `message`.
+    pub(crate) fn say(exit: Exit, message: impl std::fmt::Display) -> Failure {
+        Failure {
+            exit,
+            error: anyhow::anyhow!("{message}"),
+        }
+    }
+
+    /// Prints the failure: a line on standard error, and with `json` an object on standard output too.
+    pub(crate) fn print(&self, json: bool) {
+        let message = format!("{:#}", self.error);
+        eprintln!("cohort: {message}");
+        if json {
+            let (exit, code) = (self.exit.word(), self.exit.code());
+            output::json_line(&JsonFailure {
+                event: "error",
+                exit,
+                code,
+                message: &message,
+            });
+        }
+    }
+}
+
+/// The exit code for a source that could not be opened.
+pub(crate) fn exit_of_open(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Missing { .. } => Exit::SourceMissing,
+        OpenError::Empty { .. } => Exit::SourceEmpty,
+        OpenError::Locked { .. } => Exit::SourceLocked,
+        OpenError::WrongFormat { .. }
+        | OpenError::Truncated { .. }
+        | OpenError::Damaged { .. }
+        | OpenError::BackingLoop { .. } => Exit::SourceDamaged,
+        OpenError::Unsupported { .. } | OpenError::CarriesBitmaps { .. } => Exit::SourceUnsupported,
+        OpenError::MissingBacking { .. } => Exit::BackingMissing,
+        OpenError::Permission { .. } | OpenError::NotAFile { .. } | OpenError::Io { .. } | _ => {
+            Exit::SourceUnreadable
+        }
+    }
+}
+
+/// The exit code for a backup directory that could not be used.
+fn exit_of_directory(error: &catalogue::OpenError) -> Exit {
+    use catalogue::OpenError as E;
+    match error {
+        E::Busy { .. } => Exit::DirectoryBusy,
+        E::Foreign { .. } | E::NewerVersion { .. } => Exit::CatalogueForeign,
+        E::Damaged { .. } | E::Broken { .. } | E::TooLarge { .. } => Exit::CatalogueDamaged,
+        E::NoDirectory(_)
+        | E::NotADirectory(_)
+        | E::NoCatalogue(_)
+        | E::HasCatalogue(_)
+        | E::Clash(_)
+        | E::Restless(_)
+        | E::Io { .. }
+        | _ => Exit::DirectoryUnusable,
+    }
+}
+
+impl From<catalogue::OpenError> for Failure {
+    fn from(error: catalogue::OpenError) -> Failure {
+        Failure::new(exit_of_directory(&error), error)
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Failure {
+        let exit = match error {
+            ChangeError::InDoubt(_) => Exit::InDoubt,
+            ChangeError::Refused(_) | _ => Exit::Other,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<NoSuchPoint> for Failure {
+    fn from(error: NoSuchPoint) -> Failure {
+        Failure::new(Exit::NoSuchPoint, error)
+    }
+}
+
+/// The exit code for a disk that was not backed up.
+pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
+    match error {
+        DiskError::Open(error) => exit_of_open(error),
+        DiskError::SameDisk { .. } => Exit::SourceTwice,
+        DiskError::InsideTarget { .. } => Exit::SourceIsTarget,
+        DiskError::TooLarge { .. } => Exit::SourceUnsupported,
+        DiskError::Write { .. } | DiskError::Flush { .. } => Exit::TargetFailed,
+        DiskError::TargetFull { .. } => Exit::TargetFull,
+        DiskError::ChangedWhileRead { .. } => Exit::Changed,
+        DiskError::Incomplete { .. } => Exit::Incomplete,
+        DiskError::TooStrict { .. } => Exit::SteppedDown,
+        DiskError::Catalogue(ChangeError::InDoubt(_)) => Exit::InDoubt,
+        DiskError::Directory(error) => exit_of_directory(error),
+        DiskError::Busy(_)
+        | DiskError::Read(_)
+        | DiskError::Broken(_)
+        | DiskError::Reference(_)
+        | DiskError::Catalogue(_)
+        | DiskError::System { .. }
+        | DiskError::Job(_)
+        | _ => Exit::DiskFailed,
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Failure {
+        let exit = match &error {
+            StartError::NoDisks | StartError::BadName { .. } => Exit::Usage,
+            StartError::NameTaken { .. } => Exit::SourceTwice,
+            StartError::Directory(error) => exit_of_directory(error),
+            StartError::Catalogue(ChangeError::InDoubt(_)) => Exit::InDoubt,
+            StartError::Disk { error, .. } => exit_of_disk(error),
+            StartError::Stopped => Exit::Cancelled,
+            StartError::Catalogue(_) | StartError::Fence(_) | StartError::Engine(_) | _ => {
+                Exit::Other
+            }
+        };
+        Failure::new(exit, error)
+    }
+}

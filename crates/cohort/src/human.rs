@@ -1,0 +1,114 @@
+//! Numbers as people write and read them: byte counts, rates, durations.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// Units of 1024, smallest first.
+const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
+/// `bytes` with three significant digits and a binary unit: `1.50 GiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // 999.5 would print as 1000 with three digits, so the next unit starts there.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = match value {
+        _ if unit == 0 => 0,
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A span of time in its two largest units: `1 h 02 min`, `3 min 20 s`, `12 s`, `0.4 s`.
+pub(crate) fn duration(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..=9 => format!("{:.1} s", span.as_secs_f64()),
+        10..=59 => format!("{seconds} s"),
+        60..=3599 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        3600..=86_399 => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {:02} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// A moment, given in milliseconds since 1970 in UTC, in local time: `2026-11-23 02:00:13`.
+pub(crate) fn time(unix_ms: u64) -> String {
+    let stamp = i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(
+        || format!("{unix_ms} ms after 1970"),
+        |stamp| {
+            stamp
+                .to_zoned(TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
+    )
+}
+
+/// Reads a byte count: a whole number, optionally followed by K, M, G or T (powers of 1024).
+///
+/// # Errors
+/// A sentence that names the text and the rule.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let rule = || {
+        format!("'{text}' is not a byte count: give a whole number, optionally with K, M, G or T")
+    };
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        Some((at, 't' | 'T')) => (&text[..at], 40),
+        Some(_) => (text, 0),
+        None => return Err(rule()),
+    };
+    let number: u64 = digits.parse().map_err(|_| rule())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("'{text}' is more bytes than there can be"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{bytes, duration, parse_bytes};
+
+    #[test]
+    fn bytes_have_three_significant_digits() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1000), "0.98 KiB");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(bytes(10 << 20), "10.0 MiB");
+        assert_eq!(bytes(412 << 30), "412 GiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn durations_show_their_two_largest_units() {
+        assert_eq!(duration(Duration::from_millis(400)), "0.4 s");
+        assert_eq!(duration(Duration::from_secs(12)), "12 s");
+        assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
+        assert_eq!(duration(Duration::from_secs(3720)), "1 h 02 min");
+        assert_eq!(duration(Duration::from_secs(90_000)), "1 d 01 h");
+    }
+
+    #[test]
+    fn byte_counts_are_read_with_their_units() {
+        assert_eq!(parse_bytes("0"), Ok(0));
+        assert_eq!(parse_bytes("64K"), Ok(65_536));
+        assert_eq!(parse_bytes("2g"), Ok(2 << 30));
+        for bad in ["", "K", "-1", "1.5M", "12 M", "99999999999T", "ü"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

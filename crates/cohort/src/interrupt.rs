@@ -1,0 +1,40 @@
+//! Ctrl-C, and what else asks a process to end: heard on a thread of its own, told as plain values.
+
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+/// One wish to stop. The first is a soft cancel, the second one does not wait for the flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interrupt;
+
+/// Starts to listen for the signals that ask us to stop.
+///
+/// # Errors
+/// The system refused to install a handler.
+pub(crate) fn listen() -> io::Result<Receiver<Interrupt>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let (tell, heard) = std::sync::mpsc::channel();
+    thread::Builder::new()
+        .name("interrupt".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if tell.send(Interrupt).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(heard)
+}
+
+/// Lets a write beyond the process's file size limit fail like any other write, instead of ending the process.
+///
+/// # Errors
+/// The system refused to install a handler.
+pub(crate) fn let_full_files_fail() -> io::Result<()> {
+    // The flag is never read: that a handler is there is what changes the default.
+    signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default()).map(|_| ())
+}

@@ -1,0 +1,45 @@
+//! The program `cohort`, as a library so that tests can reach it: arguments in, output and an exit code out.
+//!
+//! There are no rules here. What a command means is decided in the rooms below; here it is only read, called and shown.
+
+mod args;
+mod commands;
+pub mod demo;
+mod estimate;
+mod exit;
+mod failure;
+mod human;
+mod interrupt;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Runs the program with the arguments of the process, and gives its exit code.
+pub fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and the version come this way too; only what is wrong is an error.
+            let exit = if error.use_stderr() {
+                exit::Exit::Usage
+            } else {
+                exit::Exit::Done
+            };
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    if let Err(error) = interrupt::let_full_files_fail() {
+        output::eprint_line(&format!("cohort: no handler for full files: {error}"));
+    }
+    match commands::run(&cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print(commands::wants_json(&cli.command));
+            failure.exit.into()
+        }
+    }
+}

@@ -1,1 +1,79 @@
-//! Shared helpers of the benchmarks.
+//! What the benchmarks share: interleaved rounds, medians, and a table. Figures are reported, never gated: the machine they
+//! run on is named, and every ratio is of two medians from the same run.
+
+use std::time::{Duration, Instant};
+
+/// Something to be timed, under its name.
+pub struct Contender<'a> {
+    name: &'a str,
+    run: Box<dyn FnMut() -> Duration + 'a>,
+    times: Vec<Duration>,
+}
+
+impl std::fmt::Debug for Contender<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contender")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Contender<'a> {
+    /// `run` does the work once and says how long the part that counts took.
+    pub fn new(name: &'a str, run: impl FnMut() -> Duration + 'a) -> Self {
+        Contender {
+            name,
+            run: Box::new(run),
+            times: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// The median of its rounds.
+    ///
+    /// # Panics
+    /// Before any round was run.
+    pub fn median(&self) -> Duration {
+        let mut times = self.times.clone();
+        times.sort();
+        times[times.len() / 2]
+    }
+}
+
+/// Runs all contenders in turn, A B A B …, after one round that does not count: a machine whose speed drifts is as unfair to
+/// one as to the other.
+pub fn rounds(count: usize, contenders: &mut [Contender<'_>]) {
+    for round in 0..=count {
+        for contender in contenders.iter_mut() {
+            let time = (contender.run)();
+            if round > 0 {
+                contender.times.push(time);
+            }
+        }
+    }
+}
+
+/// How long `work` takes.
+pub fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let start = Instant::now();
+    std::hint::black_box(work());
+    start.elapsed()
+}
+
+/// One line about the machine.
+pub fn machine() -> String {
+    let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = model
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or(": unknown processor");
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!(
+        "{}, {cores} cores",
+        model.trim_start_matches([' ', '\t', ':'])
+    )
+}

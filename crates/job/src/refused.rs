@@ -100,7 +100,12 @@ impl fmt::Display for Refused {
                 write!(
                     f,
                     "cannot resume in status '{status}': it was not paused by a user"
-                )
+                )?;
+                if !Verb::Pause.accepted_in().contains(&status) {
+                    write!(f, ", and pause is accepted only in ")?;
+                    list(f, Verb::Pause.accepted_in())?;
+                }
+                Ok(())
             }
             Self::Stopping {
                 verb,
@@ -117,7 +122,7 @@ impl fmt::Display for Refused {
             Self::Finishing { status } => write!(
                 f,
                 "cannot complete in status '{status}': it was cancelled and finishes without the \
-                 switch-over; only cancel is accepted"
+                 switch-over; a forced cancel is accepted"
             ),
             Self::Finalizing { status } => write!(
                 f,

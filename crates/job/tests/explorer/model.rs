@@ -40,6 +40,9 @@ pub(crate) struct Model {
     pub(crate) stuck: bool,
     /// The journal may fail.
     pub(crate) journal_fails: bool,
+    /// States that differ only in what is told count as two: far more of them, and nothing that is told may
+    /// matter.
+    pub(crate) exact: bool,
     /// The group is replayed from a written verdict instead of launched.
     pub(crate) replay: bool,
 }
@@ -65,6 +68,7 @@ impl Model {
             panics: true,
             stuck: true,
             journal_fails: true,
+            exact: false,
             replay: false,
         }
     }
@@ -107,6 +111,7 @@ impl Model {
         let may = [
             (!self.launched, "launch/rollback"),
             (self.replay, "replay"),
+            (self.exact, "exact"),
             (self.pause, "pause ≤ 1"),
             (self.hold, "hold ≤ 1"),
             (self.speed, "speed"),

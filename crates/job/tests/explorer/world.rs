@@ -85,7 +85,7 @@ impl Seen {
 }
 
 /// One state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) core: Core,
     pub(crate) seen: Vec<Seen>,
@@ -103,10 +103,10 @@ pub(crate) struct World {
     pub(crate) ended: bool,
 }
 
-/// What the future depends on; what is only told, and told the same way to all, is left out. So one state
-/// stands for all that differ in which cause or error is told.
-impl Hash for World {
-    fn hash<H: Hasher>(&self, state: &mut H) {
+impl World {
+    /// Feeds `state` with what the future depends on. What is only told, and told the same way to all, is
+    /// left out: one state stands for all that differ in which cause or error is told.
+    pub(crate) fn hash_future<H: Hasher>(&self, state: &mut H) {
         self.core.hash_future(state);
         (&self.hook, self.give_back, self.deciding, self.continuing).hash(state);
         (self.finalized, self.sealed, self.written, self.ended).hash(state);

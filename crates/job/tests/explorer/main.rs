@@ -125,6 +125,30 @@ fn three_members_of_fewer_talents() {
 }
 
 #[test]
+fn many_members_at_random() {
+    let walks = if full() { 20_000 } else { 200 };
+    let mut members = Vec::new();
+    for seed in 0..walks {
+        // Up to eight of each kind in every order, and turns that end in the middle.
+        let kinds = [AUTO, BARE, MANUAL];
+        members.clear();
+        members.extend((0..2 + seed % 7).map(|at| kinds[((seed >> at) % 3) as usize]));
+        let turn = 1 + (seed % 5) as u32;
+        let model = Model {
+            converge: 0b1010_1010,
+            turn,
+            more: 1,
+            tasks: 2,
+            ..Model::full("many", &members)
+        };
+        if let Err(found) = search::wander(&model, seed, 600) {
+            panic!("\n{}\n", found.trace);
+        }
+    }
+    println!("{walks} walks of 600 moves through groups of 2 to 9");
+}
+
+#[test]
 fn three_members_whole() {
     if !full() {
         println!("three members whole: skipped; COHORT_MODEL=full walks them (in minutes)");

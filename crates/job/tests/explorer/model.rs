@@ -12,7 +12,7 @@ pub(crate) struct Model {
     /// More members that may be added before the launch.
     pub(crate) more: u32,
     /// Members that may converge, as bits.
-    pub(crate) converge: u8,
+    pub(crate) converge: u16,
     /// Members one turn visits: small, so that everything may happen between two turns.
     pub(crate) turn: u32,
     /// The group is launched before the exploration begins; else launch, rollback and cancels before them

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cohort_job::core::{Action, Notice};
+use cohort_job::core::{Action, Event, Notice, Report, Request};
 
 use crate::model::Model;
 use crate::moves::{fair, moves};
@@ -30,6 +30,47 @@ const ENOUGH: usize = 200;
 /// Explores `model` wholly, or finds a counter-example.
 pub(crate) fn explore(model: &Model) -> Result<Count, CounterExample> {
     Search::new(model).run()
+}
+
+/// Walks `moves` moves at random through a group too large to explore, then lets it end; `seed` makes the walk
+/// the same every time.
+pub(crate) fn wander(model: &Model, seed: u64, moves_made: usize) -> Result<(), CounterExample> {
+    let mut dice = seed;
+    let mut world = World::new(model);
+    let mut way = Vec::new();
+    let step = |world: &mut World, step: Move, way: &mut Vec<Move>| {
+        way.push(step.clone());
+        guarded(|| world.make(model, &step).map(drop))
+    };
+    let mut walk = || -> Result<(), String> {
+        for _ in 0..moves_made {
+            let choices =
+                moves(&world, model).map_err(|(step, wrong)| format!("{step:?}: {wrong}"))?;
+            if choices.is_empty() {
+                break;
+            }
+            dice = mix(dice.wrapping_add(0x9e37_79b9_7f4a_7c15));
+            let pick = usize::try_from(dice % choices.len() as u64).expect("few moves");
+            if ends_the_group(&choices[pick]) && !(dice >> 32).is_multiple_of(512) {
+                continue;
+            }
+            step(&mut world, choices[pick].clone(), &mut way)?;
+        }
+        for _ in 0..ENOUGH * world.len() as usize {
+            match fair(&world)? {
+                Some(next) => step(&mut world, next, &mut way)?,
+                None => return Ok(()),
+            }
+        }
+        Err("never ends".to_owned())
+    };
+    walk().map_err(|wrong| {
+        let mut world = World::new(model);
+        let mut trace = format!("{}, seed {seed}: {wrong}\n", model.name);
+        way.iter()
+            .for_each(|step| tell(&mut trace, &mut world, model, step));
+        CounterExample { trace }
+    })
 }
 
 struct Search<'a> {
@@ -153,6 +194,24 @@ impl<'a> Search<'a> {
             let _ = write!(trace, "\n    {member}: {status}, waits for {waits:?}");
         }
         CounterExample { trace }
+    }
+}
+
+/// Most walks should see a group at work, and its end in every way: what ends a group is chosen seldom.
+fn ends_the_group(step: &Move) -> bool {
+    match step {
+        Move::Ask(request) => matches!(
+            request,
+            Request::Cancel(..) | Request::CancelAll(..) | Request::Rollback | Request::GiveUp(_)
+        ),
+        Move::Tell(event) => matches!(
+            event,
+            Event::TaskPanicked(..)
+                | Event::Ran {
+                    report: Report::Failed(_) | Report::Panicked(_),
+                    ..
+                }
+        ),
     }
 }
 

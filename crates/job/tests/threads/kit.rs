@@ -346,11 +346,11 @@ pub(crate) fn outcome(job: &JobHandle) -> Outcome {
         .unwrap_or_else(|| panic!("{:?} hangs: {}", job.name(), job.why()))
 }
 
-/// Waits until the job gives this reason: what a driver said is no notice.
-pub(crate) fn until_why(job: &JobHandle, why: &str) {
+/// Waits until this is so: for what is no notice.
+pub(crate) fn reaches(what: &str, so: impl Fn() -> bool) {
     let end = deadline();
-    while job.why() != why {
-        assert!(Instant::now() < end, "never came to {why:?}: {}", job.why());
+    while !so() {
+        assert!(Instant::now() < end, "never came to {what}");
         std::thread::yield_now();
     }
 }

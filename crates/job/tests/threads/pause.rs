@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cohort_job::{Context, Driver, JobSpec, Snapshot, Status, Step};
 
-use crate::kit::{Act, COMMITTED, Puppet, Stage, outcome, until_why};
+use crate::kit::{Act, COMMITTED, Puppet, Stage, outcome, reaches};
 
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -96,7 +96,7 @@ fn a_sleeping_job_parks_at_once_and_does_not_sleep_the_rest() {
     let mut stage = Stage::new();
     let (job, puppet) = stage.launch(JobSpec::new("id0"));
     puppet.act(Act::Sleep(LONG));
-    until_why(&job, "running: it sleeps");
+    reaches("sleep", || job.why() == "running: it sleeps");
     job.pause().unwrap();
     stage.until(&job, Status::Paused);
     puppet.act(Act::Done);

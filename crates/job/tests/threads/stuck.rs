@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cohort_job::{Cause, Engine, JobSpec, News, Outcome, Status};
 
-use crate::kit::{Act, COMMITTED, KEEP, Stage, cancelled, outcome};
+use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, outcome};
 
 fn impatient() -> Stage {
     Stage::with(
@@ -45,10 +45,21 @@ fn blocked_steps_hold_up_no_other_group() {
 #[test]
 fn a_blocked_step_holds_up_no_neighbour_in_its_span() {
     let mut stage = Stage::new();
-    let (jobs, puppets) = stage.group(40, |spec| spec);
+    let mut txn = stage.engine.group("group");
     let (hold, until) = channel();
-    puppets[0].act(Act::Block(until));
-    puppets.iter().for_each(|puppet| puppet.act(Act::Done));
+    let mut until = Some(until);
+    let jobs: Vec<_> = (0..40)
+        .map(|number| {
+            let (driver, puppet) = Puppet::new();
+            // Ordered before the launch, so that the very first step of the first span blocks.
+            if let Some(until) = until.take() {
+                puppet.act(Act::Block(until));
+            }
+            puppet.act(Act::Done);
+            txn.add(JobSpec::new(format!("j{number}")), driver).unwrap()
+        })
+        .collect();
+    txn.launch();
     for job in &jobs[1..] {
         stage.until(job, Status::Waiting);
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 
 use cohort_job::{Context, Driver, JobSpec, Step};
 
-use crate::kit::{Act, COMMITTED, KEEP, Stage, failed, outcome};
+use crate::kit::{Act, COMMITTED, KEEP, Stage, failed, outcome, reaches};
 
 #[test]
 fn a_task_that_panics_fails_the_job() {
@@ -130,6 +130,8 @@ fn tasks_that_have_not_begun_when_the_job_stops_never_do() {
     puppet.act(Act::Task(Box::new(move || {
         second.fetch_add(1, Ordering::SeqCst);
     })));
+    puppet.act(Act::Progress(1));
+    reaches("the second task handed out", || job.progress().done == 1);
     job.cancel(KEEP).unwrap();
     drop(hold);
     outcome(&job);

@@ -140,7 +140,7 @@ fn a_panicking_journal_is_a_failed_write() {
     struct Broken;
     impl Journal for Broken {
         fn decide(&self, _: &GroupName, _: &Verdict, _: &[Entry]) -> Result<(), JournalError> {
-            panic!("no pages left")
+            crate::kit::panics("no pages left")
         }
         fn owed(&self) -> Result<Vec<Owed>, JournalError> {
             Ok(Vec::new())

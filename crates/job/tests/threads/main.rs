@@ -10,5 +10,6 @@ mod kit;
 mod launch;
 mod notices;
 mod pause;
+mod storm;
 mod stuck;
 mod tasks;

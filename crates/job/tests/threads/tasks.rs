@@ -6,13 +6,13 @@ use std::sync::{Arc, Barrier};
 
 use cohort_job::{Context, Driver, JobSpec, Step};
 
-use crate::kit::{Act, COMMITTED, KEEP, Stage, failed, outcome, reaches};
+use crate::kit::{Act, COMMITTED, KEEP, Stage, failed, outcome, panics, reaches};
 
 #[test]
 fn a_task_that_panics_fails_the_job() {
     let stage = Stage::new();
     let (job, puppet) = stage.launch(JobSpec::new("id0"));
-    puppet.act(Act::Task(Box::new(|| panic!("bad sector"))));
+    puppet.act(Act::Task(Box::new(|| panics("bad sector"))));
     assert_eq!(outcome(&job), failed("panicked: bad sector"));
 }
 

@@ -25,7 +25,7 @@ pub(super) struct WriterLock(File);
 
 /// Nobody else starts while this is held.
 #[derive(Debug)]
-pub(super) struct Gate(#[allow(dead_code)] File);
+pub(super) struct Gate(File);
 
 impl WriterLock {
     /// Takes the lock, or says at once who has it. The gate keeps readers out until it is dropped.
@@ -54,8 +54,17 @@ impl WriterLock {
 
 impl Drop for WriterLock {
     fn drop(&mut self) {
-        // Only a courtesy to people who look: closing the file gives the lock back.
+        // Only a courtesy to people who look.
         let _ = self.0.set_len(0);
+        // Closing would do only if no other thread is just starting a program: until that has begun,
+        // it holds a copy of every open file, and the lock with it.
+        let _ = self.0.unlock();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 
@@ -79,7 +88,10 @@ pub(super) fn look(directory: &Path) -> Result<Found, OpenError> {
     };
     through_signals(|| gate.lock_shared()).map_err(OpenError::io(&gate_path, "lock"))?;
     match file.try_lock_shared() {
-        Ok(()) => Ok(Found::Nobody(Gate(gate))),
+        Ok(()) => {
+            let _ = file.unlock();
+            Ok(Found::Nobody(Gate(gate)))
+        }
         Err(TryLockError::WouldBlock) => Ok(Found::Writer),
         Err(TryLockError::Error(error)) => Err(OpenError::io(&path, "lock")(error)),
     }

@@ -1,7 +1,7 @@
 //! One disk in one run: what was decided before, and what is found out on the way.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,8 @@ pub(crate) struct Disk {
     pub(crate) run: RunId,
     /// The name of the transaction that it is in.
     pub(crate) group: String,
+    /// Its place among the members of that transaction.
+    pub(crate) member: AtomicU32,
     pub(crate) options: Options,
     pub(crate) source: Source,
     pub(crate) changes: Changes,

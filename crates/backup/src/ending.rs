@@ -323,9 +323,11 @@ impl Disk {
 
     /// What stopped the run, for people who look at the partial later.
     fn why(&self, cause: &Cause) -> String {
+        let own = self.member.load(Ordering::Relaxed);
         match (&self.state().error, cause) {
             (Some(error), _) => error.to_string(),
             (None, Cause::Failed(_)) => "another disk of the group failed".to_owned(),
+            (None, Cause::Cancelled(member)) if *member == own => "cancelled".to_owned(),
             (None, Cause::Cancelled(_)) => "another disk of the group was cancelled".to_owned(),
             (None, Cause::User) => "cancelled".to_owned(),
             (None, Cause::Rollback) => "the run could not be launched".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -308,6 +308,7 @@ impl Launch {
                 format!("run-{}", self.run)
             },
             name,
+            member: AtomicU32::new(0),
             run: self.run,
             options,
             source,
@@ -349,6 +350,13 @@ impl Launch {
                 .kind(PointRecord::KIND)
                 .speed(disk.options.speed)
                 .tasks(u32::try_from(disk.options.workers).unwrap_or(u32::MAX));
+            let before = if self.plan.individual {
+                0
+            } else {
+                members.len()
+            };
+            disk.member
+                .store(u32::try_from(before).unwrap_or(u32::MAX), Ordering::Relaxed);
             let txn = txns.last_mut().expect("pushed just now");
             match txn.add(spec, BackupDriver::new(disk.clone())) {
                 Ok(job) => members.push((disk, job)),

@@ -201,7 +201,11 @@ fn adopt(
     let mut found = tracked
         .adopt(old.as_ref(), &references, disk.options.writer_wait)?
         .into_iter();
-    let second = partial.and(found.next());
+    let second = if partial.is_some() {
+        found.next()
+    } else {
+        None
+    };
     let first = if point.is_some() { found.next() } else { None };
     let first = first.unwrap_or_else(|| match &second {
         Some(second) => View::with_recorder(tracked.all_dirty(), second.recorder().clone()),

@@ -1,4 +1,9 @@
 //! Whole runs over real files: what is committed, kept and dropped, and what restores to what.
 
+mod cancelled;
+mod failing;
 mod grouped;
+mod refused;
+mod served;
+mod undecided;
 mod world;

@@ -1,6 +1,7 @@
 //! A directory with disks and a backup directory, and ways to look at both.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,7 @@ use cohort_backup::catalogue::{self, Contents, DiskName, FileRole, RunId};
 use cohort_backup::{
     Backup, BitmapPolicy, DiskOutcome, DiskReport, Options, OptionsBuilder, RunReport,
 };
-use cohort_block::{Device, Fault, Faulty, OpenOptions, Operation, open};
+use cohort_block::{Device, Fault, Faulty, File, OpenOptions, Operation, open};
 
 pub(crate) const CLUSTER: u64 = 64 << 10;
 
@@ -185,5 +186,49 @@ pub(crate) fn qemu_img(arguments: &[&std::ffi::OsStr]) {
 fn qemu_img_check(path: &Path) {
     if have_qemu_img() {
         qemu_img(&["check".as_ref(), "-q".as_ref(), path.as_os_str()]);
+    }
+}
+
+/// A file that fails on command, the way a full or a broken file system does.
+#[derive(Debug)]
+pub(crate) struct BrokenFile {
+    pub(crate) inner: Arc<dyn File>,
+    /// Bytes that fit.
+    pub(crate) room: u64,
+    /// Whether syncing fails.
+    pub(crate) sync_fails: bool,
+}
+
+impl BrokenFile {
+    pub(crate) fn new(inner: Arc<dyn File>) -> Self {
+        BrokenFile {
+            inner,
+            room: u64::MAX,
+            sync_fails: false,
+        }
+    }
+}
+
+impl File for BrokenFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        if offset + buf.len() as u64 > self.room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.inner.write_at(buf, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        if self.sync_fails {
+            return Err(io::Error::other("the cache is gone"));
+        }
+        self.inner.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
     }
 }

@@ -1,0 +1,166 @@
+//! Cancels, soft and forced, and how they reach peers.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use cohort_backup::catalogue::Decision;
+use cohort_backup::{BitmapPolicy, DiskOutcome, DiskSpec};
+use cohort_block::{Fault, Faulty, Injected, Operation};
+use cohort_job::{Cause, Disposition};
+
+use crate::world::{CLUSTER, World, committed, disk, options, write};
+
+/// A disk that stands still when a cluster is read for the nth time, and the hand that lets it go on.
+fn held_at(
+    path: &Path,
+    cluster: u64,
+    read: u64,
+    options: cohort_backup::Options,
+) -> (DiskSpec, mpsc::Receiver<Injected>) {
+    let (tell, told) = mpsc::channel();
+    let spec = DiskSpec::file(path)
+        .options(options)
+        .through(move |device| {
+            let faulty = Faulty::new(device);
+            let at = cluster * CLUSTER;
+            let stall = faulty.inject(Fault::stall(Operation::Read).within(at..at + 1).nth(read));
+            tell.send(stall).unwrap();
+            Arc::new(faulty)
+        });
+    (spec, told)
+}
+
+#[test]
+fn cancel_of_one_disk_reaches_its_peers_with_its_meaning() {
+    for disposition in [Disposition::Keep, Disposition::Discard] {
+        let world = World::new();
+        let (a, b) = (world.raw("a.raw", 40), world.raw("b.raw", 8));
+        let always = options(|o| o.policy(BitmapPolicy::Always).workers(1));
+        let (held, stall) = held_at(&a, 20, 1, always.clone());
+        let running = world
+            .backup()
+            .disk(held)
+            .disk(DiskSpec::file(&b).options(always.clone()))
+            .start()
+            .unwrap();
+        let stall = stall.recv().unwrap();
+        stall.wait_for_strikes(1);
+        running.disks()[0].job().cancel(disposition).unwrap();
+        stall.release();
+        let report = running.wait();
+        assert!(
+            matches!(
+                disk(&report, "a").outcome,
+                DiskOutcome::Aborted {
+                    cause: Cause::Cancelled(0),
+                    ..
+                }
+            ),
+            "{report:?}"
+        );
+        assert!(
+            matches!(
+                disk(&report, "b").outcome,
+                DiskOutcome::Aborted {
+                    cause: Cause::Cancelled(0),
+                    ..
+                }
+            ),
+            "{report:?}"
+        );
+        let kept = disk(&report, "a")
+            .left
+            .as_ref()
+            .map(|partial| partial.decision);
+        assert_eq!(
+            kept,
+            (disposition == Disposition::Keep).then_some(Decision::Keep)
+        );
+        assert!(world.points("a").is_empty() && world.points("b").is_empty());
+        if disposition == Disposition::Discard {
+            assert!(world.contents().partials.is_empty());
+            assert_eq!(
+                fs::read_dir(world.repository())
+                    .unwrap()
+                    .filter(is_image)
+                    .count(),
+                0,
+                "no trace is left"
+            );
+        }
+        world.check();
+        let again = world
+            .backup()
+            .disk(DiskSpec::file(&a).options(always.clone()))
+            .disk(DiskSpec::file(&b));
+        committed(again.start().unwrap().wait());
+        assert!(world.restored("a", 2) == fs::read(&a).unwrap());
+        assert!(world.restored("b", 2) == fs::read(&b).unwrap());
+        world.check();
+    }
+}
+
+#[test]
+fn discard_also_drops_the_partial_that_the_run_continued() {
+    let world = World::new();
+    let a = world.raw("a.raw", 40);
+    let always = options(|o| o.policy(BitmapPolicy::Always).workers(1));
+    // With a partial to continue the disk is read once more, to be compared with that.
+    for (disposition, read, left) in [
+        (Disposition::Keep, 1, true),
+        (Disposition::Keep, 2, true),
+        (Disposition::Discard, 2, false),
+    ] {
+        write(
+            &a,
+            0,
+            if left { 0x40 + read as u8 } else { 0x50 },
+            40 * CLUSTER,
+        );
+        let (held, stall) = held_at(&a, 30, read, always.clone());
+        let running = world.backup().disk(held).start().unwrap();
+        let stall = stall.recv().unwrap();
+        stall.wait_for_strikes(1);
+        running.cancel(disposition);
+        stall.release();
+        let report = running.wait();
+        assert_eq!(disk(&report, "a").left.is_some(), left, "{report:?}");
+        assert_eq!(world.contents().partials.len(), usize::from(left));
+        world.check();
+    }
+}
+
+#[test]
+fn hurry_keeps_nothing_that_is_not_durable_and_loses_no_chain() {
+    let world = World::new();
+    let a = world.raw("a.raw", 40);
+    let always = options(|o| o.policy(BitmapPolicy::Always).workers(1));
+    let (held, stall) = held_at(&a, 20, 1, always);
+    let running = world.backup().disk(held).start().unwrap();
+    let stall = stall.recv().unwrap();
+    stall.wait_for_strikes(1);
+    running.hurry();
+    stall.release();
+    let report = running.wait();
+    assert!(disk(&report, "a").left.is_none());
+    world.check();
+    committed(
+        world
+            .backup()
+            .disk(DiskSpec::file(&a))
+            .start()
+            .unwrap()
+            .wait(),
+    );
+    assert!(world.restored("a", 2) == fs::read(&a).unwrap());
+}
+
+fn is_image(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    entry
+        .as_ref()
+        .unwrap()
+        .path()
+        .extension()
+        .is_some_and(|extension| extension == "qcow2")
+}

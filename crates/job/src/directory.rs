@@ -105,9 +105,12 @@ impl Directory {
         }
     }
 
-    /// Gives a name back.
-    pub(crate) fn free(&self, name: &MemberName) {
-        self.names(name.as_str()).lock().remove(name.as_str());
+    /// Gives a job's name back. A replayed job never had its own: somebody else's stays.
+    pub(crate) fn free(&self, name: &MemberName, job: JobId) {
+        let mut names = self.names(name.as_str()).lock();
+        if names.get(name.as_str()) == Some(&job) {
+            names.remove(name.as_str());
+        }
     }
 
     /// The job of this name that is not dismissed.

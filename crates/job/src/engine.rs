@@ -439,7 +439,7 @@ impl Txn {
             )),
             Err(refused) => {
                 if let Some(name) = &name {
-                    self.owner.shell.directory.free(name);
+                    self.owner.shell.directory.free(name, next);
                 }
                 Err(AddError::Refused {
                     group: self.group.name.clone(),

@@ -14,7 +14,7 @@ use crate::queue::Cut;
 use crate::seat::Seat;
 use crate::shell::{Shell, now};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::{Error, GroupName, Kind, MemberName, Outcome, Refused, Status, TxnId, Verdict};
+use crate::{Error, GroupName, JobId, Kind, MemberName, Outcome, Refused, Status, TxnId, Verdict};
 
 /// One transaction and its members.
 #[derive(Debug)]
@@ -61,11 +61,12 @@ impl Names {
         self.entry(member).map(|(_, name, _)| name)
     }
 
-    /// Those of a span.
-    fn within(&self, span: &Range<u32>) -> impl Iterator<Item = &MemberName> {
+    /// Those of a span, with whose they are.
+    fn within(&self, span: &Range<u32>) -> impl Iterator<Item = (u32, &MemberName)> {
         let from = self.0.partition_point(|(member, ..)| *member < span.start);
         let to = self.0.partition_point(|(member, ..)| *member < span.end);
-        self.0[from..to].iter().map(|(_, name, _)| name)
+        let named = self.0[from..to].iter();
+        named.map(|(member, name, _)| (*member, name))
     }
 
     fn entry(&self, member: u32) -> Option<&(u32, MemberName, Kind)> {
@@ -355,8 +356,12 @@ impl Group {
             turn.outcomes.push((span.clone(), outcome.clone()));
         }
         if let Notice::Status(span, Status::Null) = &notice {
-            for name in turn.names.within(span) {
-                self.shell.directory.free(name);
+            for (member, name) in turn.names.within(span) {
+                let job = JobId {
+                    txn: self.id,
+                    member,
+                };
+                self.shell.directory.free(name, job);
             }
         }
         self.shell

@@ -281,3 +281,26 @@ fn a_process_that_ends_between_verdict_and_hooks_owes_them_all() {
         ]
     );
 }
+
+#[test]
+fn a_replayed_job_takes_nobodys_name_and_frees_nobodys() {
+    let journal = Arc::new(Probe::default());
+    let record = cohort_job::Record(vec![1]);
+    let entry: Entry = ("disk".into(), "puppet".into(), record);
+    journal
+        .decide(&"old".into(), &Verdict::Commit, &[entry])
+        .unwrap();
+    let stage = over(&journal);
+    let (job, puppet) = stage.launch(JobSpec::new("disk"));
+    let recovered = stage
+        .engine
+        .recover(|_, _, _, _| Some(Box::new(Puppet::new().0) as Box<dyn ErasedDriver>))
+        .unwrap();
+    recovered.groups[0]
+        .wait_until(deadline())
+        .expect("replayed groups end");
+    let found = stage.engine.job("disk").expect("its name is still its own");
+    assert_eq!(found.id(), job.id());
+    puppet.act(Act::Done);
+    assert_eq!(outcome(&job), COMMITTED);
+}

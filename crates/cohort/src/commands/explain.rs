@@ -1,6 +1,6 @@
 //! `cohort explain`: what each disk is left with after every possible end of a run, from the table that decides it.
 
-use cohort_backup::catalogue::DiskName;
+use cohort_backup::catalogue::{self, Contents, Decision, DiskName};
 use cohort_backup::{BitmapPolicy, Ended, fate};
 use serde::Serialize;
 
@@ -39,6 +39,14 @@ struct Answer<'a> {
     left_with: &'static str,
 }
 
+/// What the next run would do.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    event: &'static str,
+    disk: &'a str,
+    plan: &'a str,
+}
+
 pub(super) fn run(args: &args::Explain) -> Result {
     let policies = Policies::parse(&args.policy)?;
     let disks = names(&args.sources)?;
@@ -47,9 +55,13 @@ pub(super) fn run(args: &args::Explain) -> Result {
         return Ok(Exit::Done);
     }
     policies.all_used(&disks)?;
+    let contents = args.to.as_deref().map(catalogue::read).transpose()?;
     for disk in &disks {
         // What is named on the command line is read, not served.
         explain(Some(disk), policies.of(disk), false, args.output.json);
+        if let Some(contents) = &contents {
+            next_run(disk, contents, args.output.json);
+        }
     }
     Ok(Exit::Done)
 }
@@ -68,6 +80,31 @@ fn rules(json: bool) {
         for policy in POLICIES {
             explain(None, policy, fenced, json);
         }
+    }
+}
+
+/// What the next run would begin with, by what the directory holds.
+fn next_run(disk: &DiskName, contents: &Contents, json: bool) {
+    let last = contents
+        .latest(disk)
+        .map(|(run, _)| format!("{disk}@{run}"));
+    let plan = match (
+        contents.partials.get(disk).map(|partial| partial.decision),
+        last,
+    ) {
+        (Some(Decision::Keep), _) => "continues the partial copy".into(),
+        (Some(Decision::Undecided), _) => "is refused until somebody says keep or discard".into(),
+        (None, Some(last)) => format!("compares the disk with {last} and copies what differs"),
+        (None, None) => "copies the whole disk".into(),
+    };
+    if json {
+        json_line(&Plan {
+            event: "next-run",
+            disk: disk.as_str(),
+            plan: &plan,
+        });
+    } else {
+        print_line(&format!("  the next run {plan}"));
     }
 }
 
@@ -96,8 +133,5 @@ fn explain(disk: Option<&DiskName>, policy: BitmapPolicy, fenced: bool, json: bo
         } else {
             print_line(&format!("  after {after:<36} {left_with}"));
         }
-    }
-    if !json {
-        print_line("");
     }
 }

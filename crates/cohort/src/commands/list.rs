@@ -128,7 +128,7 @@ fn print(listing: &Listing<'_>) {
                 remarks(row.row),
             ]);
         }
-        print_line(&table.to_string());
+        print_line(&table.trim_fmt());
     }
     for partial in &listing.partials {
         print_line(&partial_line(partial));

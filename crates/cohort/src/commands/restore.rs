@@ -42,6 +42,7 @@ struct Opened {
 }
 
 pub(super) fn run(args: &args::Restore) -> Result {
+    outside(&args.from, &args.out)?;
     let opened = open(&args.from, &args.point)?;
     let format = match args.format {
         Some(args::Format::Raw) => Format::Raw,
@@ -101,6 +102,24 @@ pub(crate) fn restore_raw(directory: &Path, point: &str, out: &Path) -> anyhow::
         &AtomicBool::new(false),
     )?;
     Ok(())
+}
+
+/// Refuses an output in the backup directory: it would pass for one of its files, or replace one.
+fn outside(directory: &Path, out: &Path) -> Result<()> {
+    let parent = out
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    match (parent.canonicalize(), directory.canonicalize()) {
+        (Ok(parent), Ok(directory)) if parent == directory => {
+            let out = out.display();
+            Err(Failure::say(
+                Exit::Usage,
+                format_args!("{out} lies in the backup directory; choose another place"),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Finds a point and opens its image, with all that backs it.

@@ -68,7 +68,8 @@ pub enum AddError {
 }
 
 /// An open group: jobs are added to it, then it is launched. Dropped instead, it is rolled back:
-/// every job that was added is aborted without having run.
+/// every job that was added is aborted without having run. The hooks for that run on the engine's threads, and
+/// names stay taken until they have: wait on [`Txn::handle`] before using one again.
 #[derive(Debug)]
 #[must_use = "dropping a group that was not launched rolls it back"]
 pub struct Txn {

@@ -11,6 +11,7 @@ use crate::handle::{JobHandle, Owner, TxnHandle};
 use crate::journal::{Journal, JournalError};
 use crate::limit::Limit;
 use crate::notice::Subscription;
+use crate::recording::Recorder;
 use crate::shell::{Settings, Shell};
 use crate::{
     Cause, Disposition, Driver, GroupName, InvalidName, JobId, Kind, MemberName, Record, Refused,
@@ -31,6 +32,7 @@ pub struct EngineBuilder {
     task_limit: u32,
     stuck_after: Duration,
     journal: Option<Arc<dyn Journal>>,
+    recorder: Option<Arc<dyn Recorder>>,
 }
 
 /// A job to be added: its name, and how it is to be treated.
@@ -125,6 +127,7 @@ impl Engine {
             task_limit: 16,
             stuck_after: Duration::from_secs(30),
             journal: None,
+            recorder: None,
         }
     }
 
@@ -305,6 +308,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Who is told of every turn of every group, for replay: see [`TextRecorder`](crate::TextRecorder).
+    #[must_use]
+    pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = Some(recorder);
+        self
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -315,6 +325,7 @@ impl EngineBuilder {
             task_limit: self.task_limit,
             stuck_after: self.stuck_after,
             journal: self.journal,
+            recorder: self.recorder,
         })?;
         Ok(Engine(Arc::new(Owner { shell })))
     }

@@ -11,6 +11,7 @@ use crate::core::{Action, Core, Event, Notice, Order, Request};
 use crate::driver::ErasedDriver;
 use crate::journal::Entry;
 use crate::queue::Cut;
+use crate::recording::Input;
 use crate::seat::Seat;
 use crate::shell::{Shell, now};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -173,8 +174,15 @@ impl Group {
         let mut turn = self.turn.lock();
         first();
         let mut actions = std::mem::take(&mut turn.actions);
+        let mut recorded = self.shell.recorder().map(|recorder| (recorder, Vec::new()));
         for event in events {
+            if let Some((_, inputs)) = &mut recorded {
+                inputs.push(Input::Tell(event.clone()));
+            }
             turn.core.handle(event, &mut actions);
+        }
+        if let Some((recorder, inputs)) = recorded {
+            recorder.turn(self.id, &inputs, Ok(&actions));
         }
         self.obey(&mut turn, actions)
     }
@@ -198,12 +206,27 @@ impl Group {
     ) -> Result<(R, Later), Refused> {
         let mut turn = self.turn.lock();
         let mut actions = std::mem::take(&mut turn.actions);
-        let asked = turn
-            .core
-            .apply(request, &mut actions)
+        let asked = self
+            .apply(&mut turn, request, &mut actions)
             .map(|()| then(&mut turn));
         let later = self.obey(&mut turn, actions);
         asked.map(|result| (result, later))
+    }
+
+    /// A request's turn, with the recorder listening if there is one.
+    fn apply(
+        &self,
+        turn: &mut Turn,
+        request: Request,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refused> {
+        let Some(recorder) = self.shell.recorder() else {
+            return turn.core.apply(request, actions);
+        };
+        let input = Input::Ask(request.clone());
+        let asked = turn.core.apply(request, actions);
+        recorder.turn(self.id, &[input], asked.map(|()| &**actions));
+        asked
     }
 
     /// Adds one member, before the launch.
@@ -236,7 +259,7 @@ impl Group {
             turn.incomplete = incomplete;
         }
         let mut actions = std::mem::take(&mut turn.actions);
-        let asked = turn.core.apply(request, &mut actions);
+        let asked = self.apply(&mut turn, request, &mut actions);
         let later = self.obey(&mut turn, actions);
         drop(turn);
         self.carry_out(later);

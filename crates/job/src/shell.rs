@@ -15,6 +15,7 @@ use crate::group::{Group, Span};
 use crate::journal::Journal;
 use crate::notice::Hub;
 use crate::queue::Queue;
+use crate::recording::Recorder;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::tasks::Tasks;
 use crate::timer::Timer;
@@ -33,6 +34,7 @@ pub(crate) struct Settings {
     pub(crate) task_limit: u32,
     pub(crate) stuck_after: Duration,
     pub(crate) journal: Option<Arc<dyn Journal>>,
+    pub(crate) recorder: Option<Arc<dyn Recorder>>,
 }
 
 /// The shared half of an engine.
@@ -129,6 +131,11 @@ impl Shell {
 
     pub(crate) fn journal(&self) -> Option<&Arc<dyn Journal>> {
         self.settings.journal.as_ref()
+    }
+
+    /// Who listens to every turn; mostly nobody.
+    pub(crate) fn recorder(&self) -> Option<&dyn Recorder> {
+        self.settings.recorder.as_deref()
     }
 
     pub(crate) fn new_group(self: &Arc<Self>, name: GroupName) -> Arc<Group> {

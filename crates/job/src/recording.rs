@@ -1,0 +1,164 @@
+//! What came into each group and what the core made of it, for replay: the hook and its text form.
+//!
+//! The core is pure, so the inputs of a group are all that is needed to have its life again: a recording
+//! made in production replays in the simulator (`docs/simulator.md`). An engine without a recorder pays
+//! one comparison a turn.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use crate::core::{Action, Event, Request};
+use crate::{Refused, TxnId};
+
+/// What comes into a core, by either door.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Users' door.
+    Ask(Request),
+    /// Workers' door.
+    Tell(Event),
+}
+
+/// Listens to every turn of every group.
+pub trait Recorder: Send + Sync {
+    /// One turn: what came in, in order, and what the core ordered; or why it refused, and then nothing
+    /// changed. Turns of one group come in their order, those of different groups in any.
+    ///
+    /// Called under the group's lock: it must be short, and must not call the engine.
+    fn turn(&self, group: TxnId, inputs: &[Input], came: Result<&[Action], Refused>);
+}
+
+/// Writes each turn as text, one line for each input and each action:
+///
+/// ```text
+/// #1 ask launch
+/// #1 does status 0..2 running
+/// #1 does run step 0..2
+/// #1 tell spawned 0 2
+/// #1 also ran step 0..1 wait
+/// #1 ask finalize 0
+/// #1 refused cannot finalize in status 'running': finalize is accepted in pending
+/// ```
+///
+/// `also` is one more input of the same turn. Read back with [`Line::parse`].
+#[derive(Debug)]
+pub struct TextRecorder<W>(Mutex<Sink<W>>);
+
+#[derive(Debug)]
+struct Sink<W> {
+    writer: W,
+    error: Option<io::Error>,
+}
+
+impl<W: Write> TextRecorder<W> {
+    /// Writes to `writer`, which should be buffered.
+    pub fn new(writer: W) -> Self {
+        Self(Mutex::new(Sink {
+            writer,
+            error: None,
+        }))
+    }
+
+    /// Flushes, and gives back the writer. What was recorded ends at the first line that could not be
+    /// written: the jobs went on.
+    ///
+    /// # Errors
+    /// The first error of the writer.
+    pub fn finish(self) -> io::Result<W> {
+        let mut sink = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = sink.error {
+            return Err(error);
+        }
+        sink.writer.flush()?;
+        Ok(sink.writer)
+    }
+}
+
+impl<W: Write + Send> Recorder for TextRecorder<W> {
+    fn turn(&self, group: TxnId, inputs: &[Input], came: Result<&[Action], Refused>) {
+        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sink.error.is_none() {
+            sink.error = write_turn(&mut sink.writer, group, inputs, came).err();
+        }
+    }
+}
+
+fn write_turn(
+    to: &mut impl Write,
+    group: TxnId,
+    inputs: &[Input],
+    came: Result<&[Action], Refused>,
+) -> io::Result<()> {
+    for (at, input) in inputs.iter().enumerate() {
+        match input {
+            Input::Ask(request) => writeln!(to, "{group} ask {request}")?,
+            Input::Tell(event) if at == 0 => writeln!(to, "{group} tell {event}")?,
+            Input::Tell(event) => writeln!(to, "{group} also {event}")?,
+        }
+    }
+    match came {
+        Ok(actions) => actions
+            .iter()
+            .try_for_each(|action| writeln!(to, "{group} does {action}")),
+        Err(refused) => writeln!(to, "{group} refused {refused}"),
+    }
+}
+
+/// One line of a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The group's number, as in its [`TxnId`]; unique within a recording.
+    pub group: u64,
+    /// What the line says.
+    pub said: Said,
+}
+
+/// What a line of a recording says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// A turn begins with this input.
+    Input(Input),
+    /// One more event of the turn.
+    Also(Event),
+    /// The core ordered this; in the words of [`Action`]'s `Display`.
+    Does(String),
+    /// The core refused; in the words of [`Refused`]'s `Display`.
+    Refused(String),
+}
+
+/// Why a line is none of a recording.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a line of a recording ({what}): '{line}'")]
+pub struct InvalidLine {
+    /// The line.
+    pub line: String,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+impl Line {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// [`InvalidLine`] says which, and what is wrong with it.
+    pub fn parse(line: &str) -> Result<Self, InvalidLine> {
+        let wrong = |what| InvalidLine {
+            line: line.to_owned(),
+            what,
+        };
+        let mut parts = line.splitn(3, ' ');
+        let mut part = || parts.next().ok_or_else(|| wrong("it ends too early"));
+        let number = part()?.strip_prefix('#').and_then(|text| text.parse().ok());
+        let group = number.ok_or_else(|| wrong("a group's number is missing"))?;
+        let (word, rest) = (part()?, part()?);
+        let said = match word {
+            "ask" => Said::Input(Input::Ask(rest.parse().map_err(wrong)?)),
+            "tell" => Said::Input(Input::Tell(rest.parse().map_err(wrong)?)),
+            "also" => Said::Also(rest.parse().map_err(wrong)?),
+            "does" => Said::Does(rest.to_owned()),
+            "refused" => Said::Refused(rest.to_owned()),
+            _ => return Err(wrong("neither ask, tell, also, does nor refused")),
+        };
+        Ok(Self { group, said })
+    }
+}

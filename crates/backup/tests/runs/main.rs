@@ -3,6 +3,7 @@
 mod cancelled;
 mod failing;
 mod grouped;
+mod random;
 mod refused;
 mod served;
 mod undecided;

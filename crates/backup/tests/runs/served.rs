@@ -19,7 +19,7 @@ use crate::world::{
 const CLUSTERS: u64 = 48;
 
 /// A disk in memory, with an odd end, and its gate.
-fn served(disk: &str) -> Arc<Tracked> {
+pub(crate) fn served(disk: &str) -> Arc<Tracked> {
     let device = MemoryDevice::new(disk, CLUSTERS * CLUSTER - 1000);
     for cluster in 0..CLUSTERS - 1 {
         device
@@ -33,13 +33,13 @@ fn served(disk: &str) -> Arc<Tracked> {
 }
 
 /// Threads that write to a disk, through its gate, until they are stopped.
-struct Writers {
+pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<u64>>,
 }
 
 impl Writers {
-    fn start(tracked: &Arc<Tracked>, seed: u64) -> Self {
+    pub(crate) fn start(tracked: &Arc<Tracked>, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..2).map(|thread| {
             let (gated, stop) = (tracked.gated().clone(), stop.clone());
@@ -70,7 +70,7 @@ impl Writers {
         }
     }
 
-    fn stop(self) -> u64 {
+    pub(crate) fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Release);
         self.threads
             .into_iter()
@@ -82,7 +82,7 @@ impl Writers {
 type Copies = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// Runs a backup of these disks, and copies each of them inside the fence.
-fn run(world: &World, disks: &[(&Arc<Tracked>, DiskSpec)]) -> (RunReport, Vec<Vec<u8>>) {
+pub(crate) fn run(world: &World, disks: &[(&Arc<Tracked>, DiskSpec)]) -> (RunReport, Vec<Vec<u8>>) {
     let copies = Copies::default();
     let (result, devices) = (
         copies.clone(),

@@ -115,9 +115,6 @@ pub enum DiskError {
     /// The instant of the fence can no longer be shown.
     #[error("the backup broke: {0}")]
     Broken(Broken),
-    /// What the copy is compared with cannot be read.
-    #[error("an earlier point cannot be read: {0}")]
-    Reference(DeviceError),
     /// The catalogue did not take a change.
     #[error(transparent)]
     Catalogue(ChangeError),
@@ -259,9 +256,6 @@ pub enum StartError {
     /// The engine could not take the jobs.
     #[error("the jobs could not be started: {0}")]
     Engine(String),
-    /// The run was told to stop before it began to copy.
-    #[error("stopped before copying began")]
-    Stopped,
 }
 
 fn no_room(error: &io::Error) -> bool {

@@ -138,7 +138,6 @@ pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
         DiskError::Busy(_)
         | DiskError::Read(_)
         | DiskError::Broken(_)
-        | DiskError::Reference(_)
         | DiskError::Catalogue(_)
         | DiskError::System { .. }
         | DiskError::Job(_)
@@ -154,7 +153,6 @@ impl From<StartError> for Failure {
             StartError::Directory(error) => exit_of_directory(error),
             StartError::Catalogue(ChangeError::InDoubt(_)) => Exit::InDoubt,
             StartError::Disk { error, .. } => exit_of_disk(error),
-            StartError::Stopped => Exit::Cancelled,
             StartError::Catalogue(_) | StartError::Fence(_) | StartError::Engine(_) | _ => {
                 Exit::Other
             }

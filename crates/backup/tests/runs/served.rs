@@ -6,8 +6,8 @@ use std::thread::{self, JoinHandle};
 
 use cohort_backup::catalogue::Instant;
 use cohort_backup::{
-    BitmapPolicy, DiskError, DiskOutcome, DiskSpec, OnUndecided, Options, RunReport, SyncMode,
-    Tracked,
+    BitmapPolicy, DiskError, DiskOutcome, DiskSpec, OnUndecided, Options, RunReport, StartError,
+    SyncMode, Tracked,
 };
 use cohort_block::{Device, Fault, Faulty, Gated, MemoryDevice, Operation};
 use cohort_job::Disposition;
@@ -413,4 +413,69 @@ fn disk_that_a_run_has_is_busy_for_others_and_untouched_by_what_did_not_start() 
         .disk(DiskSpec::served(a.clone()).name("b"));
     assert!(twice.start().unwrap_err().to_string().contains("same disk"));
     assert_eq!(a.dirty().unwrap().to_row(), before);
+}
+
+#[test]
+fn missed_fence_starts_nothing_and_leaves_every_disk_as_it_was() {
+    let world = World::new();
+    let a = served("a");
+    let faulty = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("b", 8 * CLUSTER))));
+    let b = Tracked::new(name("b"), Arc::new(Gated::new(faulty.clone()))).unwrap();
+    let run = || {
+        let quick = options(|o| o.writer_wait(std::time::Duration::from_millis(30)));
+        world
+            .backup()
+            .disk(spec(&a, quick.clone()))
+            .disk(spec(&b, quick))
+    };
+    committed(run().start().unwrap().wait());
+    a.gated().write_at(&[1], 3 * CLUSTER).unwrap();
+    let stall = faulty.inject(Fault::stall(Operation::Write));
+    let gated = b.gated().clone();
+    let writer = thread::spawn(move || gated.write_at(&[2], 0).unwrap());
+    stall.wait_for_strikes(1);
+    let error = run().start().unwrap_err();
+    assert!(matches!(error, StartError::Fence(_)), "{error}");
+    stall.release();
+    writer.join().unwrap();
+    let rows = [&a, &b].map(|disk| disk.dirty().unwrap().dirty_granules());
+    assert_eq!(rows, [1, 1]);
+    world.check();
+    let (report, copies) = crate::served::run(
+        &world,
+        &[
+            (&a, spec(&a, Options::default())),
+            (&b, spec(&b, Options::default())),
+        ],
+    );
+    let last = committed(report).run.unwrap().0;
+    assert!(world.restored("a", last) == copies[0]);
+    assert!(world.restored("b", last) == copies[1]);
+}
+
+#[test]
+fn individual_served_disks_share_the_fence_and_end_on_their_own() {
+    let world = World::new();
+    let (a, b) = (served("a"), served("b"));
+    let bad = spec(&b, policy(BitmapPolicy::Always)).through(bad_cluster(20));
+    let run = world.backup().individual(true);
+    let report = run
+        .disk(spec(&a, Options::default()))
+        .disk(bad)
+        .start()
+        .unwrap()
+        .wait();
+    assert!(
+        matches!(disk(&report, "a").outcome, DiskOutcome::Committed(_)),
+        "{report:?}"
+    );
+    assert!(
+        matches!(disk(&report, "b").outcome, DiskOutcome::Failed(_)),
+        "{report:?}"
+    );
+    assert_eq!(a.dirty().unwrap().dirty_granules(), 0);
+    assert_eq!(b.dirty().unwrap().dirty_granules(), CLUSTERS);
+    let partial = b.dirty_against_partial().unwrap().dirty_granules();
+    assert!(0 < partial && partial < CLUSTERS, "{partial}");
+    world.check();
 }

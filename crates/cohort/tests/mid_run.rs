@@ -14,7 +14,7 @@ use serde_json::Value;
 fn slow_backup(lab: &Lab, more: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut command = lab.program();
     command
-        .args(["backup", "a.img", "--to", "R", "--speed", "2M", "--json"])
+        .args(["backup", "a.img", "--to", "R", "--speed", "8M", "--json"])
         .args(more);
     let mut child = command
         .stdout(Stdio::piped())

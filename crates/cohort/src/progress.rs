@@ -105,7 +105,12 @@ impl Progress {
             }
             row.estimate.note(now, disk.done);
             match &mut self.face {
-                Face::Bars { all, bars } => show_bar(all, bars, index, disk, &row.estimate),
+                Face::Bars { all, bars } => {
+                    if bars.is_empty() {
+                        *bars = make_bars(all, disks);
+                    }
+                    show_bar(&bars[index], disk, &row.estimate);
+                }
                 Face::Lines => show_line(row, now, disk),
                 Face::Json => show_json(row, now, disk),
             }
@@ -115,7 +120,8 @@ impl Progress {
     /// Says a line of its own among the progress.
     pub(crate) fn say(&self, line: &str) {
         match &self.face {
-            Face::Bars { all, .. } => all.suspend(|| eprint_line(line)),
+            // As `finish`: a terminal that went away is no reason to fail.
+            Face::Bars { all, .. } => drop(all.println(line)),
             Face::Lines | Face::Json => eprint_line(line),
         }
     }
@@ -129,23 +135,23 @@ impl Progress {
     }
 }
 
-fn show_bar(
-    all: &MultiProgress,
-    bars: &mut Vec<ProgressBar>,
-    index: usize,
-    disk: &DiskNow,
-    estimate: &Estimate,
-) {
-    if bars.len() <= index {
-        let style =
-            ProgressStyle::with_template("{prefix:>12} {wide_bar:.cyan/dim} {percent:>3}%  {msg}");
-        let bar = all.add(ProgressBar::new(disk.total));
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(disk.name.clone());
-        bars.push(bar);
-    }
-    let bar = &bars[index];
-    bar.set_length(disk.total);
+/// Bars for all disks, before any of them is drawn.
+fn make_bars(all: &MultiProgress, disks: &[DiskNow]) -> Vec<ProgressBar> {
+    // Not the full width: a terminal that echoes ^C must not have to break the line.
+    let style = ProgressStyle::with_template("{prefix:>12} {bar:24.cyan/dim} {percent:>3}%  {msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = |disk: &DiskNow| {
+        let bar = ProgressBar::new(disk.total)
+            .with_style(style.clone())
+            .with_prefix(disk.name.clone());
+        all.add(bar)
+    };
+    disks.iter().map(bar).collect()
+}
+
+fn show_bar(bar: &ProgressBar, disk: &DiskNow, estimate: &Estimate) {
+    // A disk whose work is not yet known has done none of it.
+    bar.set_length(disk.total.max(1));
     bar.set_position(disk.done);
     bar.set_message(message(disk, estimate));
 }

@@ -49,7 +49,7 @@ impl Failure {
 
     /// Prints the failure: a line on standard error, and with `json` an object on standard output too.
     pub(crate) fn print(&self, json: bool) {
-        let message = format!("{:#}", self.error);
+        let message = message(&self.error);
         eprintln!("cohort: {message}");
         if json {
             let (exit, code) = (self.exit.word(), self.exit.code());
@@ -61,6 +61,19 @@ impl Failure {
             });
         }
     }
+}
+
+/// The error and its causes in one line; a cause that the error tells already is not told again.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 /// The exit code for a source that could not be opened.

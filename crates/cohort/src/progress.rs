@@ -100,6 +100,7 @@ impl Progress {
                 *row = Row {
                     phase: disk.phase.clone(),
                     shown_at: now,
+                    shown_share: share(disk),
                     ..Row::default()
                 };
             }
@@ -157,11 +158,7 @@ fn show_bar(bar: &ProgressBar, disk: &DiskNow, estimate: &Estimate) {
 }
 
 fn show_line(row: &mut Row, now: Duration, disk: &DiskNow) {
-    let share = if disk.total == 0 {
-        0.0
-    } else {
-        disk.done as f64 / disk.total as f64
-    };
+    let share = share(disk);
     if share < row.shown_share + LINE_STEP && now < row.shown_at + LINE_SILENCE {
         return;
     }
@@ -172,6 +169,14 @@ fn show_line(row: &mut Row, now: Duration, disk: &DiskNow) {
         share * 100.0,
         message(disk, &row.estimate)
     ));
+}
+
+/// How much of its present work a disk has done, from 0 to 1.
+fn share(disk: &DiskNow) -> f64 {
+    if disk.total == 0 {
+        return 0.0;
+    }
+    disk.done as f64 / disk.total as f64
 }
 
 fn show_json(row: &mut Row, now: Duration, disk: &DiskNow) {

@@ -108,9 +108,11 @@ impl Backup {
             return Err(StartError::NoDisks);
         }
         let names = self.names()?;
+        // Before the directory is made: a mistyped source leaves no empty one behind.
+        let opened = self.open_all(&names)?;
         let catalogue = Arc::new(Catalogue::open_or_create(&self.directory)?);
         forget_owed(&catalogue);
-        let (surveys, places) = self.survey_all(&names, &catalogue)?;
+        let (surveys, places) = self.survey_all(&names, opened, &catalogue)?;
         let sources: Vec<_> = surveys
             .iter()
             .map(|s| (s.name.clone(), s.source.label.clone()))
@@ -162,22 +164,25 @@ impl Backup {
     fn survey_all(
         &self,
         names: &[DiskName],
+        opened: Vec<Result<Source, DiskError>>,
         catalogue: &Arc<Catalogue>,
     ) -> Result<(Vec<Survey>, Vec<Place>), StartError> {
         let contents = catalogue.snapshot()?;
         let (mut surveys, mut places): (Vec<Survey>, Vec<Place>) = (Vec::new(), Vec::new());
-        for (name, spec) in names.iter().zip(&self.disks) {
+        for ((name, spec), source) in names.iter().zip(&self.disks).zip(opened) {
             let options = spec.own_options().unwrap_or(&self.options).clone();
-            let surveyed = self.open(spec, &surveys, catalogue).and_then(|source| {
-                survey(
-                    name.clone(),
-                    options,
-                    source,
-                    catalogue,
-                    &contents,
-                    self.through.as_ref(),
-                )
-            });
+            let surveyed = source
+                .and_then(|source| admit(source, &surveys, catalogue))
+                .and_then(|source| {
+                    survey(
+                        name.clone(),
+                        options,
+                        source,
+                        catalogue,
+                        &contents,
+                        self.through.as_ref(),
+                    )
+                });
             let out = |outcome| Place::Out(Box::new(report(name, &spec.label(), outcome)));
             places.push(match surveyed {
                 Ok(Surveyed::Ready(survey)) => {
@@ -204,28 +209,19 @@ impl Backup {
         Ok((surveys, places))
     }
 
-    fn open(
-        &self,
-        spec: &DiskSpec,
-        before: &[Survey],
-        catalogue: &Catalogue,
-    ) -> Result<Source, DiskError> {
-        let source = spec.open()?;
-        let source_name = source.label.clone();
-        if let Some(other) = before.iter().find(|other| other.source.is_same(&source)) {
-            return Err(DiskError::SameDisk {
-                source_name,
-                other: other.source.label.clone(),
+    /// Opens every source. In a group one that cannot be opened is the end; alone it has its own report.
+    fn open_all(&self, names: &[DiskName]) -> Result<Vec<Result<Source, DiskError>>, StartError> {
+        let opened = names
+            .iter()
+            .zip(&self.disks)
+            .map(|(name, spec)| match spec.open() {
+                Err(error) if !self.individual => Err(StartError::Disk {
+                    name: name.clone(),
+                    error: Box::new(error),
+                }),
+                source => Ok(source),
             });
-        }
-        if source.is_in(catalogue.directory()) {
-            let directory = catalogue.directory().to_owned();
-            return Err(DiskError::InsideTarget {
-                source_name,
-                directory,
-            });
-        }
-        Ok(source)
+        opened.collect()
     }
 }
 
@@ -413,6 +409,23 @@ impl Launch {
         })?;
         Ok(())
     }
+}
+
+/// Refuses a disk that is in the run already, or in the backup directory.
+fn admit(source: Source, before: &[Survey], catalogue: &Catalogue) -> Result<Source, DiskError> {
+    let source_name = source.label.clone();
+    if let Some(other) = before.iter().find(|other| other.source.is_same(&source)) {
+        let other = other.source.label.clone();
+        return Err(DiskError::SameDisk { source_name, other });
+    }
+    if source.is_in(catalogue.directory()) {
+        let directory = catalogue.directory().to_owned();
+        return Err(DiskError::InsideTarget {
+            source_name,
+            directory,
+        });
+    }
+    Ok(source)
 }
 
 /// Carries out what was said about a partial: an answer is durable before anything is done with it.

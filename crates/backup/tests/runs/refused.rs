@@ -105,6 +105,11 @@ fn file_of_the_backup_directory_is_no_source() {
 fn sources_that_hold_no_disk_are_refused_before_anything_is_written() {
     let world = World::new();
     let good = world.raw("good.raw", 2);
+    refusal(&world, [DiskSpec::file(world.path("none.raw"))]);
+    assert!(
+        !world.repository().exists(),
+        "a mistyped source leaves no directory behind"
+    );
     fs::write(world.path("empty.raw"), "").unwrap();
     fs::write(
         world.path("garbage.qcow2"),

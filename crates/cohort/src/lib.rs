@@ -5,7 +5,6 @@
 mod args;
 mod commands;
 pub mod demo;
-mod estimate;
 mod exit;
 mod failure;
 mod human;

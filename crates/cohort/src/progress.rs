@@ -4,10 +4,10 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use cohort_job::{Estimate, Remaining};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::estimate::{Estimate, Remaining};
 use crate::human;
 use crate::output::{self, eprint_line};
 

@@ -4,14 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::Event;
 use crate::group::Group;
 use crate::seat::{Seat, Task};
-use crate::{Asked, Progress};
+use crate::testing::Bench;
+use crate::token::Anchor;
+use crate::{Asked, Progress, Token, Waker};
 
 /// A driver's view of the engine during one call.
 pub struct Context<'a> {
-    group: &'a Arc<Group>,
+    home: Home<'a>,
     member: u32,
     seat: &'a Seat,
     in_flight: usize,
@@ -19,16 +20,49 @@ pub struct Context<'a> {
     ready: bool,
 }
 
+/// Who makes the call: a group's worker, or the conformance kit.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    Group(&'a Arc<Group>),
+    Bench(&'a Arc<Bench>),
+}
+
 impl<'a> Context<'a> {
     pub(crate) fn new(group: &'a Arc<Group>, member: u32, seat: &'a Seat) -> Self {
         let in_flight = seat.odds_if_any().map_or(0, |odds| odds.tasks());
         Self {
-            group,
+            home: Home::Group(group),
             member,
             seat,
             in_flight,
             spawned: Vec::new(),
             ready: false,
+        }
+    }
+
+    /// A call on the bench, with so many tasks in flight.
+    pub(crate) fn on_bench(bench: &'a Arc<Bench>, in_flight: usize) -> Self {
+        Self {
+            home: Home::Bench(bench),
+            member: 0,
+            seat: bench.seat(),
+            in_flight,
+            spawned: Vec::new(),
+            ready: false,
+        }
+    }
+
+    fn anchor(&self) -> Anchor {
+        match self.home {
+            Home::Group(group) => Anchor::Group(Arc::clone(group), self.member),
+            Home::Bench(bench) => Anchor::Bench(Arc::clone(bench)),
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self.home {
+            Home::Group(group) => group.shell.elapsed(),
+            Home::Bench(bench) => bench.time(),
         }
     }
 
@@ -58,10 +92,12 @@ impl<'a> Context<'a> {
 
     /// Something to keep that has the job stepped when called, from any thread at any time.
     pub fn waker(&self) -> Waker {
-        Waker {
-            group: Arc::clone(self.group),
-            member: self.member,
-        }
+        Waker(self.anchor())
+    }
+
+    /// Something for tasks to keep, that tells them whether the job was stopped or held meanwhile.
+    pub fn token(&self) -> Token {
+        Token(self.anchor())
     }
 
     /// Pays for so many units of the speed limit before doing them. The first piece is free and a big
@@ -71,9 +107,7 @@ impl<'a> Context<'a> {
     /// How long to wait: nothing was paid. Return [`Step::Sleep`](crate::Step::Sleep) and pay again when stepped.
     pub fn pay(&mut self, units: u64) -> Result<(), Duration> {
         match self.seat.odds_if_any() {
-            Some(mut odds) if odds.limit.speed() > 0 => {
-                odds.limit.pay(units, self.group.shell.elapsed())
-            }
+            Some(mut odds) if odds.limit.speed() > 0 => odds.limit.pay(units, self.elapsed()),
             _ => Ok(()),
         }
     }
@@ -94,29 +128,6 @@ impl fmt::Debug for Context<'_> {
         f.debug_struct("Context")
             .field("member", &self.member)
             .field("asked", &self.asked())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Has a job stepped when something happened outside. A wake during a step is not lost; one that
-/// comes after the job's end, or while it is paused, does no harm.
-#[derive(Clone)]
-pub struct Waker {
-    group: Arc<Group>,
-    member: u32,
-}
-
-impl Waker {
-    /// Wakes the job.
-    pub fn wake(&self) {
-        self.group.tell([Event::Woken(self.member)]);
-    }
-}
-
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waker")
-            .field("member", &self.member)
             .finish_non_exhaustive()
     }
 }

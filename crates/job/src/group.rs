@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::{Action, Core, Event, Notice, Order, Request};
 use crate::driver::ErasedDriver;
+use crate::future::Wakers;
 use crate::journal::Entry;
 use crate::queue::Cut;
 use crate::recording::Input;
@@ -45,6 +46,8 @@ pub(crate) struct Turn {
     /// Every hook returned, the journal was told, and every driver is gone.
     over: bool,
     waiters: u32,
+    /// Futures that wait for the end.
+    pub(crate) wakers: Wakers,
     /// Kept between turns, so that they need no memory of their own.
     actions: Vec<Action>,
 }
@@ -142,6 +145,7 @@ impl Group {
             outcomes: Vec::new(),
             over: false,
             waiters: 0,
+            wakers: Wakers::default(),
             actions: Vec::new(),
         };
         Self {
@@ -427,6 +431,8 @@ impl Group {
         self.tell([Event::Decided(answer)]);
         if in_doubt {
             self.changed.notify_all();
+            let wakers = self.lock().wakers.take();
+            wakers.wake();
             self.shell.group_is_in_doubt();
         }
     }
@@ -447,7 +453,9 @@ impl Group {
         if turn.waiters > 0 {
             self.changed.notify_all();
         }
+        let wakers = turn.wakers.take();
         drop(turn);
+        wakers.wake();
         if empty {
             self.shell.forget(self);
         }
@@ -456,6 +464,11 @@ impl Group {
 }
 
 impl Turn {
+    /// Whether nobody need wait any more: it is over, or in doubt, which no waiting changes.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.over || self.core.in_doubt()
+    }
+
     /// A member's own error, also after it was dismissed.
     pub(crate) fn failure(&self, member: u32) -> Option<Error> {
         let ended = || match self.outcome(member)? {

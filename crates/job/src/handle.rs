@@ -9,8 +9,8 @@ use crate::group::Group;
 use crate::seat::Seat;
 use crate::shell::Shell;
 use crate::{
-    Cause, Disposition, GroupName, JobId, MemberName, Outcome, Phase, Refused, Snapshot, Status,
-    TxnId, VerbError, Verdict, watch, why,
+    Cause, Disposition, GroupName, JobId, MemberName, Meter, Outcome, Phase, Refused, Snapshot,
+    Status, TxnId, VerbError, Verdict, watch, why,
 };
 
 /// Held by everybody who could still ask for something; the last one gone, the engine is orphaned.
@@ -25,18 +25,18 @@ impl Drop for Owner {
     }
 }
 
-/// One job.
+/// One job. In an async program, await it (or a reference to it): [`JobHandle::wait`] without the thread.
 #[derive(Clone)]
 pub struct JobHandle {
-    group: Arc<Group>,
+    pub(crate) group: Arc<Group>,
     member: u32,
     owner: Arc<Owner>,
 }
 
-/// One group.
+/// One group. In an async program, await it (or a reference to it): [`TxnHandle::wait`] without the thread.
 #[derive(Clone)]
 pub struct TxnHandle {
-    group: Arc<Group>,
+    pub(crate) group: Arc<Group>,
     owner: Arc<Owner>,
 }
 
@@ -86,6 +86,11 @@ impl JobHandle {
         self.group
             .with_seat(self.member, Seat::progress)
             .unwrap_or_default()
+    }
+
+    /// Watches its progress: how fast it is, and how much longer it will take.
+    pub fn meter(&self) -> Meter {
+        Meter::new(self.clone())
     }
 
     /// Its speed limit in units per second; 0 is none.

@@ -48,6 +48,7 @@
 //! Nor does it know what is worth keeping of a job that did not commit: it tells the driver the [`Cause`] and
 //! the [`Disposition`], and the driver settles.
 
+mod blocking;
 mod calls;
 mod context;
 mod converge;
@@ -58,10 +59,14 @@ mod driver;
 mod emit;
 mod engine;
 mod error;
+mod estimate;
 mod event;
+mod for_each;
 mod from_fn;
+mod future;
 mod group;
 mod handle;
+mod hooked;
 mod job;
 mod journal;
 mod limit;
@@ -79,24 +84,31 @@ mod shell;
 mod status;
 mod sync;
 mod tasks;
+pub mod testing;
 mod text;
 mod timer;
+mod token;
 mod txn;
 mod verbs;
 mod watch;
 mod why;
 mod worker;
 
-pub use context::{Context, Waker};
+pub use blocking::{Blocking, Reins, Stopped, blocking};
+pub use context::Context;
 pub use directory::{JobId, TxnId};
 pub use driver::{Abort, Commit, Driver, ErasedDriver, Record, Step};
 pub use engine::{
     AddError, Engine, EngineBuilder, EngineSnapshot, JobSpec, JobState, Recovered, Txn,
 };
 pub use error::Error;
+pub use estimate::{Estimate, Meter, Reading, Remaining};
 pub use event::{Hooks, Spec, Time};
+pub use for_each::{ForEach, for_each};
 pub use from_fn::{FromFn, from_fn};
+pub use future::{JobFuture, TxnFuture};
 pub use handle::{JobHandle, TxnHandle};
+pub use hooked::DriverExt;
 pub use journal::{Entry, Journal, JournalError, MemoryJournal, Owed};
 pub use name::{GroupName, InvalidName, Kind, MemberName};
 pub use notice::{News, Notice, Subject, Subscription, Update};
@@ -105,3 +117,4 @@ pub use progress::{Progress, Snapshot};
 pub use recording::{Input, InvalidLine, Line, Recorder, Said, TextRecorder};
 pub use refused::{Refused, VerbError};
 pub use status::{Status, Verb};
+pub use token::{Token, Waker};

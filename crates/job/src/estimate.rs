@@ -1,7 +1,13 @@
-//! How fast, and how much longer: a windowed rate, and an estimate that does not lie. Pure: time comes in as a value.
+//! How fast, and how much longer: a rate over a window, and an estimate that does not lie.
+//!
+//! The job itself only counts, which costs an addition; rate and estimate are made where somebody looks.
+//! Pure, except for [`Meter`], which asks the time.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::shell::now;
+use crate::{JobHandle, Snapshot};
 
 /// What lies further back says nothing about now.
 const WINDOW: Duration = Duration::from_secs(20);
@@ -15,31 +21,47 @@ const RECENT: Duration = Duration::from_secs(5);
 /// Two moments closer than this tell nothing new.
 const STEP: Duration = Duration::from_millis(100);
 
-/// The rate of one job, and what it promises.
-#[derive(Debug, Default)]
-pub(crate) struct Estimate {
+/// The rate of one job, and what it promises. Time comes in as a value, counted from any fixed moment.
+///
+/// Noting costs next to nothing: two notes within a tenth of a second are one, and never more than
+/// some 200 are remembered.
+///
+/// ```
+/// use std::time::Duration;
+/// use cohort_job::{Estimate, Remaining};
+///
+/// let mut estimate = Estimate::default();
+/// for second in 0..=10 {
+///     estimate.note(Duration::from_secs(second), second * 100);
+/// }
+/// assert_eq!(estimate.rate(), 100.0);
+/// let five = Duration::from_secs(5);
+/// assert_eq!(estimate.remaining(500), Remaining::Between(five, five));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Estimate {
     /// Moments since the start with the units done by then; oldest first, none older than the window but one.
     samples: VecDeque<(Duration, u64)>,
 }
 
 /// How much longer, as an honest interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Remaining {
+pub enum Remaining {
     /// Too early to say.
     Unknown,
     /// Nothing moved for the whole window's recent part.
     Stalled,
-    /// Between the two spans, at the rates seen lately.
+    /// Between the two spans: what the whole window promises, and what its last quarter does.
     Between(Duration, Duration),
 }
 
 impl Estimate {
     /// Notes that `done` units were done at `now`, counted from the start of the job.
-    pub(crate) fn note(&mut self, now: Duration, done: u64) {
+    pub fn note(&mut self, now: Duration, done: u64) {
         if self
             .samples
             .back()
-            .is_some_and(|&(last, _)| now < last + STEP)
+            .is_some_and(|&(last, _)| now < last.saturating_add(STEP))
         {
             return;
         }
@@ -47,19 +69,19 @@ impl Estimate {
         while self
             .samples
             .get(1)
-            .is_some_and(|&(second, _)| second + WINDOW < now)
+            .is_some_and(|&(second, _)| second.saturating_add(WINDOW) < now)
         {
             self.samples.pop_front();
         }
     }
 
     /// Units per second over the window; zero before two moments are known.
-    pub(crate) fn rate(&self) -> f64 {
+    pub fn rate(&self) -> f64 {
         self.rate_over(WINDOW)
     }
 
     /// How much longer `left` more units will take.
-    pub(crate) fn remaining(&self, left: u64) -> Remaining {
+    pub fn remaining(&self, left: u64) -> Remaining {
         let (Some(&(first, _)), Some(&(last, _))) = (self.samples.front(), self.samples.back())
         else {
             return Remaining::Unknown;
@@ -91,7 +113,7 @@ impl Estimate {
             .samples
             .iter()
             .rev()
-            .find(|&&(at, _)| at + span <= now)
+            .find(|&&(at, _)| at.saturating_add(span) <= now)
             .or(self.samples.front());
         match since {
             Some(&(at, before)) if at < now => {
@@ -102,11 +124,67 @@ impl Estimate {
     }
 }
 
+/// Watches one job: its progress, how fast it is, and how much longer it will take.
+///
+/// ```
+/// use cohort_job::{Engine, JobSpec, Remaining, Step, from_fn};
+///
+/// let job = Engine::new()?.launch(JobSpec::new("j"), from_fn(|cx| {
+///     cx.progress().set_remaining(1);
+///     cx.progress().advance(1);
+///     Step::done()
+/// }))?;
+/// let mut meter = job.meter();
+/// job.wait();
+/// let now = meter.read();
+/// assert_eq!((now.progress.done, now.progress.total), (1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Meter {
+    job: JobHandle,
+    since: Instant,
+    estimate: Estimate,
+}
+
+/// What a [`Meter`] shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// How far the job is.
+    pub progress: Snapshot,
+    /// Units per second over the last twenty seconds.
+    pub rate: f64,
+    /// How much longer.
+    pub remaining: Remaining,
+}
+
+impl Meter {
+    pub(crate) fn new(job: JobHandle) -> Self {
+        let mut estimate = Estimate::default();
+        estimate.note(Duration::ZERO, job.progress().done);
+        Self {
+            job,
+            since: now(),
+            estimate,
+        }
+    }
+
+    /// Looks at the job. The more often one looks (up to ten times a second), the better it knows.
+    pub fn read(&mut self) -> Reading {
+        let progress = self.job.progress();
+        let time = now().saturating_duration_since(self.since);
+        self.estimate.note(time, progress.done);
+        Reading {
+            progress,
+            rate: self.estimate.rate(),
+            remaining: self.estimate.remaining(progress.remaining()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{Estimate, Remaining};
+    use super::*;
 
     fn noted(samples: impl IntoIterator<Item = (u64, u64)>) -> Estimate {
         let mut estimate = Estimate::default();
@@ -114,6 +192,17 @@ mod tests {
             estimate.note(Duration::from_secs(second), done);
         }
         estimate
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_however_often_it_is_noted() {
+        let mut estimate = Estimate::default();
+        for ms in 0..100_000 {
+            estimate.note(Duration::from_millis(ms), ms);
+        }
+        assert!(estimate.samples.len() <= 202, "{}", estimate.samples.len());
+        assert_eq!(estimate.rate(), 1000.0);
+        estimate.note(Duration::MAX, 200_000);
     }
 
     #[test]

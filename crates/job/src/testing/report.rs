@@ -1,0 +1,145 @@
+//! What a check says: how much was tried, or what was broken and where.
+
+use std::fmt;
+
+/// What a driver may break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// A step panicked.
+    StepPanics,
+    /// A step failed, although nothing was wrong.
+    StepFails,
+    /// A task panicked.
+    TaskPanics,
+    /// A call did not return.
+    Blocks,
+    /// A task did not return: without end, or though the job was paused or stopped.
+    TaskBlocks,
+    /// It waits, and nothing can wake it.
+    WaitsForNothing,
+    /// It goes on for ever, perhaps although it was asked to end.
+    NeverEnds,
+    /// It said done while tasks were in flight, whose result nobody will look at.
+    LeavesTasks,
+    /// It said it was ready, and then ended before anybody asked it to.
+    EndsUnasked,
+    /// It said done, and its progress says something else.
+    MiscountsProgress,
+    /// Prepare failed, although nothing was wrong.
+    PrepareFails,
+    /// A hook panicked.
+    HookPanics,
+    /// A hook that was repeated, as after a crash, changed something.
+    NotRepeatable,
+    /// A driver rebuilt from its record commits something else than the one that ran.
+    RecordFallsShort,
+    /// It never ran, or was told to discard, and left a trace.
+    LeavesTrace,
+}
+
+/// One rule that was broken, with the shortest run that shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Breach {
+    /// Which.
+    pub rule: Rule,
+    /// What happened, in a sentence.
+    pub what: String,
+    /// What was done to the driver in that run.
+    pub plan: String,
+    /// That run: what was asked of the driver and what came of it.
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:?}: {}", self.rule, self.what)?;
+        write!(f, "  {}:", self.plan)?;
+        for line in &self.trace {
+            write!(f, "\n    {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a driver broke.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Broken {
+    breaches: Vec<Breach>,
+}
+
+impl Broken {
+    pub(crate) fn new(mut breaches: Vec<Breach>) -> Self {
+        breaches.sort_by_key(|breach| breach.rule);
+        Self { breaches }
+    }
+
+    /// Each rule that was broken, once.
+    #[must_use]
+    pub fn breaches(&self) -> &[Breach] {
+        &self.breaches
+    }
+
+    /// The rules alone.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        self.breaches.iter().map(|breach| breach.rule).collect()
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the driver breaks {} of the rules", self.breaches.len())?;
+        for breach in &self.breaches {
+            write!(f, "\n\n{breach}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As it is displayed: this is what `unwrap` prints.
+impl fmt::Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// How much was tried without finding anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passed {
+    pub(crate) runs: usize,
+    pub(crate) longest: usize,
+    pub(crate) partial: bool,
+}
+
+impl Passed {
+    /// How many times the driver was run.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// Whether every disturbance was tried at every moment and in every order.
+    #[must_use]
+    pub fn is_exhaustive(&self) -> bool {
+        !self.partial
+    }
+}
+
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extent = if self.partial {
+            "a part of the moments and orders there are"
+        } else {
+            "every moment and order"
+        };
+        let Self { runs, longest, .. } = self;
+        write!(
+            f,
+            "passed {runs} runs, the longest of {longest} events: {extent}"
+        )
+    }
+}

@@ -1,76 +1,260 @@
-//! A no-op job's whole life, in groups of different sizes: ours, beside `rayon::scope` with a flag that could cancel it.
-//!
-//! What counts: building the group, running every job, and knowing that all are over. Ours passes through every status, asks
-//! every job to prepare, writes a verdict and commits; the peer only calls the closure. All hooks are there, nobody is
-//! subscribed, the jobs have no names.
+//! The engine beside what people write themselves, in one run: time and memory per job, and how long a verb takes while every
+//! core is busy. What each figure means is in `docs/performance.md`. `COHORT_BENCH_MAX` sets the largest group.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use benches::{Contender, machine, rounds, timed};
-use cohort_job::{Abort, Commit, Context, Driver, Engine, Error, JobSpec, Record, Step, Verdict};
+use benches::ours::{self, Sort};
+use benches::peers::{self, StorageDaemon};
+use benches::{Contender, machine, percentiles, rounds, timed};
+use cohort_job::{Disposition, Engine, JobHandle, JobSpec, Status, Subscription};
 
-/// Adds one to a counter that its thread has for itself as far as the cache is concerned, and is done.
-struct Noop;
-
-static DONE: AtomicU64 = AtomicU64::new(0);
-
-impl Driver for Noop {
-    fn step(&mut self, _: &mut Context<'_>) -> Step {
-        DONE.fetch_add(1, Ordering::Relaxed);
-        Step::done()
-    }
-
-    fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, Error> {
-        Ok(Record::default())
-    }
-
-    fn commit(&mut self, _: &Commit) {}
-    fn abort(&mut self, _: &Abort) {}
-    fn clean(&mut self) {}
-}
-
-fn ours(engine: &Engine, jobs: usize) {
-    let mut group = engine.group("noop");
-    for _ in 0..jobs {
-        group.add(JobSpec::unnamed(), Noop).expect("a job");
-    }
-    assert_eq!(group.launch().wait(), Verdict::Commit);
-}
-
-fn scope(pool: &rayon::ThreadPool, jobs: usize) {
-    let cancelled = AtomicBool::new(false);
-    pool.scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|_| {
-                if !cancelled.load(Ordering::Relaxed) {
-                    DONE.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-    });
-}
+/// Groups, and in how many rounds each is run.
+const GROUPS: [(usize, usize); 6] = [
+    (1, 501),
+    (8, 501),
+    (64, 201),
+    (1_024, 101),
+    (16_384, 21),
+    (1_000_000, 5),
+];
+/// The largest groups that the slower peers run.
+const SAGA_MAX: usize = 1_024;
+const DAEMON_MAX: usize = 1_024;
 
 fn main() {
-    println!("{}", machine());
-    println!("time per no-op job, median of the rounds\n");
+    println!("{}\n", machine());
+    let max = std::env::var("COHORT_BENCH_MAX")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(usize::MAX);
+    let groups: Vec<_> = GROUPS
+        .into_iter()
+        .filter(|(jobs, _)| *jobs <= max)
+        .collect();
+    beside_the_peers(&groups);
+    by_themselves(&groups);
+    alone();
+    latency(max.min(100_000));
+    idle(max);
+    println!("\nMEMORY, by a counting allocator");
+    let memory = Command::new(env!("CARGO_BIN_EXE_engine-memory")).status();
+    assert!(memory.is_ok_and(|status| status.success()), "memory");
+}
+
+fn per_job(time: Duration, jobs: usize) -> f64 {
+    time.as_secs_f64() * 1e6 / jobs as f64
+}
+
+fn cell(figure: Option<f64>) -> String {
+    figure.map_or_else(|| format!("{:>9}", "-"), |figure| format!("{figure:>9.3}"))
+}
+
+/// The engine, rayon, tokio, steno and QEMU's storage daemon: all jobs succeed, then the last one fails.
+fn beside_the_peers(groups: &[(usize, usize)]) {
+    println!("TIME PER JOB in µs, median of the rounds; all jobs are no-ops, ours has every hook");
     println!(
-        "{:>9}  {:>12}  {:>12}  {:>6}",
-        "jobs", "cohort-job", "rayon scope", "ratio"
+        "{:>9}  {:<10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>7}  {:>7}",
+        "jobs", "end", "ours", "rayon", "JoinSet", "steno", "daemon", "/rayon", "/JoinSet"
     );
     let engine = Engine::new().expect("an engine");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("a pool");
-    for (jobs, count) in [(1, 2_001), (64, 501), (1_024, 201), (100_000, 11)] {
-        let mut contenders = [
-            Contender::new("cohort-job", || timed(|| ours(&engine, jobs))),
-            Contender::new("rayon scope", || timed(|| scope(&pool, jobs))),
-        ];
-        rounds(count, &mut contenders);
-        let per_job =
-            |contender: &Contender<'_>| contender.median().as_secs_f64() * 1e6 / jobs as f64;
-        let [ours, peer] = contenders.each_ref().map(per_job);
-        println!(
-            "{jobs:>9}  {ours:>9.3} µs  {peer:>9.3} µs  {:>5.2}×",
-            ours / peer
-        );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    for (fails, end) in [(false, "all commit"), (true, "last fails")] {
+        for &(jobs, count) in groups {
+            let mut contenders = vec![
+                Contender::new("ours", || {
+                    timed(|| ours::group(&engine, Sort::Plain, jobs, fails))
+                }),
+                Contender::new("rayon", || timed(|| peers::rayon_scope(&pool, jobs, fails))),
+                Contender::new("JoinSet", || {
+                    timed(|| peers::join_set(&runtime, jobs, fails))
+                }),
+            ];
+            if jobs <= SAGA_MAX {
+                let saga = || timed(|| peers::saga(&runtime, jobs, fails));
+                contenders.push(Contender::new("steno", saga));
+            }
+            rounds(count, &mut contenders);
+            let times: Vec<_> = contenders
+                .iter()
+                .map(|contender| per_job(contender.median(), jobs))
+                .collect();
+            let daemon = (!fails && jobs <= DAEMON_MAX)
+                .then(|| daemon(jobs))
+                .flatten();
+            println!(
+                "{jobs:>9}  {end}  {}  {}  {}  {}  {}  {:>6.2}×  {:>6.2}×",
+                cell(Some(times[0])),
+                cell(Some(times[1])),
+                cell(Some(times[2])),
+                cell(times.get(3).copied()),
+                cell(daemon),
+                times[0] / times[1],
+                times[0] / times[2],
+            );
+        }
     }
+}
+
+/// The storage daemon's time per job, in a process of its own; none if it is not installed or refuses.
+fn daemon(jobs: usize) -> Option<f64> {
+    let mut daemon = StorageDaemon::start(jobs).ok()??;
+    let mut times: Vec<_> = (0..3).filter_map(|_| daemon.run().ok()).collect();
+    times.sort();
+    times.get(1).map(|time| per_job(*time, jobs))
+}
+
+/// The engine alone: with subscribers, with names, with hooks that do something, added one by one.
+fn by_themselves(groups: &[(usize, usize)]) {
+    println!(
+        "\nOURS in µs per job: with subscribers, added one by one, with names, with hooks that work"
+    );
+    println!(
+        "{:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}",
+        "jobs", "plain", "1 subscr.", "8 subscr.", "one by one", "named", "hooks"
+    );
+    let quiet = Engine::new().expect("an engine");
+    let heard = [1, 8].map(|count| (Engine::new().expect("an engine"), count));
+    for &(jobs, count) in groups {
+        let group = |engine, sort| timed(|| ours::group(engine, sort, jobs, false));
+        let mut contenders = vec![
+            Contender::new("plain", || group(&quiet, Sort::Plain)),
+            Contender::new("one by one", || group(&quiet, Sort::OneByOne)),
+            Contender::new("named", || group(&quiet, Sort::Named)),
+            Contender::new("hooks", || group(&quiet, Sort::Hooks)),
+        ];
+        for (engine, subscribers) in &heard {
+            contenders.push(Contender::new("heard", || {
+                let subscriptions: Vec<_> =
+                    (0..*subscribers).map(|_| engine.subscribe(1_024)).collect();
+                std::thread::scope(|scope| {
+                    for subscription in &subscriptions {
+                        scope.spawn(|| listen(subscription));
+                    }
+                    group(engine, Sort::Plain)
+                })
+            }));
+        }
+        rounds(count.min(21), &mut contenders);
+        let [plain, one, named, hooks, few, many] =
+            [0, 1, 2, 3, 4, 5].map(|at: usize| cell(Some(per_job(contenders[at].median(), jobs))));
+        println!("{jobs:>9}  {plain}  {few}  {many}  {one:>10}  {named}  {hooks}");
+    }
+}
+
+/// Takes notices until none has come for a while.
+fn listen(subscription: &Subscription) {
+    while subscription
+        .recv_timeout(Duration::from_millis(5))
+        .is_some()
+    {}
+}
+
+/// A lone job, waited for in place and from another thread.
+fn alone() {
+    let engine = Engine::new().expect("an engine");
+    let times = |run: &dyn Fn()| percentiles((0..20_000).map(|_| timed(run)).collect());
+    let placed = times(&|| {
+        let outcome = engine.run(JobSpec::unnamed(), ours::Noop).expect("a job");
+        assert!(outcome.is_some());
+    });
+    let elsewhere = times(&|| {
+        let job = engine
+            .launch(JobSpec::unnamed(), ours::Noop)
+            .expect("a job");
+        assert!(job.wait().is_some());
+    });
+    println!("\nA LONE JOB, µs: median, 99th percentile");
+    println!("{:<44}  {}", "run and waited for in place", both(placed));
+    println!(
+        "{:<44}  {}",
+        "waited for from another thread",
+        both(elsewhere)
+    );
+}
+
+fn both((median, late): (Duration, Duration)) -> String {
+    format!("{:>9.2}  {:>9.2}", per_job(median, 1), per_job(late, 1))
+}
+
+/// Verbs on one job while sixteen others keep every core busy.
+fn latency(members: usize) {
+    println!(
+        "\nLATENCY OF A VERB in µs while sixteen jobs keep every core busy: median, 99th percentile"
+    );
+    println!("{:<44}  {:>20}  {:>20}", "", "accepted", "took effect");
+    let engine = Engine::new().expect("an engine");
+    let mut busy = engine.group("busy");
+    let endless = || (0..16).map(|_| ours::Endless(Duration::from_micros(20)));
+    busy.add_all(&JobSpec::unnamed(), endless()).expect("room");
+    let busy = busy.launch();
+
+    let other = engine
+        .launch(JobSpec::unnamed(), ours::Endless(Duration::from_micros(1)))
+        .expect("a job");
+    pauses("another group, at work", &other);
+    let _ = other.cancel(Disposition::Keep);
+
+    let idle = ours::idle(&engine, members);
+    let member = idle.job(members as u32 / 2).expect("a member");
+    pauses(&format!("a member of {members}, all idle"), &member);
+    let _ = idle.cancel(Disposition::Keep);
+    idle.wait();
+
+    let mut group = engine.group("at work");
+    group
+        .add_all(
+            &JobSpec::unnamed(),
+            (0..members).map(|_| ours::Endless(Duration::ZERO)),
+        )
+        .expect("room");
+    let member = group.launch().job(members as u32 / 2).expect("a member");
+    pauses(&format!("a member of {members}, all at work"), &member);
+    let _ = member.cancel(Disposition::Keep);
+    let _ = busy.cancel(Disposition::Keep);
+    busy.wait();
+}
+
+/// Pauses and resumes a job many times.
+fn pauses(what: &str, job: &JobHandle) {
+    let (mut accepted, mut effective) = (Vec::new(), Vec::new());
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end {
+        benches::rest(Duration::from_micros(200));
+        let begin = Instant::now();
+        job.pause().expect("it is at work");
+        accepted.push(begin.elapsed());
+        while job.status() != Status::Paused {
+            std::thread::yield_now();
+        }
+        effective.push(begin.elapsed());
+        job.resume().expect("it was paused");
+    }
+    println!(
+        "{what:<44}  {}  {}",
+        both(percentiles(accepted)),
+        both(percentiles(effective))
+    );
+}
+
+/// A million jobs that wait: what they take, and that a verb still works.
+fn idle(max: usize) {
+    let jobs = max.min(1_000_000);
+    let engine = Engine::new().expect("an engine");
+    let resident = || benches::status_bytes("self", "VmRSS").unwrap_or_default();
+    let before = resident();
+    let begin = Instant::now();
+    let group = ours::idle(&engine, jobs);
+    let built = begin.elapsed();
+    let bytes = resident().saturating_sub(before) as f64 / jobs as f64;
+    println!("\n{jobs} JOBS IDLE: launched in {built:.2?}, {bytes:.0} resident bytes a job");
+    pauses(
+        "a verb on one of them, nothing else to do",
+        &group.job(jobs as u32 / 2).expect("it"),
+    );
+    let begin = Instant::now();
+    group.cancel(Disposition::Keep).expect("it is not decided");
+    group.wait();
+    println!("all cancelled and over in {:.2?}", begin.elapsed());
 }

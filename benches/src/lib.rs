@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+pub mod ours;
+pub mod peers;
+
 /// Something to be timed, under its name.
 pub struct Contender<'a> {
     name: &'a str,
@@ -76,4 +79,35 @@ pub fn machine() -> String {
         "{}, {cores} cores",
         model.trim_start_matches([' ', '\t', ':'])
     )
+}
+
+/// A figure of a process in bytes, from the kernel's account of it: `VmRSS`, `VmHWM`.
+pub fn status_bytes(process: &str, figure: &str) -> Option<usize> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(figure))?;
+    let kib: usize = line
+        .trim_start_matches(':')
+        .trim()
+        .strip_suffix(" kB")?
+        .parse()
+        .ok()?;
+    Some(kib << 10)
+}
+
+/// The median and the 99th percentile of some times.
+///
+/// # Panics
+/// If there are none.
+pub fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+/// Lets time pass: between two samples, or until others have gone quiet.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark measures time; nothing depends on what comes first"
+)]
+pub fn rest(time: Duration) {
+    std::thread::sleep(time);
 }

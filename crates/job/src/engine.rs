@@ -6,17 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::core::Request;
 use crate::driver::ErasedDriver;
-use crate::group::Group;
 use crate::handle::{JobHandle, Owner, TxnHandle};
 use crate::journal::{Journal, JournalError};
-use crate::limit::Limit;
 use crate::notice::Subscription;
+use crate::open::{AddError, Txn};
 use crate::recording::Recorder;
+use crate::seat::Seat;
 use crate::shell::{Settings, Shell};
-use crate::{
-    Cause, Disposition, Driver, GroupName, InvalidName, JobId, Kind, MemberName, Record, Refused,
-    Spec, Status, Verdict,
-};
+use crate::{Driver, GroupName, JobId, Kind, MemberName, Outcome, Record, Spec, Status, Verdict};
 
 /// Runs groups of jobs. Cheap to clone.
 ///
@@ -38,46 +35,12 @@ pub struct EngineBuilder {
 /// A job to be added: its name, and how it is to be treated.
 #[derive(Debug, Clone, Default)]
 pub struct JobSpec {
-    name: Option<String>,
-    kind: Option<Kind>,
-    manual_finalize: bool,
-    manual_dismiss: bool,
-    speed: u64,
-    tasks: u32,
-}
-
-/// Why a job was not added. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AddError {
-    /// The name is not one.
-    #[error(transparent)]
-    Invalid(#[from] InvalidName),
-    /// A job of this name is there, and not dismissed.
-    #[error("job name '{name}' is already in use: dismiss that job first")]
-    Taken {
-        /// The name.
-        name: MemberName,
-    },
-    /// The group takes no more members.
-    #[error("group '{group}' {refused}")]
-    Refused {
-        /// The group's name.
-        group: GroupName,
-        /// Why.
-        refused: Refused,
-    },
-}
-
-/// An open group: jobs are added to it, then it is launched. Dropped instead, it is rolled back:
-/// every job that was added is aborted without having run. The hooks for that run on the engine's threads, and
-/// names stay taken until they have: wait on [`Txn::handle`] before using one again.
-#[derive(Debug)]
-#[must_use = "dropping a group that was not launched rolls it back"]
-pub struct Txn {
-    group: Arc<Group>,
-    owner: Arc<Owner>,
-    launched: bool,
+    pub(crate) name: Option<String>,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) manual_finalize: bool,
+    pub(crate) manual_dismiss: bool,
+    pub(crate) speed: u64,
+    pub(crate) tasks: u32,
 }
 
 /// Every job at one moment.
@@ -135,11 +98,7 @@ impl Engine {
     /// should have one of its own.
     pub fn group(&self, name: impl Into<GroupName>) -> Txn {
         let group = self.0.shell.new_group(name.into());
-        Txn {
-            group,
-            owner: Arc::clone(&self.0),
-            launched: false,
-        }
+        Txn::new(group, Arc::clone(&self.0))
     }
 
     /// Launches one job in a group of its own, which has the job's name.
@@ -151,6 +110,16 @@ impl Engine {
         let job = txn.add(spec, driver)?;
         txn.launch();
         Ok(job)
+    }
+
+    /// Runs one job in a group of its own and waits for it; none if its group is in doubt. Cheaper than
+    /// [`Engine::launch`] and [`JobHandle::wait`]: if nothing has to be waited for, it is run on this very thread.
+    /// Do not call this inside a driver.
+    ///
+    /// # Errors
+    /// As [`Txn::add`].
+    pub fn run(&self, spec: JobSpec, driver: impl Driver) -> Result<Option<Outcome>, AddError> {
+        Ok(self.launch(spec, driver)?.wait())
     }
 
     /// The job of this name that is not dismissed.
@@ -253,14 +222,11 @@ impl Engine {
                 hooks: driver.hooks(),
                 ..Spec::default()
             };
-            let added = group.add(
-                Request::Add { count: 1, spec },
-                driver,
-                |names, member, _| {
-                    // Without a claim on the name: a replayed job is on its way out, and takes nobody's place.
-                    names.add(member, name, kind);
-                },
-            );
+            let added = group.add(1, spec, |seats, names, member| {
+                seats.push(Seat::new(driver));
+                // Without a claim on the name: a replayed job is on its way out, and takes nobody's place.
+                names.add(member, name, kind);
+            });
             debug_assert!(added.is_ok(), "an open group takes members");
         }
         let sealed = group.seal(Request::Replay(verdict), incomplete);
@@ -386,123 +352,5 @@ impl JobSpec {
     pub fn tasks(mut self, limit: u32) -> Self {
         self.tasks = limit.max(1);
         self
-    }
-}
-
-impl Txn {
-    /// Adds a job to the group.
-    ///
-    /// # Errors
-    /// If its name is none or is taken, or the group was cancelled and is over.
-    pub fn add(&mut self, spec: JobSpec, driver: impl Driver) -> Result<JobHandle, AddError> {
-        self.add_boxed(spec, Box::new(driver))
-    }
-
-    /// Adds a job whose driver's type is forgotten.
-    ///
-    /// # Errors
-    /// As [`Txn::add`].
-    pub fn add_boxed(
-        &mut self,
-        spec: JobSpec,
-        driver: Box<dyn ErasedDriver>,
-    ) -> Result<JobHandle, AddError> {
-        let next = JobId {
-            txn: self.group.id,
-            member: self.group.lock().core.len(),
-        };
-        let name = spec
-            .name
-            .as_deref()
-            .map(|name| self.claim(name, next))
-            .transpose()?;
-        let core_spec = Spec {
-            manual_finalize: spec.manual_finalize,
-            manual_dismiss: spec.manual_dismiss,
-            hooks: driver.hooks(),
-        };
-        let added = self.group.add(
-            Request::Add {
-                count: 1,
-                spec: core_spec,
-            },
-            driver,
-            |names, member, seat| {
-                debug_assert_eq!(member, next.member, "only the transaction adds members");
-                if let Some(name) = &name {
-                    names.add(
-                        member,
-                        name.clone(),
-                        spec.kind.unwrap_or_else(|| Kind::new("")),
-                    );
-                }
-                if spec.speed > 0 || spec.tasks > 0 {
-                    let mut odds = seat.odds();
-                    odds.limit = Limit::new(spec.speed);
-                    odds.task_limit = spec.tasks;
-                }
-            },
-        );
-        match added {
-            Ok(member) => Ok(JobHandle::new(
-                Arc::clone(&self.group),
-                member,
-                Arc::clone(&self.owner),
-            )),
-            Err(refused) => {
-                if let Some(name) = &name {
-                    self.owner.shell.directory.free(name, next);
-                }
-                Err(AddError::Refused {
-                    group: self.group.name.clone(),
-                    refused,
-                })
-            }
-        }
-    }
-
-    /// Closes the group and starts every job. A group that was cancelled before ends as aborted instead,
-    /// without having run.
-    pub fn launch(mut self) -> TxnHandle {
-        self.launched = true;
-        if self.owner.shell.is_closing() {
-            // Refused only if its verdict is fixed, which it cannot be before the launch.
-            let _ = self.group.ask(
-                Request::CancelAll(Cause::Shutdown, Disposition::Keep),
-                |_| (),
-            );
-        }
-        let sealed = self.group.seal(Request::Launch, false);
-        debug_assert!(sealed.is_ok(), "a group is launched once");
-        TxnHandle::new(Arc::clone(&self.group), Arc::clone(&self.owner))
-    }
-
-    /// The handle of the group, which outlives this value.
-    pub fn handle(&self) -> TxnHandle {
-        TxnHandle::new(Arc::clone(&self.group), Arc::clone(&self.owner))
-    }
-
-    fn claim(&self, name: &str, job: JobId) -> Result<MemberName, AddError> {
-        if !crate::name::is_well_formed(name) {
-            return Err(InvalidName {
-                name: name.to_owned(),
-            }
-            .into());
-        }
-        let name = MemberName::new(name);
-        if self.owner.shell.directory.claim(&name, job) {
-            Ok(name)
-        } else {
-            Err(AddError::Taken { name })
-        }
-    }
-}
-
-impl Drop for Txn {
-    fn drop(&mut self) {
-        if !self.launched {
-            let sealed = self.group.seal(Request::Rollback, false);
-            debug_assert!(sealed.is_ok(), "a group is rolled back once");
-        }
     }
 }

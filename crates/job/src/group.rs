@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::core::{Action, Core, Event, Notice, Order, Request};
-use crate::driver::ErasedDriver;
 use crate::future::Wakers;
 use crate::journal::Entry;
 use crate::queue::Cut;
@@ -16,7 +15,9 @@ use crate::recording::Input;
 use crate::seat::Seat;
 use crate::shell::{Shell, now};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::{Error, GroupName, JobId, Kind, MemberName, Outcome, Refused, Status, TxnId, Verdict};
+use crate::{
+    Error, GroupName, JobId, Kind, MemberName, Outcome, Refused, Spec, Status, TxnId, Verdict,
+};
 
 /// One transaction and its members.
 #[derive(Debug)]
@@ -233,18 +234,18 @@ impl Group {
         asked
     }
 
-    /// Adds one member, before the launch.
+    /// Adds so many like members, before the launch. `fill` puts their seats in, and the names of those who have one;
+    /// it is told the position of the first.
     pub(crate) fn add(
         self: &Arc<Self>,
-        request: Request,
-        driver: Box<dyn ErasedDriver>,
-        name: impl FnOnce(&mut Names, u32, &Seat),
-    ) -> Result<u32, Refused> {
-        self.ask(request, |turn| {
-            let member = turn.open.len() as u32;
-            turn.open.push(Seat::new(driver));
-            name(&mut turn.names, member, &turn.open[member as usize]);
-            member
+        count: u32,
+        spec: Spec,
+        fill: impl FnOnce(&mut Vec<Seat>, &mut Names, u32),
+    ) -> Result<(), Refused> {
+        self.ask(Request::Add { count, spec }, |turn| {
+            let first = turn.open.len() as u32;
+            fill(&mut turn.open, &mut turn.names, first);
+            debug_assert_eq!(turn.open.len() as u32, first + count, "a seat for each");
         })
     }
 

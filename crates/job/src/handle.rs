@@ -249,6 +249,12 @@ impl TxnHandle {
         self.group.lock().core.in_doubt()
     }
 
+    /// The job at this position in creation order, if there is one.
+    pub fn job(&self, member: u32) -> Option<JobHandle> {
+        let known = member < self.group.lock().core.len();
+        known.then(|| JobHandle::new(Arc::clone(&self.group), member, Arc::clone(&self.owner)))
+    }
+
     /// Its jobs, in creation order.
     pub fn members(&self) -> Vec<JobHandle> {
         let count = self.group.lock().core.len();

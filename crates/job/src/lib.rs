@@ -72,6 +72,7 @@ mod journal;
 mod limit;
 mod name;
 mod notice;
+mod open;
 mod outcome;
 mod pause;
 mod progress;
@@ -98,9 +99,7 @@ pub use blocking::{Blocking, Reins, Stopped, blocking};
 pub use context::Context;
 pub use directory::{JobId, TxnId};
 pub use driver::{Abort, Commit, Driver, ErasedDriver, Record, Step};
-pub use engine::{
-    AddError, Engine, EngineBuilder, EngineSnapshot, JobSpec, JobState, Recovered, Txn,
-};
+pub use engine::{Engine, EngineBuilder, EngineSnapshot, JobSpec, JobState, Recovered};
 pub use error::Error;
 pub use estimate::{Estimate, Meter, Reading, Remaining};
 pub use event::{Hooks, Spec, Time};
@@ -112,6 +111,7 @@ pub use hooked::DriverExt;
 pub use journal::{Entry, Journal, JournalError, MemoryJournal, Owed};
 pub use name::{GroupName, InvalidName, Kind, MemberName};
 pub use notice::{News, Notice, Subject, Subscription, Update};
+pub use open::{AddError, Txn};
 pub use outcome::{Asked, Cause, Disposition, Outcome, Phase, Verdict, WaitsFor};
 pub use progress::{Progress, Snapshot};
 pub use recording::{Input, InvalidLine, Line, Recorder, Said, TextRecorder};

@@ -237,3 +237,51 @@ fn an_idle_engine_leaves_no_thread_behind() {
     // It ends when the engine closed; its threads let go of what they hold then.
     assert_eq!(subscription.recv(), None);
 }
+
+/// Says its number when it is committed.
+struct Numbered(u32, std::sync::mpsc::Sender<u32>);
+
+impl Driver for Numbered {
+    fn step(&mut self, _: &mut Context<'_>) -> Step {
+        Step::done()
+    }
+
+    fn commit(&mut self, _: &cohort_job::Commit) {
+        self.1.send(self.0).unwrap();
+    }
+}
+
+#[test]
+fn jobs_from_an_iterator_are_members_like_any_other() {
+    let engine = Engine::new().unwrap();
+    let (sender, committed) = channel();
+    let driver = |number| Numbered(number, sender.clone());
+    let mut group = engine.group("many");
+    let first = group.add(JobSpec::new("first"), driver(0)).unwrap();
+    // More than are taken in at once, and not a multiple of it.
+    let span = group.add_all(&JobSpec::unnamed(), (1..3000).map(driver));
+    assert_eq!(span.unwrap(), 1..3000);
+    let last = group.add(JobSpec::new("last"), driver(3000)).unwrap();
+    let group = group.launch();
+    assert_eq!(group.wait(), Some(Verdict::Commit));
+    assert_eq!(committed.try_iter().count(), 3001, "each once");
+    assert_eq!(group.job(0).map(|job| job.id()), Some(first.id()));
+    assert_eq!(group.job(3000).map(|job| job.id()), Some(last.id()));
+    assert_eq!(
+        group.job(1500).and_then(|job| job.outcome()),
+        Some(COMMITTED)
+    );
+    assert!(group.job(3001).is_none());
+}
+
+#[test]
+fn one_name_is_not_enough_for_several() {
+    let engine = Engine::new().unwrap();
+    let (sender, committed) = channel();
+    let mut group = engine.group("many");
+    let drivers = (0..2).map(|number| Numbered(number, sender.clone()));
+    let refused = group.add_all(&JobSpec::new("one"), drivers).unwrap_err();
+    assert!(matches!(refused, AddError::Taken { .. }), "{refused}");
+    assert_eq!(group.launch().wait(), Some(Verdict::Commit));
+    assert_eq!(committed.try_iter().collect::<Vec<_>>(), [0], "it stays");
+}

@@ -137,24 +137,12 @@ pub(crate) struct Later {
 
 impl Group {
     pub(crate) fn new(shell: Arc<Shell>, id: TxnId, name: GroupName) -> Self {
-        let turn = Turn {
-            core: Core::new(),
-            names: Names::default(),
-            open: Vec::new(),
-            replayed: false,
-            incomplete: false,
-            outcomes: Vec::new(),
-            over: false,
-            waiters: 0,
-            wakers: Wakers::default(),
-            actions: Vec::new(),
-        };
         Self {
             shell,
             id,
             name,
             seats: OnceLock::new(),
-            turn: Mutex::new(turn),
+            turn: Mutex::new(Turn::new()),
             changed: Condvar::new(),
         }
     }
@@ -374,15 +362,7 @@ impl Group {
     }
 
     fn notify(&self, turn: &mut Turn, notice: Notice) {
-        if let Notice::Ended(span, outcome) = &notice {
-            // In creation order, as all that is said of members: see `Turn::outcome`.
-            debug_assert!(
-                turn.outcomes
-                    .last()
-                    .is_none_or(|(last, _)| last.end <= span.start)
-            );
-            turn.outcomes.push((span.clone(), outcome.clone()));
-        }
+        turn.remember(&notice);
         if let Notice::Status(span, Status::Null) = &notice {
             for (member, name) in turn.names.within(span) {
                 let job = JobId {
@@ -465,6 +445,34 @@ impl Group {
 }
 
 impl Turn {
+    pub(crate) fn new() -> Self {
+        Self {
+            core: Core::new(),
+            names: Names::default(),
+            open: Vec::new(),
+            replayed: false,
+            incomplete: false,
+            outcomes: Vec::new(),
+            over: false,
+            waiters: 0,
+            wakers: Wakers::default(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Keeps how members ended, which the core forgets.
+    pub(crate) fn remember(&mut self, notice: &Notice) {
+        if let Notice::Ended(span, outcome) = notice {
+            // In creation order, as all that is said of members: see `Turn::outcome`.
+            debug_assert!(
+                self.outcomes
+                    .last()
+                    .is_none_or(|(last, _)| last.end <= span.start)
+            );
+            self.outcomes.push((span.clone(), outcome.clone()));
+        }
+    }
+
     /// Whether nobody need wait any more: it is over, or in doubt, which no waiting changes.
     pub(crate) fn is_settled(&self) -> bool {
         self.over || self.core.in_doubt()

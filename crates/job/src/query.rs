@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::core::Core;
+use crate::core::{Core, Order};
 use crate::error::Error;
 use crate::job::Doing;
 use crate::outcome::{Asked, Cause, Disposition, Outcome, Phase, Verdict, WaitsFor};
@@ -81,6 +81,21 @@ impl Core {
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         self.txn.disposition
+    }
+
+    /// Which hook the group's members run now, one after the other.
+    #[must_use]
+    pub fn hook_under_way(&self) -> Option<Order> {
+        match self.txn.pass {
+            Pass::Hook(order) => Some(order),
+            Pass::Rest
+            | Pass::Start
+            | Pass::Shorten
+            | Pass::Pend
+            | Pass::Stop
+            | Pass::Rebuild
+            | Pass::Conclude => None,
+        }
     }
 
     /// What a member is asked to do.

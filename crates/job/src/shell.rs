@@ -173,6 +173,11 @@ impl Shell {
         drop(life);
     }
 
+    /// Why the journal takes no more verdicts, if it does not.
+    pub(crate) fn doubt(&self) -> Option<Error> {
+        self.life.lock().in_doubt.clone()
+    }
+
     /// One write to the journal, unless one failed before.
     fn write(&self, decide: impl FnOnce() -> Result<(), crate::JournalError>) -> Result<(), Error> {
         if let Some(error) = &self.life.lock().in_doubt {

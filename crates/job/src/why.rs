@@ -1,9 +1,11 @@
-//! One sentence for a job at any moment: what it waits for, or what ended it.
+//! One sentence for a job at any moment: who asked for what, what failed and whom it reached, and what the job
+//! waits for now; or what ended it.
 
 use std::sync::Arc;
 
+use crate::core::Order;
 use crate::group::{Group, Turn};
-use crate::{Cause, Disposition, Outcome, Status, WaitsFor};
+use crate::{Asked, Cause, Disposition, Error, Outcome, Status, WaitsFor};
 
 /// What this member waits for, or what ended it.
 pub(crate) fn sentence(group: &Arc<Group>, member: u32) -> String {
@@ -11,23 +13,54 @@ pub(crate) fn sentence(group: &Arc<Group>, member: u32) -> String {
         seat.odds_if_any().map_or("", |odds| odds.reason)
     });
     let turn = group.lock();
+    let doubt = turn.core.in_doubt().then(|| group.shell.doubt()).flatten();
+    tell(&turn, member, reason.unwrap_or(""), doubt.as_ref())
+}
+
+fn tell(turn: &Turn, member: u32, reason: &str, doubt: Option<&Error>) -> String {
     if let Some(outcome) = turn.outcome(member) {
-        return ended(&turn, member, &outcome);
+        return ended(turn, member, &outcome);
     }
-    let status = turn.core.status(member).unwrap_or(Status::Null);
-    let waits = match turn.core.waits_for(member) {
-        Some(waits) => waiting(&turn, member, waits, reason.unwrap_or("")),
-        None => "is gone".into(),
+    let (Some(status), Some(waits)) = (turn.core.status(member), turn.core.waits_for(member))
+    else {
+        return "is gone".into();
     };
-    match turn.core.cause() {
-        Some(cause) if status != Status::Null => {
-            format!(
-                "{status}: its group stops because {}; it {waits}",
-                because(&turn, member, cause)
-            )
-        }
-        _ => format!("{status}: it {waits}"),
+    let told = history(turn, member, status).map_or_else(String::new, |told| told + "; ");
+    let mut waits = waiting(turn, member, waits, reason);
+    if let Some(doubt) = doubt {
+        waits += &format!(" ({doubt})");
     }
+    format!("{status}: {told}it {waits}")
+}
+
+/// What was asked of it, or reached it, so far.
+fn history(turn: &Turn, member: u32, status: Status) -> Option<String> {
+    let core = &turn.core;
+    if let Some(cause) = core.cause() {
+        let own = match (cause, core.error(member)) {
+            (Cause::Failed(peer), _) if peer == member => String::new(),
+            (_, Some(error)) => format!(", and failed itself ({error})"),
+            (_, None) => String::new(),
+        };
+        let discards = match core.disposition() {
+            Disposition::Keep => "",
+            Disposition::Discard => ", and discards everything",
+        };
+        let because = because(turn, member, cause);
+        return Some(format!("its group stops because {because}{discards}{own}"));
+    }
+    match core.asked(member) {
+        Asked::Finish => {
+            return Some("a user cancelled it, so it finishes without its switch-over".into());
+        }
+        Asked::Complete if status < Status::Waiting => {
+            return Some("a user asked it to complete".into());
+        }
+        Asked::Complete | Asked::Run => {}
+    }
+    let paused = core.is_paused_by_user(member);
+    (paused && matches!(status, Status::Created | Status::Running | Status::Ready))
+        .then(|| "a user paused it".into())
 }
 
 fn ended(turn: &Turn, member: u32, outcome: &Outcome) -> String {
@@ -84,7 +117,8 @@ fn waiting(turn: &Turn, member: u32, waits: WaitsFor, reason: &str) -> String {
     match waits {
         WaitsFor::Launch => "waits for the launch of its group".into(),
         WaitsFor::Step => "runs, or waits for a thread".into(),
-        WaitsFor::Tasks(count) => format!("waits for {count} of its tasks to end"),
+        WaitsFor::Tasks(1) => "waits for a task of its own to end".into(),
+        WaitsFor::Tasks(count) => format!("waits for {count} tasks of its own to end"),
         WaitsFor::Driver if reason.is_empty() => "waits for what its driver waits for".into(),
         WaitsFor::Driver => reason.into(),
         WaitsFor::Resume {
@@ -95,19 +129,22 @@ fn waiting(turn: &Turn, member: u32, waits: WaitsFor, reason: &str) -> String {
             user: true,
             internal,
         } => {
-            format!("was paused by a user, and {internal} times by the engine")
+            format!(
+                "was paused by a user, and is held {} by the engine",
+                times(internal)
+            )
         }
         WaitsFor::Resume {
             user: false,
             internal,
-        } => format!("is held {internal} times by the engine"),
+        } => format!("is held {} by the engine", times(internal)),
         WaitsFor::Peers { first, count: 1 } => format!("waits for '{}'", name(first)),
         WaitsFor::Peers { first, count } => {
             format!("waits for '{}' and {} more", name(first), count - 1)
         }
         WaitsFor::Finalize => "waits for a user's finalize".into(),
-        WaitsFor::Hook(peer) if peer == member => "is in its hook".into(),
-        WaitsFor::Hook(peer) => format!("waits for the hook of '{}'", name(peer)),
+        WaitsFor::Hook(peer) if peer == member => format!("is in its {} hook", hook(turn)),
+        WaitsFor::Hook(peer) => format!("waits for the {} hook of '{}'", hook(turn), name(peer)),
         WaitsFor::Turn => "waits for its group's next turn".into(),
         WaitsFor::Journal => "waits for the verdict to be written".into(),
         WaitsFor::InDoubt => {
@@ -120,3 +157,24 @@ fn waiting(turn: &Turn, member: u32, waits: WaitsFor, reason: &str) -> String {
         WaitsFor::Dismiss => "is over, and waits to be dismissed".into(),
     }
 }
+
+fn times(count: u16) -> String {
+    match count {
+        1 => "once".into(),
+        _ => format!("{count} times"),
+    }
+}
+
+fn hook(turn: &Turn) -> &'static str {
+    match turn.core.hook_under_way() {
+        Some(Order::Prepare) => "prepare",
+        Some(Order::Commit) => "commit",
+        Some(Order::Abort) => "abort",
+        Some(Order::Clean) => "clean",
+        Some(Order::Step) | None => "next",
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "why_tests.rs"]
+mod tests;

@@ -59,7 +59,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn elapsed(&self) -> Duration {
+    /// How long the engine has been there: a clock for deadlines and back-off that tests can wind on.
+    pub fn elapsed(&self) -> Duration {
         match self.home {
             Home::Group(group) => group.shell.elapsed(),
             Home::Bench(bench) => bench.time(),

@@ -106,7 +106,7 @@ impl Engine {
     /// # Errors
     /// As [`Txn::add`].
     pub fn launch(&self, spec: JobSpec, driver: impl Driver) -> Result<JobHandle, AddError> {
-        let mut txn = self.group(spec.name.clone().unwrap_or_default());
+        let mut txn = self.group(spec.group_name());
         let job = txn.add(spec, driver)?;
         txn.launch();
         Ok(job)
@@ -234,6 +234,14 @@ impl Engine {
         TxnHandle::new(group, Arc::clone(&self.0))
     }
 
+    /// Lets no job start any more, and those that run go on: until all are over, or until the first
+    /// deadline. Then it is a [`shutdown`](Engine::shutdown) with the second: what still runs stops at its
+    /// next pause point, and keeps what its policy keeps.
+    pub fn drain(&self, deadline: Instant, stop_by: Instant) -> Vec<TxnHandle> {
+        self.0.shell.drain(deadline);
+        self.shutdown(stop_by)
+    }
+
     /// Lets no job start any more, cancels every group with Keep, and waits for them until the deadline.
     /// Returns the groups that are not over by then: they still end by themselves, if they can.
     pub fn shutdown(&self, deadline: Instant) -> Vec<TxnHandle> {
@@ -312,6 +320,11 @@ impl JobSpec {
             name: Some(name.into()),
             ..Self::default()
         }
+    }
+
+    /// The name of a group of its own.
+    pub(crate) fn group_name(&self) -> String {
+        self.name.clone().unwrap_or_default()
     }
 
     /// A job without a name.

@@ -48,6 +48,7 @@
 //! Nor does it know what is worth keeping of a job that did not commit: it tells the driver the [`Cause`] and
 //! the [`Disposition`], and the driver settles.
 
+mod batch;
 mod blocking;
 mod calls;
 mod context;
@@ -80,6 +81,7 @@ mod query;
 mod queue;
 mod recording;
 mod refused;
+mod retry;
 mod seat;
 mod shell;
 mod status;
@@ -95,6 +97,7 @@ mod watch;
 mod why;
 mod worker;
 
+pub use batch::Batch;
 pub use blocking::{Blocking, Reins, Stopped, blocking};
 pub use context::Context;
 pub use directory::{JobId, TxnId};
@@ -116,5 +119,6 @@ pub use outcome::{Asked, Cause, Disposition, Outcome, Phase, Verdict, WaitsFor};
 pub use progress::{Progress, Snapshot};
 pub use recording::{Input, InvalidLine, Line, Recorder, Said, TextRecorder};
 pub use refused::{Refused, VerbError};
+pub use retry::{Attempts, Retry};
 pub use status::{Status, Verb};
 pub use token::{Token, Waker};

@@ -242,6 +242,12 @@ impl Shell {
         drop(self.directory.remove(group.id));
     }
 
+    /// Lets no group start any more, and waits for those that run.
+    pub(crate) fn drain(&self, deadline: Instant) {
+        self.life.lock().closing = true;
+        self.calm_down(deadline);
+    }
+
     /// Lets no group start any more, cancels all with Keep and waits for them; those that are not over.
     pub(crate) fn shut_down(self: &Arc<Self>, deadline: Instant) -> Vec<Arc<Group>> {
         self.life.lock().closing = true;
@@ -252,6 +258,14 @@ impl Shell {
                 |_| (),
             );
         }
+        self.calm_down(deadline);
+        let mut rest = self.directory.all();
+        rest.retain(|group| !group.is_over());
+        rest
+    }
+
+    /// Waits until every group is at its end, at most until the deadline.
+    fn calm_down(&self, deadline: Instant) {
         let mut life = self.life.lock();
         loop {
             let left = deadline.saturating_duration_since(now());
@@ -261,10 +275,6 @@ impl Shell {
             }
             life = self.calmed.wait_timeout(life, left);
         }
-        drop(life);
-        let mut rest = self.directory.all();
-        rest.retain(|group| !group.is_over());
-        rest
     }
 
     /// The last handle is gone. What runs runs on; what waits for a user's word gets none any more, so

@@ -13,3 +13,4 @@ mod pause;
 mod storm;
 mod stuck;
 mod tasks;
+mod together;

@@ -169,7 +169,7 @@ impl<D: Driver> Driver for Retrying<D> {
                 }
                 Err(error) => Step::failed(error),
             },
-            step => {
+            step @ (Step::Again | Step::Sleep(_) | Step::Wait(_) | Step::Done(Ok(()))) => {
                 self.attempts.succeeded();
                 step
             }

@@ -237,12 +237,13 @@ impl Place {
         Some(self.group.tell_locked(ran.into_iter().chain(events), under))
     }
 
-    /// Tells the core that the last claimed member is stuck, once.
+    /// Tells the core that the last claimed member is stuck, and again at every look: the end of one of
+    /// its tasks takes it back.
     fn stuck_now(&mut self, claimed: u32, is_stuck: bool) -> Option<Later> {
         let member = claimed
             .checked_sub(1)
             .filter(|member| *member >= self.unreported)?;
-        if !is_stuck || self.stuck == Some(member) {
+        if !is_stuck {
             return None;
         }
         self.stuck = Some(member);

@@ -168,7 +168,8 @@ pub enum Event {
     /// This member, in a step, converged.
     Ready(u32),
     /// This member's step, hook or tasks do not come back. What came before it in its hook span has
-    /// been reported, what comes after it in its step span has been given back.
+    /// been reported, what comes after it in its step span has been given back. To be told again as long as
+    /// it is so: whatever else is reported of the member takes it back.
     Stuck(u32),
     /// The verdict was written; or the write failed, and nobody knows.
     Decided(Result<(), Error>),

@@ -38,7 +38,6 @@ struct InCall {
     group: Arc<Group>,
     member: u32,
     since: Instant,
-    told: bool,
 }
 
 impl Watch {
@@ -58,7 +57,6 @@ impl Watch {
             group: Arc::clone(group),
             member,
             since: now(),
-            told: false,
         };
         running.tasks.insert(number, task);
         number
@@ -70,18 +68,18 @@ impl Watch {
         drop(task);
     }
 
-    /// Tells the core of tasks that keep a job which was told to stop or to pause; whether any run.
+    /// Tells the core of tasks that keep a job which was told to stop or to pause, and again at every
+    /// look: the end of another task of the job takes it back. Whether any run.
     fn look_at_tasks(&self, stuck_after: Duration) -> bool {
-        let mut running = self.tasks.lock();
+        let running = self.tasks.lock();
         let time = now();
         let mut stuck = Vec::new();
-        for task in running.tasks.values_mut() {
+        for task in running.tasks.values() {
             if time.saturating_duration_since(task.since) < stuck_after {
                 break;
             }
             let awaited = task.group.seats()[task.member as usize].gate.pass() != Pass::Run;
-            if awaited && !task.told {
-                task.told = true;
+            if awaited {
                 stuck.push((Arc::clone(&task.group), task.member));
             }
         }

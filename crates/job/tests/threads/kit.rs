@@ -89,7 +89,18 @@ impl Stage {
 
     /// Waits until such news came.
     pub(crate) fn until_news(&mut self, what: &str, wanted: impl Fn(&News) -> bool) {
-        self.hear(|_, news| news.iter().any(&wanted), || what.to_owned());
+        self.until_news_times(1, what, wanted);
+    }
+
+    /// Waits until such news came so often since the beginning.
+    pub(crate) fn until_news_times(
+        &mut self,
+        times: usize,
+        what: &str,
+        wanted: impl Fn(&News) -> bool,
+    ) {
+        let enough = |news: &[News]| news.iter().filter(|one| wanted(one)).count() >= times;
+        self.hear(|_, news| enough(news), || what.to_owned());
     }
 
     fn hear(

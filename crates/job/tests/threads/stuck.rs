@@ -110,6 +110,24 @@ fn a_member_that_was_stuck_and_comes_back_goes_on() {
 }
 
 #[test]
+fn a_step_that_stays_stuck_is_told_again_after_a_task_of_its_job_ends() {
+    let mut stage = impatient();
+    let (job, puppet) = stage.launch(JobSpec::new("id0"));
+    let (end, ends) = channel::<()>();
+    let (hold, until) = channel::<()>();
+    puppet.act(Act::Task(Box::new(move || {
+        let _ = ends.recv();
+    })));
+    puppet.act(Act::Block(until));
+    stage.until_news("stuck", is_stuck(&job));
+    drop(end);
+    stage.until_news_times(2, "stuck again", is_stuck(&job));
+    job.give_up().unwrap();
+    assert!(matches!(outcome(&job), Outcome::Failed { .. }));
+    drop(hold);
+}
+
+#[test]
 fn a_member_stuck_in_a_hook_is_given_up_and_its_hook_is_owed() {
     for (hook, member) in [
         ("prepare", 0),

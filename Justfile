@@ -22,6 +22,11 @@ deny:
 model:
     COHORT_MODEL=full cargo test --release -p cohort-job --test explorer -- --nocapture
 
+# Groups of jobs on a virtual clock, by the hundred: prints counts, and the cells met and never met.
+# COHORT_SIM_SEEDS=N for another number of seeds, COHORT_SIM_FIRST=N to begin at one that failed.
+sim:
+    COHORT_SIM_SEEDS=${COHORT_SIM_SEEDS:-20000} cargo test --release -p cohort-tests --test simulator -- --nocapture
+
 # Every interleaving of the few lines that two threads touch; prints how many were walked.
 loom:
     RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p cohort-job -p cohort-bitmap -p cohort-block --lib -- --nocapture --test-threads 1 loom_

@@ -1,1 +1,3 @@
-//! Shared helpers of the scenario tests.
+//! Shared helpers of the scenario tests, and the simulator of the job engine.
+
+pub mod sim;

@@ -67,6 +67,7 @@ impl<'a> Calls<'a> {
             );
             return Came::own(Report::Panicked(Error::new("its driver is gone")));
         };
+        let _entered = self.group.trace.enter(self.group, member, Some(self.order));
         let came = match self.order {
             Order::Step => self.step(member, seat, &mut *driver),
             Order::Prepare => self.prepare(member, seat, &mut *driver),

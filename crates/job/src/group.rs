@@ -15,6 +15,7 @@ use crate::recording::Input;
 use crate::seat::Seat;
 use crate::shell::{Shell, now};
 use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::trace::Trace;
 use crate::{
     Error, GroupName, JobId, Kind, MemberName, Outcome, Refused, Spec, Status, TxnId, Verdict,
 };
@@ -25,6 +26,7 @@ pub(crate) struct Group {
     pub(crate) shell: Arc<Shell>,
     pub(crate) id: TxnId,
     pub(crate) name: GroupName,
+    pub(crate) trace: Trace,
     /// Filled at the launch: from then on read without a lock.
     seats: OnceLock<Box<[Seat]>>,
     turn: Mutex<Turn>,
@@ -81,6 +83,13 @@ impl Names {
             .map(|at| &self.0[at])
     }
 
+    /// Both as texts, empty for a member that has none.
+    pub(crate) fn name_and_kind(&self, member: u32) -> (String, String) {
+        self.entry(member)
+            .map(|(_, name, kind)| (name.to_string(), kind.to_string()))
+            .unwrap_or_default()
+    }
+
     /// What a person calls this member.
     pub(crate) fn text(&self, member: u32) -> String {
         self.of(member)
@@ -128,6 +137,8 @@ impl Cut for Span {
 #[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Later {
+    /// For whoever traces.
+    told: Vec<Notice>,
     runs: Vec<(Order, Range<u32>)>,
     decide: Option<Verdict>,
     again: bool,
@@ -140,6 +151,7 @@ impl Group {
         Self {
             shell,
             id,
+            trace: Trace::new(id, &name),
             name,
             seats: OnceLock::new(),
             turn: Mutex::new(Turn::new()),
@@ -311,7 +323,12 @@ impl Group {
                 }
                 Action::WakeAt(span, time) => self.set_alarms(span, time.0),
                 Action::Decide(verdict) => later.decide = Some(verdict),
-                Action::Notify(notice) => self.notify(turn, notice),
+                Action::Notify(notice) => {
+                    if self.trace.is_on() {
+                        later.told.push(notice.clone());
+                    }
+                    self.notify(turn, notice);
+                }
                 Action::Continue => later.again = true,
                 Action::Ended { owed } => later.ended = Some(owed || turn.incomplete),
             }
@@ -380,6 +397,7 @@ impl Group {
     /// Carries out what must not hold the lock.
     pub(crate) fn carry_out(self: &Arc<Self>, mut later: Later) {
         loop {
+            self.trace.tell(self, later.told);
             for (order, members) in later.runs {
                 self.shell.queue.put(Span {
                     group: Arc::clone(self),
@@ -426,6 +444,7 @@ impl Group {
 
     /// Marks the group over, after its drivers were dropped and the journal told; false if it was.
     pub(crate) fn finish(self: &Arc<Self>) -> bool {
+        self.trace.close();
         let mut turn = self.turn.lock();
         if std::mem::replace(&mut turn.over, true) {
             return false;

@@ -91,6 +91,7 @@ pub mod testing;
 mod text;
 mod timer;
 mod token;
+mod trace;
 mod txn;
 mod verbs;
 mod watch;

@@ -48,9 +48,11 @@ fn run_tasks(group: &Arc<Group>, member: u32, first: Task) {
         group.shell.watch.stir(&group.shell);
         // Nobody will look at what a stopped job's task does: one that has not begun need not begin.
         let stopped = seat.gate.pass() == Pass::Stop;
+        let entered = group.trace.enter(group, member, None);
         let ended = catch_unwind(AssertUnwindSafe(
             || if stopped { drop(task) } else { task() },
         ));
+        drop(entered);
         group.shell.watch.ends(number);
         let mut odds = seat.odds();
         next = odds.waiting.pop_front();

@@ -9,9 +9,11 @@ use cohort_job::{
 use crate::kit::{Act, COMMITTED, KEEP, Stage, cancelled, deadline, outcome};
 
 fn order_of_aborting(stage: &mut Stage) -> Vec<String> {
-    let aborting = |news: &News| match news {
-        News::Status(subject, Status::Aborting) => subject.name.as_ref().map(ToString::to_string),
-        _ => None,
+    let aborting = |news: &News| {
+        let News::Status(subject, Status::Aborting) = news else {
+            return None;
+        };
+        subject.name.as_ref().map(ToString::to_string)
     };
     stage.news().iter().filter_map(aborting).collect()
 }

@@ -177,7 +177,11 @@ impl Meter {
         Reading {
             progress,
             rate: self.estimate.rate(),
-            remaining: self.estimate.remaining(progress.remaining()),
+            remaining: match progress.total {
+                // It has not said yet how much there is.
+                0 => Remaining::Unknown,
+                _ => self.estimate.remaining(progress.remaining()),
+            },
         }
     }
 }

@@ -36,6 +36,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! The [guide](guide) has a page for each concept. A job's life in one picture:
+//!
+//! ```text
+//!            launch             ready
+//!  created ─────────▶ running ────────▶ ready
+//!     │               │  ▲  │           │ ▲ │
+//!     │        paused ◀──┘  │   standby ◀─┘ │
+//!     │                     ├───────────────┤   returned well
+//!     │                     │               ▼
+//!     │        failed,      │            waiting ──▶ pending ──┐ commit
+//!     │        cancelled    ▼               │           │      │
+//!     └─────────────────▶ aborting ◀────────┴───────────┘      │
+//!                           │ abort                            ▼
+//!                           └────────────────────────────▶ concluded ──▶ null
+//! ```
+//!
 //! # How it is built
 //! What may happen is decided by a pure core, one per transaction ([`core`]): requests and events go in,
 //! actions come out. Around it is a thin shell: whoever brings an event takes the transaction's lock, applies
@@ -66,6 +82,7 @@ mod for_each;
 mod from_fn;
 mod future;
 mod group;
+pub mod guide;
 mod handle;
 mod hooked;
 mod job;

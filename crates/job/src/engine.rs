@@ -18,7 +18,7 @@ use crate::{Driver, GroupName, JobId, Kind, MemberName, Outcome, Record, Spec, S
 /// Runs groups of jobs. Cheap to clone.
 ///
 /// Dropping it and every handle loses nothing: what runs, runs to its end. What waits for a user's
-/// word is then cancelled with [`Disposition::Keep`], for nobody could say it any more.
+/// word is then cancelled with [`Disposition::Keep`](crate::Disposition::Keep), for nobody could say it any more.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Owner>);
 

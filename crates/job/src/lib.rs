@@ -36,7 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The [guide](guide) has a page for each concept. A job's life in one picture:
+//! The [guide] has a page for each concept. A job's life in one picture:
 //!
 //! ```text
 //!            launch             ready

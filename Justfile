@@ -31,6 +31,10 @@ sim:
 loom:
     RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p cohort-job -p cohort-bitmap -p cohort-block --lib -- --nocapture --test-threads 1 loom_
 
+# Broken rules, one patch each: whether the check that each names notices. Minutes; a word chooses some.
+mutants *words:
+    cargo run --quiet -p cohort-tests --bin mutants -- {{words}}
+
 # Side-by-side figures: reported, never gated.
 bench:
     cargo bench -p benches

@@ -1,3 +1,4 @@
-//! Shared helpers of the scenario tests, and the simulator of the job engine.
+//! Shared helpers of the scenario tests, the simulator of the job engine, and what tries mutants out.
 
+pub mod mutants;
 pub mod sim;

@@ -126,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_time_is_neither_paid_for_nor_saved_up() {
+        let mut limit = Limit::new(1_000);
+        assert_eq!(limit.pay(2_000, at(0)), Ok(()));
+        assert_eq!(limit.pay(100, at(60_000)), Ok(()));
+        assert_eq!(limit.pay(1, at(60_000)), Err(SLICE));
+    }
+
+    #[test]
     fn what_is_spent_in_a_window_is_bounded() {
         let (speed, piece) = (1_000_u64, 70_u64);
         let mut limit = Limit::new(speed);

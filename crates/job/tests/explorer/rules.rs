@@ -277,6 +277,11 @@ fn may_enter(world: &World, member: u32, to: Status) -> Result<(), String> {
             let replayed = world.written.is_some();
             let stopping = world.core.cause().is_some() && !replayed;
             hold!(!stopping, "I30: {to} in a group that stops");
+            let rest = world.seen.iter().all(Seen::at_rest);
+            hold!(
+                to == Status::Waiting || rest,
+                "member {member} is pending while something runs"
+            );
         }
         Status::Aborting => {
             hold!(world.core.cause().is_some(), "aborting without a cause");
@@ -292,7 +297,14 @@ fn may_enter(world: &World, member: u32, to: Status) -> Result<(), String> {
                 "concluded before the verdict is written"
             );
         }
-        Status::Created | Status::Running | Status::Ready | Status::Null => {}
+        Status::Ready => {
+            let back = from == Status::Standby;
+            hold!(
+                back || world.core.cause().is_none(),
+                "member {member} converges in a group that stops"
+            );
+        }
+        Status::Created | Status::Running | Status::Null => {}
     }
     Ok(())
 }
@@ -375,6 +387,11 @@ fn only_rises(world: &World, before: &World, step: &Move) -> Result<(), String> 
     if let Some(cause) = old.cause() {
         hold!(new.cause() == Some(cause), "the cause changed");
     } else if let Some(cause) = new.cause() {
+        let replayed = matches!(step, Move::Ask(Request::Replay(_)));
+        hold!(
+            old.verdict().is_none() || replayed,
+            "{cause:?} after the verdict"
+        );
         causes(world, step, cause)?;
     }
     hold!(
@@ -491,6 +508,13 @@ fn of_member(world: &World, member: u32) -> Result<(), String> {
             "the gate of member {member} is not what its holds are"
         );
     }
+    let returned = matches!(one.status, Status::Waiting | Status::Pending);
+    if returned && core.verdict().is_none() {
+        hold!(
+            !core.is_paused_by_user(member),
+            "member {member} returned, and a user still holds it"
+        );
+    }
     let restless = stopping && core.phase() == Phase::Stopping && !world.continuing;
     if restless && !one.at_rest() {
         hold!(
@@ -507,6 +531,10 @@ fn of_member(world: &World, member: u32) -> Result<(), String> {
     hold!(
         one.failed == core.error(member).is_some() || one.status == Status::Null || one.lost,
         "the error of member {member} is lost"
+    );
+    hold!(
+        one.status != Status::Null || core.error(member).is_none(),
+        "the error of member {member} outlives it"
     );
     hold!(
         !one.soft || core.has_converged(member),

@@ -236,6 +236,8 @@ fn complete_twice_has_one_effect_and_works_in_standby() {
         (rig.core.asked(0), rig.stepping.len()),
         (Asked::Complete, 1)
     );
+    let told = rig.log.iter().filter(|line| line.starts_with("Ask"));
+    assert_eq!(told.count(), 1, "the driver is told once");
 }
 
 #[test]

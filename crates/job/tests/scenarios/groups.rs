@@ -141,6 +141,19 @@ fn an_empty_group_is_done_at_once() {
 }
 
 #[test]
+fn an_open_group_without_members_waits_for_its_launch() {
+    let mut rig = Rig::open(&[]);
+    rig.ask(Request::Add {
+        count: 0,
+        spec: AUTO,
+    })
+    .expect("an open group takes nobody as well");
+    assert_eq!((rig.core.phase(), rig.ended), (Phase::Open, None));
+    rig.ask(Request::Launch).expect("it may be empty");
+    assert_eq!(rig.ended, Some(false));
+}
+
+#[test]
 fn membership_is_sealed_at_launch() {
     let mut rig = Rig::launched(&[AUTO]);
     assert_eq!(

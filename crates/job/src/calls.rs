@@ -8,7 +8,7 @@ use crate::desk::Same;
 use crate::driver::{ErasedDriver, panic_error};
 use crate::group::{Group, Span};
 use crate::pause::Pass;
-use crate::seat::{Seat, Task};
+use crate::seat::{Hands, Seat, Task};
 use crate::{
     Abort, Asked, Cause, Commit, Context, Disposition, Error, Record, Step, Time, Verdict,
 };
@@ -54,35 +54,29 @@ impl<'a> Calls<'a> {
         calls
     }
 
-    /// Calls one member, holding no lock.
-    pub(crate) fn call(&self, member: u32) -> Came {
-        let seat = &self.group.seats()[member as usize];
+    /// Calls one member, whose driver the worker has in hand; holding no lock.
+    pub(crate) fn call(&self, member: u32, seat: &Seat, hands: &mut Hands) -> Came {
         if self.order == Order::Step && seat.gate.pass() != Pass::Run {
             return Came::Same(Same::Left);
         }
-        let Some(mut driver) = seat.take_driver() else {
-            debug_assert!(
-                seat.gate.is_abandoned(),
-                "the driver of member {member} is away"
-            );
+        let Some(driver) = hands.driver.as_deref_mut() else {
+            debug_assert!(seat.gate.is_abandoned(), "member {member} has no driver");
             return Came::own(Report::Panicked(Error::new("its driver is gone")));
         };
         let _entered = self.group.trace.enter(self.group, member, Some(self.order));
-        let came = match self.order {
-            Order::Step => self.step(member, seat, &mut *driver),
-            Order::Prepare => self.prepare(member, seat, &mut *driver),
+        match self.order {
+            Order::Step => self.step(member, seat, driver),
+            Order::Prepare => self.prepare(member, seat, driver),
             Order::Commit => contain(|| driver.commit(&self.how(seat))),
             Order::Abort => contain(|| driver.abort(&self.abort)),
             Order::Clean => {
-                return contain(move || {
-                    driver.clean();
+                let driver = hands.driver.take();
+                contain(move || {
                     // What it held is given back before its end is told.
-                    drop(driver);
-                });
+                    driver.into_iter().for_each(|mut driver| driver.clean());
+                })
             }
-        };
-        seat.put_driver(driver);
-        came
+        }
     }
 
     fn how(&self, seat: &Seat) -> Commit {

@@ -15,8 +15,9 @@ pub(crate) const BLOCKED_AFTER: Duration = Duration::from_millis(10);
 /// One worker's place of work.
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
-    /// The members not claimed yet: the first in the low half, the end in the high half.
-    claims: AtomicU64,
+    /// The member the worker is at, in the low half, and above it a few bits of the sitting. Only the worker writes it:
+    /// what keeps two from calling one member is [`Seat::begin`](crate::seat::Seat::begin).
+    at: AtomicU64,
     /// None while the worker has nothing, and once it was disowned.
     place: Mutex<Option<Place>>,
 }
@@ -25,13 +26,17 @@ pub(crate) struct Desk {
 struct Place {
     group: Arc<Group>,
     order: Order,
-    /// Claimed members from here on are not reported yet; all but the last claimed came to `same`.
+    /// Numbers the times that anybody sat down, in order.
+    sitting: u64,
+    /// Where the worker is to stop: members from here on are not its own.
+    end: u32,
+    /// Members from here on are not reported yet; all before the one the worker is at came to `same`.
     unreported: u32,
     same: Option<Same>,
     /// The member that the core was told is stuck.
     stuck: Option<u32>,
-    /// The claims at the last look, and since when they are so.
-    seen: (u64, Instant),
+    /// Where the worker was at the last look, and since when; none before the first.
+    seen: Option<(u64, Instant)>,
     blocked: bool,
 }
 
@@ -52,19 +57,23 @@ pub(crate) enum Look {
     Blocked,
 }
 
+/// The worker is not where it was seen.
+struct WentOn;
+
 impl Desk {
-    /// The worker begins with a span.
-    pub(crate) fn sit(&self, span: &Span) {
-        let members = span.members.clone();
-        let unreported = members.start;
-        self.claims.store(pack(members), Ordering::Release);
+    /// The worker begins with a span. Sittings are numbered in order, over all desks of an engine.
+    pub(crate) fn sit(&self, span: &Span, sitting: u64) {
+        let Range { start, end } = span.members;
+        self.be_at(start, sitting);
         *self.place.lock() = Some(Place {
             group: Arc::clone(&span.group),
             order: span.order,
-            unreported,
+            sitting,
+            end,
+            unreported: start,
             same: None,
             stuck: None,
-            seen: (u64::MAX, now()),
+            seen: None,
             blocked: false,
         });
     }
@@ -75,26 +84,24 @@ impl Desk {
         drop(place);
     }
 
-    /// The next member, if any is left.
-    pub(crate) fn claim(&self) -> Option<u32> {
-        let before = self.shift(|span| {
-            if span.is_empty() {
-                span
-            } else {
-                span.start + 1..span.end
-            }
-        });
-        (!before.is_empty()).then_some(before.start)
+    /// The worker goes on to this member: all before it are done.
+    pub(crate) fn be_at(&self, member: u32, sitting: u64) {
+        let word = sitting << 32 | u64::from(member);
+        self.at.store(word, Ordering::Release);
     }
 
-    /// Takes what was not claimed yet.
-    pub(crate) fn take_rest(&self) -> Range<u32> {
-        self.shift(|span| span.start..span.start)
+    /// Whether this member is still the worker's, who could not begin: the watch may have been looking just then.
+    pub(crate) fn still_has(&self, member: u32) -> bool {
+        let place = self.place.lock();
+        place.as_ref().is_some_and(|place| member < place.end)
     }
 
-    /// The end of what was claimed.
-    pub(crate) fn claimed(&self) -> u32 {
-        unpack(self.claims.load(Ordering::Acquire)).start
+    /// The worker gives back what it has from here on; what is left of that.
+    pub(crate) fn give_back(&self, from: u32) -> Range<u32> {
+        let mut place = self.place.lock();
+        place.as_mut().map_or(from..from, |place| {
+            from..std::mem::replace(&mut place.end, from)
+        })
     }
 
     /// Reports what is unreported below `upto`; from `next` on results are `same`. False if the worker was
@@ -133,21 +140,23 @@ impl Desk {
         let Some(place) = desk.as_mut() else {
             return Look::Idle;
         };
-        let (word, time) = (self.claims.load(Ordering::Acquire), now());
-        let (seen, since) = place.seen;
-        if word != seen {
-            place.seen = (word, time);
-            place.blocked = false;
-            return Look::Moving;
-        }
+        let (word, time) = (self.at.load(Ordering::Acquire), now());
+        let since = match place.seen {
+            Some((seen, since)) if seen == word => since,
+            Some(_) | None => {
+                place.seen = Some((word, time));
+                place.blocked = false;
+                return Look::Moving;
+            }
+        };
+        let member = word as u32;
         let blocked_for = time.saturating_duration_since(since);
         if blocked_for < BLOCKED_AFTER.min(stuck_after) {
             return Look::Moving;
         }
         place.blocked = true;
         if place.order == Order::Step {
-            let rest = self.take_rest();
-            place.seen.0 = pack(rest.start..rest.start);
+            let rest = place.take_rest(member);
             if !rest.is_empty() {
                 let span = Span {
                     group: Arc::clone(&place.group),
@@ -157,7 +166,7 @@ impl Desk {
                 place.group.shell.queue.put(span);
             }
         }
-        let later = place.stuck_now(unpack(word).start, blocked_for >= stuck_after);
+        let later = place.stuck_now(member, blocked_for >= stuck_after);
         let group = Arc::clone(&place.group);
         drop(desk);
         if let Some(later) = later {
@@ -181,33 +190,28 @@ impl Desk {
         give_up: impl FnOnce() -> Result<Later, E>,
     ) -> Option<Result<Later, E>> {
         let mut desk = self.place.lock();
-        let place = desk.as_ref()?;
+        let place = desk.as_mut()?;
         if !Arc::ptr_eq(&place.group, group) || place.stuck != Some(member) {
             return None;
         }
+        let barred = place.bar_after(member, self.at.load(Ordering::Acquire) as u32);
+        let Ok(barred) = barred else {
+            // It came back and went on: the core must hear of that first.
+            let later = place.report(member + 1, Vec::new(), || ());
+            (place.unreported, place.stuck) = (member + 1, None);
+            drop(desk);
+            later.into_iter().for_each(|later| group.carry_out(later));
+            return None;
+        };
         let result = give_up();
         if result.is_ok() {
-            let end = self.claimed();
-            self.claims.store(pack(end..end), Ordering::Release);
             let place = desk.take();
             drop(desk);
             drop(place);
+        } else if let Some(before) = barred {
+            group.seats()[member as usize + 1].unbar(before);
         }
         Some(result)
-    }
-
-    fn shift(&self, change: impl Fn(Range<u32>) -> Range<u32>) -> Range<u32> {
-        let mut seen = self.claims.load(Ordering::Acquire);
-        loop {
-            let next = pack(change(unpack(seen)));
-            match self
-                .claims
-                .compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => return unpack(seen),
-                Err(now) => seen = now,
-            }
-        }
     }
 }
 
@@ -237,52 +241,37 @@ impl Place {
         Some(self.group.tell_locked(ran.into_iter().chain(events), under))
     }
 
-    /// Tells the core that the last claimed member is stuck, and again at every look: the end of one of
+    /// Takes what comes after the member the worker is at, which is a blocked one. It may come back any moment and go on,
+    /// so what is taken begins with the first that it can be kept from; there it stops by itself.
+    fn take_rest(&mut self, at: u32) -> Range<u32> {
+        let seats = self.group.seats();
+        let can_bar = |member: &u32| seats[*member as usize].bar(self.sitting).is_some();
+        let from = (at + 1..self.end).find(can_bar).unwrap_or(self.end);
+        from..std::mem::replace(&mut self.end, from)
+    }
+
+    /// Keeps the worker from going on after a member it is stuck in. Says what [`Seat::unbar`](crate::seat::Seat::unbar)
+    /// needs, if there is a member after it; refused if the worker went on already.
+    fn bar_after(&self, member: u32, at: u32) -> Result<Option<u64>, WentOn> {
+        if at != member {
+            return Err(WentOn);
+        }
+        if member + 1 >= self.end {
+            return Ok(None);
+        }
+        let next = &self.group.seats()[member as usize + 1];
+        next.bar(self.sitting).map(Some).ok_or(WentOn)
+    }
+
+    /// Tells the core that the member the worker is at is stuck, and again at every look: the end of one of
     /// its tasks takes it back.
-    fn stuck_now(&mut self, claimed: u32, is_stuck: bool) -> Option<Later> {
-        let member = claimed
-            .checked_sub(1)
-            .filter(|member| *member >= self.unreported)?;
-        if !is_stuck {
+    fn stuck_now(&mut self, member: u32, is_stuck: bool) -> Option<Later> {
+        if !is_stuck || member < self.unreported {
             return None;
         }
         self.stuck = Some(member);
         let later = self.report(member, vec![Event::Stuck(member)], || ());
         self.unreported = member;
         later
-    }
-}
-
-const fn pack(members: Range<u32>) -> u64 {
-    (members.end as u64) << 32 | members.start as u64
-}
-
-const fn unpack(word: u64) -> Range<u32> {
-    word as u32..(word >> 32) as u32
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use loom::sync::Arc;
-    use loom::thread;
-
-    use super::*;
-    use crate::sync::explore;
-
-    #[test]
-    fn every_member_is_claimed_by_the_worker_or_taken_by_the_watch() {
-        explore("a worker that claims against a watch that takes", || {
-            let desk = Arc::new(Desk::default());
-            desk.claims.store(pack(0..2), Ordering::Release);
-            let watch = thread::spawn({
-                let desk = Arc::clone(&desk);
-                move || desk.take_rest()
-            });
-            let claimed: Vec<u32> = std::iter::from_fn(|| desk.claim()).collect();
-            let taken = watch.join().unwrap();
-            let all: Vec<u32> = claimed.iter().copied().chain(taken).collect();
-            assert_eq!(all, [0, 1]);
-            assert_eq!(desk.claimed() as usize, claimed.len());
-        });
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Shell {
     pub(crate) directory: Directory,
     pub(crate) hub: Hub,
     pub(crate) desks: Mutex<Vec<Arc<Desk>>>,
+    /// Numbers the next time that a worker sits down.
+    pub(crate) sittings: AtomicU64,
     pub(crate) watch: Watch,
     life: Mutex<Life>,
     calmed: Condvar,
@@ -85,6 +87,7 @@ impl Shell {
             directory: Directory::new(),
             hub: Hub::new(),
             desks: Mutex::new(Vec::new()),
+            sittings: AtomicU64::new(1),
             watch: Watch::default(),
             life: Mutex::new(Life::default()),
             calmed: Condvar::new(),

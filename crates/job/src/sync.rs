@@ -30,6 +30,48 @@ impl<T> Mutex<T> {
     }
 }
 
+/// What one thread holds at a time, while others find it taken and never wait for it: one atomic operation to take it,
+/// a plain store to give it back.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+pub(crate) struct Baton<T>(
+    // The mutex is never locked: it lets what only one thread may look at be where others can reach it.
+    atomic_refcell::AtomicRefCell<std::sync::Mutex<T>>,
+);
+
+#[cfg(not(loom))]
+impl<T> Baton<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(atomic_refcell::AtomicRefCell::new(value.into()))
+    }
+
+    /// None while another thread holds it.
+    pub(crate) fn take(&self) -> Option<impl std::ops::DerefMut<Target = T> + '_> {
+        let held = self.0.try_borrow_mut().ok()?;
+        Some(atomic_refcell::AtomicRefMut::map(held, |mutex| {
+            mutex
+                .get_mut()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        }))
+    }
+}
+
+/// The same out of what loom can see.
+#[cfg(loom)]
+#[derive(Debug, Default)]
+pub(crate) struct Baton<T>(loom::sync::Mutex<T>);
+
+#[cfg(loom)]
+impl<T> Baton<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn take(&self) -> Option<impl std::ops::DerefMut<Target = T> + '_> {
+        self.0.try_lock().ok()
+    }
+}
+
 /// A condition variable for that mutex.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(primitives::Condvar);

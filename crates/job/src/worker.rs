@@ -1,7 +1,7 @@
 //! The threads that call drivers: one drain loop each.
 //!
-//! A worker claims one member after the other from its desk, so that the watch can take the rest of a
-//! span away from a worker that is blocked. It reports runs of like results in creation order.
+//! A worker goes through a span one member after the other, and the watch can take the rest away from one that is
+//! blocked: whoever has a driver in hand first, calls it. The worker reports runs of like results in creation order.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::desk::{Desk, Same};
 use crate::group::Span;
 use crate::seat::Task;
 use crate::shell::{Shell, now};
+use crate::sync::Ordering;
 use crate::tasks;
 
 /// After this long a worker lets others have their turn.
@@ -46,11 +47,7 @@ struct Worker {
 impl Worker {
     fn drain(self) {
         while let Some(span) = self.shell.queue.take() {
-            self.desk.sit(&span);
-            self.shell.watch.stir(&self.shell);
-            self.work(&span);
-            self.desk.rise();
-            drop(span);
+            self.work(span);
             if self.shell.is_to_spare(&self.desk) {
                 break;
             }
@@ -58,13 +55,36 @@ impl Worker {
         self.shell.leave(&self.desk);
     }
 
-    /// Runs the members of a span that nobody takes away meanwhile.
-    fn work(&self, span: &Span) {
-        let calls = Calls::of(span);
+    /// Works off a span, and what follows from it for its group at once: the next hook need not go through the queue.
+    fn work(&self, span: Span) {
         let mut slice = Slice::begin();
+        let mut next = Some(span);
+        while let Some(span) = next {
+            let sitting = self.shell.sittings.fetch_add(1, Ordering::Relaxed);
+            self.desk.sit(&span, sitting);
+            self.shell.watch.stir(&self.shell);
+            next = self.work_off(&span, sitting, &mut slice);
+            self.desk.rise();
+        }
+    }
+
+    /// Runs the members of a span that nobody takes away meanwhile. Says what to do next, if that is known.
+    fn work_off(&self, span: &Span, sitting: u64, slice: &mut Slice) -> Option<Span> {
+        let calls = Calls::of(span);
+        let seats = span.group.seats();
         let mut same = None;
-        while let Some(member) = self.desk.claim() {
-            let came = calls.call(member);
+        let mut member = span.members.start;
+        while member < span.members.end {
+            self.desk.be_at(member, sitting);
+            let seat = &seats[member as usize];
+            let Some(mut hands) = seat.begin(sitting) else {
+                if self.desk.still_has(member) {
+                    continue;
+                }
+                break;
+            };
+            let came = calls.call(member, seat, &mut hands);
+            drop(hands);
             let refused = matches!(
                 &came,
                 Came::Own {
@@ -88,16 +108,20 @@ impl Worker {
                 }
             };
             if !counts {
-                return disown(span, member);
+                disown(span, member);
+                return None;
             }
+            member += 1;
             if (refused && span.order == Order::Prepare) || slice.is_over() {
-                self.give_back(span);
+                self.give_back(span, member);
+                break;
             }
         }
-        let end = self.desk.claimed();
-        if !self.desk.report(end, None, end) && end > 0 {
-            disown(span, end - 1);
+        let kept = self.desk.report(member, None, member);
+        if !kept && member > span.members.start {
+            disown(span, member - 1);
         }
+        None
     }
 
     /// Reports a result of its own, with what the call asked for; false if it counts no more.
@@ -146,8 +170,8 @@ impl Worker {
 
     /// Leaves the unclaimed rest of a span to others: a step to whoever is free, a hook to the core,
     /// which may have changed its mind.
-    fn give_back(&self, span: &Span) {
-        let rest = self.desk.take_rest();
+    fn give_back(&self, span: &Span, from: u32) {
+        let rest = self.desk.give_back(from);
         if rest.is_empty() {
             return;
         }

@@ -84,7 +84,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Gone => write!(f, "does not exist, or was dismissed"),
+            Self::Gone => write!(f, "does not exist, or was dismissed: it accepts nothing"),
             Self::Status { verb, status } => {
                 write!(
                     f,
@@ -136,20 +136,28 @@ impl fmt::Display for Refused {
                 in_doubt,
             } => {
                 write!(f, "cannot {verb} in status '{status}': ")?;
-                write_verdict(f, verdict, in_doubt)
+                write_verdict(f, verdict, in_doubt)?;
+                write_end(f, in_doubt)
             }
             Self::GroupDecided { verdict, in_doubt } => {
                 write!(f, "cannot be cancelled: ")?;
-                write_verdict(f, verdict, in_doubt)
+                write_verdict(f, verdict, in_doubt)?;
+                write_end(f, in_doubt)
             }
             Self::Sealed => write!(f, "was launched or rolled back; its membership is sealed"),
             Self::Cancelled => write!(f, "was cancelled; it cannot be replayed"),
             Self::Full => write!(f, "cannot hold more members"),
             Self::NotHeld => write!(f, "is not held by the engine"),
-            Self::NotStuck { status } => write!(
-                f,
-                "cannot be given up in status '{status}': it is not known to be stuck; cancel is accepted"
-            ),
+            Self::NotStuck { status } => {
+                write!(
+                    f,
+                    "cannot be given up in status '{status}': it is not known to be stuck"
+                )?;
+                if Verb::Cancel.accepted_in().contains(&status) {
+                    write!(f, "; cancel is accepted until the verdict")?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -197,6 +205,14 @@ fn write_cause(f: &mut fmt::Formatter<'_>, cause: Cause) -> fmt::Result {
         Cause::Rollback => write!(f, "rolled back before its launch"),
         Cause::Shutdown => write!(f, "shutdown"),
         Cause::ProcessEnded => write!(f, "the process ended"),
+    }
+}
+
+/// What is accepted once the verdict is fixed.
+fn write_end(f: &mut fmt::Formatter<'_>, in_doubt: bool) -> fmt::Result {
+    match in_doubt {
+        true => Ok(()),
+        false => write!(f, "; dismiss is accepted once it is concluded"),
     }
 }
 
@@ -257,7 +273,80 @@ mod tests {
         };
         assert_eq!(
             refused.to_string(),
-            "cannot cancel in status 'aborting': its group is decided: abort (member 2 failed), keep"
+            "cannot cancel in status 'aborting': its group is decided: abort (member 2 failed), keep; \
+             dismiss is accepted once it is concluded"
         );
+    }
+
+    /// One row per refusal of a verb: each says the verb, the status, and what is accepted instead, or that
+    /// nothing is.
+    #[test]
+    fn every_refusal_says_what_would_be_accepted() {
+        let status = Status::Ready;
+        let verdict = Verdict::Commit;
+        let in_doubt = false;
+        let (verb, cause) = (Verb::Complete, Cause::User);
+        for (refused, words, accepted) in [
+            (Refused::Gone, "does not exist", "it accepts nothing"),
+            (
+                Refused::Status { verb, status },
+                "cannot complete",
+                "accepted in ready and standby",
+            ),
+            (
+                Refused::AlreadyPaused { status },
+                "cannot pause",
+                "resume is accepted",
+            ),
+            (
+                Refused::Stopping {
+                    verb,
+                    status,
+                    cause,
+                },
+                "cannot complete",
+                "cancel is accepted",
+            ),
+            (
+                Refused::Finishing { status },
+                "cannot complete",
+                "a forced cancel is accepted",
+            ),
+            (
+                Refused::Finalizing { status },
+                "cannot finalize",
+                "cancel is accepted",
+            ),
+            (
+                Refused::Decided {
+                    verb,
+                    status,
+                    verdict,
+                    in_doubt,
+                },
+                "cannot complete",
+                "dismiss is accepted",
+            ),
+            (
+                Refused::GroupDecided { verdict, in_doubt },
+                "cannot be cancelled",
+                "dismiss is accepted",
+            ),
+            (
+                Refused::NotStuck { status },
+                "cannot be given up",
+                "cancel is accepted",
+            ),
+            (
+                Refused::NotPaused {
+                    status: Status::Waiting,
+                },
+                "cannot resume in status 'waiting'",
+                "pause is accepted only in created, running, paused, ready and standby",
+            ),
+        ] {
+            let text = refused.to_string();
+            assert!(text.contains(words) && text.contains(accepted), "{text}");
+        }
     }
 }

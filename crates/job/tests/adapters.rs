@@ -110,6 +110,53 @@ fn a_function_that_fails_or_panics_fails_the_job() {
 }
 
 #[test]
+fn a_function_that_never_looks_is_reported_by_name_and_given_up() {
+    let engine = Engine::builder()
+        .threads(1)
+        .stuck_after(Duration::from_millis(20))
+        .build()
+        .unwrap();
+    let news = engine.subscribe(1 << 10);
+    let (hold, released) = channel::<()>();
+    let held = Arc::new(());
+    let deaf = blocking({
+        let held = Arc::clone(&held);
+        move |_| {
+            let _ = (released.recv(), held);
+            Ok(())
+        }
+    });
+    let job = engine.launch(JobSpec::new("deaf"), deaf).unwrap();
+    until_running(&job);
+    job.cancel(Disposition::Keep).unwrap();
+    let stuck = news.into_iter().find_map(|update| match update {
+        Update::Notice(notice) => match notice.news {
+            News::Stuck(subject) => Some(subject),
+            other => {
+                assert!(!matches!(other, News::Ended(..)), "it cannot have ended");
+                None
+            }
+        },
+        Update::Lagged { .. } => None,
+    });
+    assert_eq!(stuck.unwrap().name, job.name());
+    job.give_up().unwrap();
+    job.wait_until(Instant::now() + PATIENCE).unwrap();
+    assert_eq!(
+        job.why(),
+        "failed: given up: it was stuck and did not come back"
+    );
+    drop(hold);
+    until("the function to be gone", || Arc::strong_count(&held) == 1);
+}
+
+fn until_running(job: &cohort_job::JobHandle) {
+    until("at work", || {
+        job.why() == "running: it waits for its function, which is at work"
+    });
+}
+
+#[test]
 fn a_function_never_launched_never_runs() {
     let engine = engine();
     let ran = Arc::new(AtomicBool::new(false));

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::group::Group;
+use crate::core::Request;
+use crate::group::{Group, Turn};
 use crate::seat::{Seat, Task};
 use crate::testing::Bench;
 use crate::token::Anchor;
-use crate::{Asked, Progress, Token, Waker};
+use crate::{Asked, Error, Progress, Token, Waker};
 
 /// A driver's view of the engine during one call.
 pub struct Context<'a> {
@@ -76,6 +77,22 @@ impl<'a> Context<'a> {
     /// asked to. Saying it again changes nothing.
     pub fn ready(&mut self) {
         self.ready = true;
+    }
+
+    /// Pauses the job as a user would, for this reason: it is stepped again when a user resumes it. For an
+    /// error that an operator may mend; return [`Step::Again`](crate::Step::Again), and try again when stepped.
+    pub fn pause(&mut self, reason: impl Into<Error>) {
+        match self.home {
+            Home::Group(group) => {
+                let member = self.member;
+                let remember = |turn: &mut Turn| {
+                    turn.paused_themselves.insert(member, reason.into());
+                };
+                // Refused if a user paused it already, or its group stops: either way it does not run on.
+                let _ = group.ask(Request::Pause(member), remember);
+            }
+            Home::Bench(bench) => bench.pause(),
+        }
     }
 
     /// Hands a blocking piece of work to a thread of its own. It starts once this call has returned; so

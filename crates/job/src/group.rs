@@ -3,6 +3,7 @@
 //! Whoever brings an event takes the lock, applies it, changes gates, alarms and notices under it, and
 //! carries the rest out after letting go. The shell decides nothing.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(crate) struct Turn {
     waiters: u32,
     /// Futures that wait for the end.
     pub(crate) wakers: Wakers,
+    /// Why drivers paused their own jobs.
+    pub(crate) paused_themselves: BTreeMap<u32, Error>,
     /// Kept between turns, so that they need no memory of their own.
     actions: Vec<Action>,
 }
@@ -475,6 +478,7 @@ impl Turn {
             over: false,
             waiters: 0,
             wakers: Wakers::default(),
+            paused_themselves: BTreeMap::new(),
             actions: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::core::Request;
-use crate::group::Group;
+use crate::group::{Group, Turn};
 use crate::seat::Seat;
 use crate::shell::Shell;
 use crate::{
@@ -137,7 +137,11 @@ impl JobHandle {
     /// # Errors
     /// If it was not paused.
     pub fn resume(&self) -> Result<(), VerbError> {
-        self.ask(Request::Resume(self.member))
+        let member = self.member;
+        let forget = |turn: &mut Turn| drop(turn.paused_themselves.remove(&member));
+        self.group
+            .ask(Request::Resume(member), forget)
+            .map_err(|refused| self.error(refused))
     }
 
     /// Changes its speed limit, in units per second; 0 is none.
@@ -199,7 +203,11 @@ impl JobHandle {
             .map_err(|refused| self.error(refused))
     }
 
-    fn ask(&self, request: Request) -> Result<(), VerbError> {
+    pub(crate) fn member(&self) -> u32 {
+        self.member
+    }
+
+    pub(crate) fn ask(&self, request: Request) -> Result<(), VerbError> {
         self.group
             .ask(request, |_| ())
             .map_err(|refused| self.error(refused))

@@ -121,6 +121,11 @@ fn waiting(turn: &Turn, member: u32, waits: WaitsFor, reason: &str) -> String {
         WaitsFor::Tasks(count) => format!("waits for {count} tasks of its own to end"),
         WaitsFor::Driver if reason.is_empty() => "waits for what its driver waits for".into(),
         WaitsFor::Driver => reason.into(),
+        WaitsFor::Resume { user: true, .. }
+            if let Some(error) = turn.paused_themselves.get(&member) =>
+        {
+            format!("was paused by its own driver ({error}) and waits for a resume")
+        }
         WaitsFor::Resume {
             user: true,
             internal: 0,

@@ -13,6 +13,8 @@ pub(crate) struct Bench {
     seat: Seat,
     time: Mutex<Duration>,
     woken: Mutex<bool>,
+    /// The driver pauses its own job.
+    pauses: Mutex<bool>,
     changed: Condvar,
 }
 
@@ -22,6 +24,7 @@ impl Bench {
             seat: Seat::new(driver),
             time: Mutex::new(Duration::ZERO),
             woken: Mutex::new(false),
+            pauses: Mutex::new(false),
             changed: Condvar::new(),
         }
     }
@@ -33,6 +36,14 @@ impl Bench {
     pub(crate) fn wake(&self) {
         *self.woken.lock() = true;
         self.changed.notify_all();
+    }
+
+    pub(crate) fn pause(&self) {
+        *self.pauses.lock() = true;
+    }
+
+    pub(crate) fn take_pause(&self) -> bool {
+        std::mem::take(&mut *self.pauses.lock())
     }
 
     pub(crate) fn is_woken(&self) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Rule;
 use super::plan::Disturbance;
 use super::run::{Run, tasks};
-use crate::core::{Event, Order, Report};
+use crate::core::{Event, Order, Report, Request};
 use crate::driver::{ErasedDriver, panic_error};
 use crate::pause::Pass;
 use crate::{
@@ -195,6 +195,9 @@ impl Run<'_> {
         let count = spawned.len();
         self.note_step(&step, count, ready);
         self.tasks.add(spawned);
+        if bench.take_pause() {
+            self.ask("pause, by the driver itself", Request::Pause(me));
+        }
         let report = self.judge(step, ready);
         let mut events = Vec::new();
         if count > 0 {

@@ -467,7 +467,7 @@ impl<'a> Run<'a> {
         self.obey(actions);
     }
 
-    fn ask(&mut self, what: &str, request: Request) {
+    pub(super) fn ask(&mut self, what: &str, request: Request) {
         let mut actions = Vec::new();
         match self.core.apply(request, &mut actions) {
             Ok(()) => self.live.note(format!("user: {what}")),

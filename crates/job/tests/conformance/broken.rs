@@ -119,7 +119,7 @@ fn tasks_nobody_waits_for() {
 
 #[test]
 fn calls_and_tasks_that_do_not_return() {
-    let impatient = Duration::from_millis(100);
+    let impatient = Duration::from_millis(500);
     let park = || loop {
         std::thread::park();
     };
@@ -127,7 +127,7 @@ fn calls_and_tasks_that_do_not_return() {
         .patience(impatient)
         .run()
         .unwrap_err();
-    assert_says(&broken, Rule::Blocks, "commit has not returned after 100ms");
+    assert_says(&broken, Rule::Blocks, "commit has not returned after 500ms");
 
     let broken = Check::new(move || from_fn(|_| Step::done()).on_abort(move |_| park()))
         .patience(impatient)
@@ -150,7 +150,7 @@ fn calls_and_tasks_that_do_not_return() {
     assert_says(
         &broken,
         Rule::TaskBlocks,
-        "1 task did not return within 100ms",
+        "1 task did not return within 500ms",
     );
 }
 

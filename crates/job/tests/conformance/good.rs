@@ -195,3 +195,18 @@ fn a_driver_of_many_steps_is_tried_at_some_of_its_moments() {
     assert!(!passed.is_exhaustive(), "{passed}");
     assert_eq!(passed.runs() as u64, RUNS.load(Ordering::SeqCst));
 }
+
+#[test]
+fn a_driver_that_pauses_itself_passes() {
+    testing::check(|| {
+        let mut full = true;
+        cohort_job::from_fn(move |cx| {
+            if std::mem::take(&mut full) {
+                cx.pause("the target is full");
+                return Step::Again;
+            }
+            Step::done()
+        })
+    })
+    .unwrap();
+}

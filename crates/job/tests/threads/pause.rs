@@ -224,3 +224,44 @@ fn progress_survives_pause_failure_and_conclusion() {
     outcome(&job);
     assert_eq!(job.progress(), Snapshot { done: 7, total: 0 });
 }
+
+#[test]
+fn holds_nest_beside_the_users_pause() {
+    let mut stage = Stage::new();
+    let (job, puppet) = stage.launch(JobSpec::new("a"));
+    let holds = [job.hold().unwrap(), job.hold().unwrap()];
+    job.pause().unwrap();
+    stage.until(&job, Status::Paused);
+    let steps = puppet.steps();
+    job.resume().unwrap();
+    let [first, last] = holds;
+    drop(first);
+    assert_eq!((job.status(), puppet.steps()), (Status::Paused, steps));
+    drop(last);
+    puppet.act(Act::Done);
+    assert_eq!(outcome(&job), COMMITTED);
+    let path = stage.path(&job);
+    assert_eq!(path.matches("paused").count(), 1, "{path}");
+}
+
+#[test]
+fn a_job_that_pauses_itself_says_why_and_waits_for_a_resume() {
+    let mut stage = Stage::new();
+    let mut full = true;
+    let driver = cohort_job::from_fn(move |cx| {
+        if std::mem::take(&mut full) {
+            cx.pause("the target is full");
+            return cohort_job::Step::Again;
+        }
+        cohort_job::Step::done()
+    });
+    let job = stage.engine.launch(JobSpec::new("a"), driver).unwrap();
+    stage.until(&job, Status::Paused);
+    assert_eq!(
+        job.why(),
+        "paused: it was paused by its own driver (the target is full) and waits for a resume"
+    );
+    assert!(job.pause().is_err(), "it is paused already");
+    job.resume().unwrap();
+    assert_eq!(outcome(&job), COMMITTED);
+}

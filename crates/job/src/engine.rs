@@ -112,9 +112,8 @@ impl Engine {
         Ok(job)
     }
 
-    /// Runs one job in a group of its own and waits for it; none if its group is in doubt. Cheaper than
-    /// [`Engine::launch`] and [`JobHandle::wait`]: if nothing has to be waited for, it is run on this very thread.
-    /// Do not call this inside a driver.
+    /// Runs one job in a group of its own and waits for it; none if its group is in doubt. Do not call this inside a
+    /// driver.
     ///
     /// # Errors
     /// As [`Txn::add`].

@@ -18,7 +18,8 @@ use crate::shell::{Shell, now};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::trace::Trace;
 use crate::{
-    Error, GroupName, JobId, Kind, MemberName, Outcome, Refused, Spec, Status, TxnId, Verdict,
+    Error, GroupName, Hooks, JobId, Kind, MemberName, Outcome, Refused, Spec, Status, TxnId,
+    Verdict,
 };
 
 /// One transaction and its members.
@@ -43,6 +44,8 @@ pub(crate) struct Turn {
     open: Vec<Seat>,
     /// The verdict was read from the journal at start.
     pub(crate) replayed: bool,
+    /// Some driver has no clean hook, at whose end it would be dropped.
+    pub(crate) keeps_drivers: bool,
     /// Some driver could not be built again: the journal must keep what it knows.
     incomplete: bool,
     /// How members ended, by span: the core forgets those who are dismissed, handles do not.
@@ -249,6 +252,7 @@ impl Group {
             let first = turn.open.len() as u32;
             fill(&mut turn.open, &mut turn.names, first);
             debug_assert_eq!(turn.open.len() as u32, first + count, "a seat for each");
+            turn.keeps_drivers |= !spec.hooks.has(Hooks::CLEAN);
         })
     }
 
@@ -473,6 +477,7 @@ impl Turn {
             names: Names::default(),
             open: Vec::new(),
             replayed: false,
+            keeps_drivers: false,
             incomplete: false,
             outcomes: Vec::new(),
             over: false,

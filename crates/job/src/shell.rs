@@ -202,7 +202,12 @@ impl Shell {
 
     /// The last hook of a group returned: drops its drivers, tells the journal, lets the waiting go.
     pub(crate) fn conclude(self: &Arc<Self>, group: &Arc<Group>, owed: bool) {
-        for seat in group.seats() {
+        let left = if owed || group.lock().keeps_drivers {
+            group.seats()
+        } else {
+            &[]
+        };
+        for seat in left {
             if let Some(driver) = seat.take_driver() {
                 // A panic while dropping has nobody left to concern.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));

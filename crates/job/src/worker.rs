@@ -19,8 +19,11 @@ use crate::tasks;
 
 /// After this long a worker lets others have their turn.
 const SLICE: Duration = Duration::from_millis(1);
-/// The clock is asked once in so many calls: asking it costs as much as a short call.
+/// The clock is asked once in so many calls: asking it costs as much as a short call. While the calls are short, once in more.
 const CALLS_PER_LOOK: u32 = 8;
+const CALLS_PER_LOOK_MAX: u32 = 32;
+/// So many calls in less than this are short ones.
+const SHORT: Duration = Duration::from_micros(16);
 
 /// Starts one worker.
 pub(crate) fn start(shell: &Arc<Shell>) -> std::io::Result<()> {
@@ -47,7 +50,8 @@ struct Worker {
 impl Worker {
     fn drain(self) {
         while let Some(span) = self.shell.queue.take() {
-            self.work(span);
+            self.work(&span);
+            drop(span);
             if self.shell.is_to_spare(&self.desk) {
                 break;
             }
@@ -55,21 +59,17 @@ impl Worker {
         self.shell.leave(&self.desk);
     }
 
-    /// Works off a span, and what follows from it for its group at once: the next hook need not go through the queue.
-    fn work(&self, span: Span) {
-        let mut slice = Slice::begin();
-        let mut next = Some(span);
-        while let Some(span) = next {
-            let sitting = self.shell.sittings.fetch_add(1, Ordering::Relaxed);
-            self.desk.sit(&span, sitting);
-            self.shell.watch.stir(&self.shell);
-            next = self.work_off(&span, sitting, &mut slice);
-            self.desk.rise();
-        }
+    fn work(&self, span: &Span) {
+        let sitting = self.shell.sittings.fetch_add(1, Ordering::Relaxed);
+        self.desk.sit(span, sitting);
+        self.shell.watch.stir(&self.shell);
+        self.work_off(span, sitting);
+        self.desk.rise();
     }
 
-    /// Runs the members of a span that nobody takes away meanwhile. Says what to do next, if that is known.
-    fn work_off(&self, span: &Span, sitting: u64, slice: &mut Slice) -> Option<Span> {
+    /// Runs the members of a span that nobody takes away meanwhile.
+    fn work_off(&self, span: &Span, sitting: u64) {
+        let mut slice = Slice::begin();
         let calls = Calls::of(span);
         let seats = span.group.seats();
         let mut same = None;
@@ -108,8 +108,7 @@ impl Worker {
                 }
             };
             if !counts {
-                disown(span, member);
-                return None;
+                return disown(span, member);
             }
             member += 1;
             if (refused && span.order == Order::Prepare) || slice.is_over() {
@@ -121,7 +120,6 @@ impl Worker {
         if !kept && member > span.members.start {
             disown(span, member - 1);
         }
-        None
     }
 
     /// Reports a result of its own, with what the call asked for; false if it counts no more.
@@ -203,20 +201,37 @@ fn disown(span: &Span, member: u32) {
 /// One worker's turn.
 struct Slice {
     end: Instant,
+    /// The last look at the clock, the calls since, and how many to wait for.
+    looked: Instant,
     calls: u32,
+    until_look: u32,
 }
 
 impl Slice {
     fn begin() -> Self {
+        let looked = now();
         Self {
-            end: now() + SLICE,
+            end: looked + SLICE,
+            looked,
             calls: 0,
+            until_look: CALLS_PER_LOOK,
         }
     }
 
     fn is_over(&mut self) -> bool {
         self.calls += 1;
-        self.calls.is_multiple_of(CALLS_PER_LOOK) && now() >= self.end
+        if self.calls < self.until_look {
+            return false;
+        }
+        let time = now();
+        let short = time.saturating_duration_since(self.looked) < SHORT;
+        self.until_look = if short {
+            CALLS_PER_LOOK_MAX.min(self.until_look * 2)
+        } else {
+            CALLS_PER_LOOK
+        };
+        (self.calls, self.looked) = (0, time);
+        time >= self.end
     }
 }
 

@@ -4,6 +4,7 @@
 //! made in production replays in the simulator (`docs/simulator.md`). An engine without a recorder pays
 //! one comparison a turn.
 
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -76,32 +77,33 @@ impl<W: Write> TextRecorder<W> {
 
 impl<W: Write + Send> Recorder for TextRecorder<W> {
     fn turn(&self, group: TxnId, inputs: &[Input], came: Result<&[Action], Refused>) {
+        // In one piece, so that what is read while it grows ends with a whole turn.
+        let text = text_of(group, inputs, came);
         let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sink.error.is_none() {
-            sink.error = write_turn(&mut sink.writer, group, inputs, came).err();
+            sink.error = sink.writer.write_all(text.as_bytes()).err();
         }
     }
 }
 
-fn write_turn(
-    to: &mut impl Write,
-    group: TxnId,
-    inputs: &[Input],
-    came: Result<&[Action], Refused>,
-) -> io::Result<()> {
+fn text_of(group: TxnId, inputs: &[Input], came: Result<&[Action], Refused>) -> String {
+    let mut text = String::new();
+    let mut line = |word: &str, what: &dyn Display| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{group} {word} {what}");
+    };
     for (at, input) in inputs.iter().enumerate() {
         match input {
-            Input::Ask(request) => writeln!(to, "{group} ask {request}")?,
-            Input::Tell(event) if at == 0 => writeln!(to, "{group} tell {event}")?,
-            Input::Tell(event) => writeln!(to, "{group} also {event}")?,
+            Input::Ask(request) => line("ask", request),
+            Input::Tell(event) if at == 0 => line("tell", event),
+            Input::Tell(event) => line("also", event),
         }
     }
     match came {
-        Ok(actions) => actions
-            .iter()
-            .try_for_each(|action| writeln!(to, "{group} does {action}")),
-        Err(refused) => writeln!(to, "{group} refused {refused}"),
+        Ok(actions) => actions.iter().for_each(|action| line("does", action)),
+        Err(refused) => line("refused", &refused),
     }
+    text
 }
 
 /// One line of a recording.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use cohort_tests::sim::{Cells, Report, generate, guarded, simulate};
+use cohort_tests::sim::{Cells, Report, generate, run, simulate};
 
 /// As many as take a few seconds in the dev profile.
 const FEW: u64 = 500;
@@ -94,8 +94,8 @@ fn one_seed_is_one_run() {
     for seed in 0..20 {
         let script = generate(seed);
         assert_eq!(script, generate(seed));
-        let one = guarded(&script, true).expect("it holds");
-        let other = guarded(&script, true).expect("it holds");
+        let one = run(&script, true).expect("it holds");
+        let other = run(&script, true).expect("it holds");
         assert!(one == other, "seed {seed} ran twice, and differently");
         assert!(!one.trace.is_empty());
     }
@@ -106,9 +106,9 @@ fn one_seed_is_one_run() {
 fn groups_never_influence_each_other() {
     for seed in 0..20 {
         let script = generate(seed);
-        let all = guarded(&script, false).expect("it holds");
+        let all = run(&script, false).expect("it holds");
         for (group, digest) in all.digests.iter().take(40) {
-            let alone = guarded(&script.of_group(*group), false).expect("it holds");
+            let alone = run(&script.of_group(*group), false).expect("it holds");
             let alone = alone.digests.get(group);
             assert_eq!(alone, Some(digest), "seed {seed}, group {group}");
         }

@@ -158,6 +158,13 @@ impl Group<'_> {
         // One group in twelve has users who do not stop.
         let busy = if self.random.one_in(12) { 150 } else { 0 };
         let words = self.random.spread(12) + count / 8 + busy;
+        if temper.stuck < 100 {
+            for _ in 0..1 + count / 2 {
+                let at = 50_000 + Micros::from(self.random.below(150_000));
+                let member = self.random.below(count.max(1));
+                self.say(When::At(at), What::Ask(Request::GiveUp(member)));
+            }
+        }
         let mut said = 0;
         while said < words {
             // Words come in bursts, so that one meets what another has begun.
@@ -242,12 +249,12 @@ impl Group<'_> {
         }
     }
 
-    /// Microseconds, or never.
+    /// Microseconds; now and then so long that it is reported as stuck and yet returns, or never does.
     fn takes(&mut self, max: u32, temper: Temper) -> u32 {
-        if self.random.one_in(temper.stuck * 2) {
-            NEVER
-        } else {
-            self.random.spread(max)
+        match self.random.below(temper.stuck * 2) {
+            0 => NEVER,
+            1 => 50_000 + self.random.below(100_000),
+            _ => self.random.spread(max),
         }
     }
 

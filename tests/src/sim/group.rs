@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cohort_job::core::{Action, Core, Event, Notice, Order, Request};
 use cohort_job::{Asked, Cause, Disposition, Hooks, Input, Phase, Status, Verdict};
 
 use super::agenda::{Cx, Due};
 use super::cells::Cell;
+use super::contain::contained;
 use super::laws::{self, Before};
 use super::onlooker::Onlooker;
 use super::orders;
@@ -363,16 +363,4 @@ fn phase_delay(when: When, phase: Phase) -> Option<u32> {
         When::Phase(of, delay) if of == phase => Some(delay),
         When::At(_) | When::Phase(..) | When::Status(..) | When::Again(_) => None,
     }
-}
-
-/// A panic of the core is a finding like any other.
-fn contained<T>(turn: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(turn)).map_err(|panic| {
-        let words = panic.downcast_ref::<String>().cloned();
-        let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        format!(
-            "panicked: {}",
-            words.unwrap_or_else(|| "without a word".to_owned())
-        )
-    })
 }

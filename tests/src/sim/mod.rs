@@ -5,6 +5,7 @@
 
 mod agenda;
 mod cells;
+mod contain;
 mod generate;
 mod group;
 mod laws;
@@ -25,4 +26,4 @@ pub use run::{Report, Wrong, run};
 pub use script::{
     Act, Decision, End, HookAct, HookEnd, MemberSpec, Micros, NEVER, Script, ShellSpec, What, When,
 };
-pub use shrink::{Failure, guarded, simulate};
+pub use shrink::{Failure, simulate};

@@ -7,6 +7,7 @@ use std::io::BufRead;
 use cohort_job::core::{Action, Core};
 use cohort_job::{Input, Line, Said};
 
+use super::contain::contained;
 use super::laws::{self, Before};
 use super::onlooker::Onlooker;
 use super::orders::{self, hold};
@@ -132,10 +133,9 @@ impl Group {
 
 fn run(core: &mut Core, input: &Input, out: &mut Vec<Action>) -> Result<(), String> {
     match input.clone() {
-        Input::Ask(request) => core.apply(request, out).map_err(|why| why.to_string()),
-        Input::Tell(event) => {
-            core.handle(event, out);
-            Ok(())
+        Input::Ask(request) => {
+            contained(|| core.apply(request, out))?.map_err(|why| why.to_string())
         }
+        Input::Tell(event) => contained(|| core.handle(event, out)),
     }
 }

@@ -406,6 +406,10 @@ fn start_again(group: &mut Group, cx: &mut Cx, killed: Option<bool>) -> Result<b
     for (number, seat) in seats {
         group.add(cx, number, seat)?;
     }
+    // Places are given anew.
+    if let Some((_, members)) = &mut group.journal {
+        *members = (0..group.saw.len()).collect();
+    }
     group.ask(cx, Request::Replay(verdict))?;
     group.started_again(cx);
     Ok(true)

@@ -1,9 +1,7 @@
 //! A failing run made small: decisions are left out as long as the same thing is still wrong (delta debugging:
 //! Zeller, Hildebrandt, Simplifying and Isolating Failure-Inducing Input, 2002).
 
-use std::cell::Cell;
 use std::fmt;
-use std::sync::Once;
 
 use super::generate::generate;
 use super::run::{Report, Wrong, run};
@@ -48,9 +46,9 @@ impl fmt::Display for Failure {
 /// What was wrong, and the small run that shows it.
 pub fn simulate(seed: u64) -> Result<Report, Box<Failure>> {
     let script = generate(seed);
-    guarded(&script, false).map_err(|wrong| {
+    run(&script, false).map_err(|wrong| {
         let small = shrink(&script, &wrong);
-        let traced = guarded(&small, true).err().unwrap_or(wrong);
+        let traced = run(&small, true).err().unwrap_or(wrong);
         Box::new(Failure {
             seed,
             wrong: *traced,
@@ -58,41 +56,6 @@ pub fn simulate(seed: u64) -> Result<Report, Box<Failure>> {
             script: small,
         })
     })
-}
-
-/// Runs a script, without a word from the panic hook.
-///
-/// # Errors
-/// The first thing that does not hold.
-pub fn guarded(script: &Script, tracing: bool) -> Result<Report, Box<Wrong>> {
-    quietly(|| run(script, tracing))
-}
-
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Without a word from the panic hook on this thread.
-fn quietly<T>(work: impl FnOnce() -> T) -> T {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let others = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !QUIET.get() {
-                others(panic);
-            }
-        }));
-    });
-    /// Also if the work panics by a mistake of the simulator, which is to be heard of.
-    struct Loud;
-    impl Drop for Loud {
-        fn drop(&mut self) {
-            QUIET.set(false);
-        }
-    }
-    let _loud = Loud;
-    QUIET.set(true);
-    work()
 }
 
 /// Leaves out what is not needed for the same thing to be wrong.
@@ -128,7 +91,7 @@ impl Shrink {
             return false;
         }
         self.tries -= 1;
-        let fails = guarded(&script, false).is_err_and(|wrong| kind(&wrong.what) == self.kind);
+        let fails = run(&script, false).is_err_and(|wrong| kind(&wrong.what) == self.kind);
         if fails {
             self.script = script;
         }

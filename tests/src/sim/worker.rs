@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     disowned: bool,
     /// It is about to give back what it has not begun.
     gives_back: bool,
+    /// Some member was told to be stuck, and nothing was reported since.
+    told: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,7 @@ impl Group {
             stuck: false,
             disowned: false,
             gives_back: false,
+            told: false,
         };
         self.workers.insert(id, worker);
         self.later(cx, lag, Due::Begin(id));
@@ -83,6 +86,10 @@ impl Group {
             };
             worker.calls += 1;
             let order = worker.order;
+            if std::mem::take(&mut worker.told) {
+                // Who was said to be stuck came back: nobody may give it up any more.
+                self.report_run(cx, id, Some(member))?;
+            }
             let seat = &mut self.seats[member as usize];
             if order == Order::Step && (seat.held || seat.stopped || seat.lost) {
                 self.came_to(cx, id, member, Report::Left)?;
@@ -368,7 +375,7 @@ impl Group {
         };
         self.report_run(cx, id, Some(member))?;
         let worker = self.workers.get_mut(&id).expect("it is at work");
-        worker.stuck = true;
+        (worker.stuck, worker.told) = (true, true);
         self.tell(cx, Event::Stuck(member))
     }
 

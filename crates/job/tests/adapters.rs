@@ -133,15 +133,16 @@ fn a_function_that_never_looks_is_reported_by_name_and_given_up() {
     let job = engine.launch(JobSpec::new("deaf"), deaf).unwrap();
     begun.recv().unwrap();
     job.cancel(Disposition::Keep).unwrap();
-    let stuck = news.into_iter().find_map(|update| match update {
-        Update::Notice(notice) => match notice.news {
-            News::Stuck(subject) => Some(subject),
-            other => {
-                assert!(!matches!(other, News::Ended(..)), "it cannot have ended");
-                None
-            }
-        },
-        Update::Lagged { .. } => None,
+    let stuck = news.into_iter().find_map(|update| {
+        let Update::Notice(notice) = update else {
+            return None;
+        };
+        let ended = matches!(notice.news, News::Ended(..));
+        assert!(!ended, "it cannot have ended");
+        let News::Stuck(subject) = notice.news else {
+            return None;
+        };
+        Some(subject)
     });
     assert_eq!(stuck.unwrap().name, job.name());
     job.give_up().unwrap();

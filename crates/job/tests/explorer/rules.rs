@@ -68,6 +68,9 @@ pub(crate) fn before_action(world: &World, model: &Model, action: &Action) -> Re
             Ok(())
         }
         Action::Ask(span, asked) => {
+            hold!(!span.is_empty(), "nobody is asked");
+            let stopping = world.core.cause().is_some();
+            hold!(!stopping, "asked in a group that stops");
             let so = span
                 .clone()
                 .all(|member| world.core.asked(member) == *asked);
@@ -129,6 +132,17 @@ fn may_run(world: &World, model: &Model, order: Order, member: u32) -> Result<()
     hold!(
         !one.lost,
         "{order:?} of member {member}, which was given up"
+    );
+    let hook = match order {
+        Order::Step => Hooks::NONE,
+        Order::Prepare => Hooks::PREPARE,
+        Order::Commit => Hooks::COMMIT,
+        Order::Abort => Hooks::ABORT,
+        Order::Clean => Hooks::CLEAN,
+    };
+    hold!(
+        model.spec(member).hooks.has(hook),
+        "{order:?} of member {member}, which has none"
     );
     match order {
         Order::Step => unreachable!("not a hook"),

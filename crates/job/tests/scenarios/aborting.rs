@@ -279,6 +279,31 @@ fn a_stuck_member_holds_its_group_until_it_is_given_up() {
 }
 
 #[test]
+fn only_what_runs_is_stuck_and_it_is_told_once() {
+    let mut rig = Rig::launched(&[KEPT, KEPT, KEPT]);
+    let told = |rig: &Rig| {
+        let told = rig.log.iter().filter(|line| line.starts_with("Stuck"));
+        told.cloned().collect::<Vec<_>>()
+    };
+    // A look at the clock may come late: one sleeps by then, one returned.
+    rig.step(0, Report::Wait);
+    rig.done(1);
+    (0..2).for_each(|member| rig.tell(Event::Stuck(member)));
+    assert_eq!(told(&rig), [""; 0]);
+    // A step, and a task of a member that is in no step.
+    rig.tell(Event::Spawned {
+        member: 2,
+        tasks: 1,
+    });
+    rig.tell(Event::Stuck(2));
+    rig.tell(Event::Stuck(2));
+    assert_eq!(told(&rig), ["Stuck(2)"]);
+    rig.step(2, Report::Wait);
+    rig.tell(Event::Stuck(2));
+    assert_eq!(told(&rig), ["Stuck(2)", "Stuck(2)"]);
+}
+
+#[test]
 fn a_member_stuck_in_prepare_is_given_up_and_the_group_aborts() {
     let mut rig = Rig::launched(&[KEPT, KEPT, KEPT]);
     (0..3).for_each(|member| rig.done(member));

@@ -145,12 +145,33 @@ fn an_open_group_without_members_waits_for_its_launch() {
     let mut rig = Rig::open(&[]);
     rig.ask(Request::Add {
         count: 0,
-        spec: AUTO,
+        spec: MANUAL,
     })
     .expect("an open group takes nobody as well");
     assert_eq!((rig.core.phase(), rig.ended), (Phase::Open, None));
     rig.ask(Request::Launch).expect("it may be empty");
     assert_eq!(rig.ended, Some(false));
+}
+
+#[test]
+fn an_empty_group_that_was_cancelled_aborts() {
+    let mut rig = Rig::open(&[]);
+    rig.ask(Request::CancelAll(Cause::User, KEEP))
+        .expect("nothing is decided");
+    rig.ask(Request::Launch).expect("it may be empty");
+    assert_eq!(rig.aborted(), Some((Cause::User, KEEP)));
+    assert_eq!(rig.ended, Some(false));
+}
+
+#[test]
+fn a_second_soft_cancel_of_the_group_asks_nobody_again() {
+    let mut rig = Rig::launched(&[AUTO, AUTO]);
+    (0..2).for_each(|member| rig.ready(member));
+    let cancel = Request::CancelAll(Cause::User, KEEP);
+    rig.ask(cancel.clone()).expect("nothing is decided");
+    rig.ask(cancel).expect("nothing is decided yet");
+    let told = rig.log.iter().filter(|line| line.starts_with("Ask"));
+    assert_eq!(told.count(), 1);
 }
 
 #[test]

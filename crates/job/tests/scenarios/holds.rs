@@ -125,6 +125,28 @@ fn a_sleeper_parks_at_once_and_does_not_sleep_the_rest() {
 }
 
 #[test]
+fn a_sleep_sets_an_alarm_unless_it_is_cut_short() {
+    let alarms = |rig: &Rig| {
+        let set = |line: &&String| line.starts_with("WakeAt");
+        rig.log.iter().filter(set).count()
+    };
+    let sleep = || Report::Sleep(Time(Duration::from_secs(60)));
+    let mut rig = Rig::launched(&[AUTO]);
+    rig.step(0, sleep());
+    assert_eq!(alarms(&rig), 1);
+    for asked in [Request::Pause(0), Request::Cancel(0, DISCARD)] {
+        let mut rig = Rig::launched(&[AUTO]);
+        rig.ask(asked).expect("it runs");
+        rig.step(0, sleep());
+        assert_eq!(alarms(&rig), 0);
+    }
+    let mut rig = Rig::launched(&[AUTO]);
+    rig.tell(Event::Woken(0));
+    rig.step(0, sleep());
+    assert_eq!((alarms(&rig), rig.stepping.len()), (0, 1));
+}
+
+#[test]
 fn paused_is_announced_only_when_the_last_task_has_ended() {
     let mut rig = Rig::launched(&[AUTO]);
     rig.tell(Event::Spawned {

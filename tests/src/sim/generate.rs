@@ -165,6 +165,14 @@ impl Group<'_> {
                 self.say(When::At(at), What::Ask(Request::GiveUp(member)));
             }
         }
+        if manual && count > 0 {
+            // Two users finalize, while others are only becoming pending.
+            let member = self.random.below(count);
+            for _ in 0..2 {
+                let when = When::Status(member, Status::Pending, self.random.below(200));
+                self.say(when, What::Ask(Request::Finalize(member)));
+            }
+        }
         let mut said = 0;
         while said < words {
             // Words come in bursts, so that one meets what another has begun.

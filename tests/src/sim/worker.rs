@@ -229,7 +229,7 @@ impl Group {
         if refused || worker.calls >= self.shell.slice {
             // It is told a little later: who speaks meanwhile finds the rest of the span still out.
             worker.gives_back = true;
-            self.later(cx, self.shell.lag / 4, Due::Begin(id));
+            self.later(cx, self.shell.lag, Due::Begin(id));
         }
         Ok(())
     }

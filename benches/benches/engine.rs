@@ -151,7 +151,7 @@ fn listen(subscription: &Subscription) {
     {}
 }
 
-/// A lone job, waited for in place and from another thread.
+/// A lone job, by each of the two ways to have it run.
 fn alone() {
     let engine = Engine::new().expect("an engine");
     let times = |run: &dyn Fn()| percentiles((0..20_000).map(|_| timed(run)).collect());
@@ -166,10 +166,10 @@ fn alone() {
         assert!(job.wait().is_some());
     });
     println!("\nA LONE JOB, µs: median, 99th percentile");
-    println!("{:<44}  {}", "run and waited for in place", both(placed));
+    println!("{:<44}  {}", "by Engine::run", both(placed));
     println!(
         "{:<44}  {}",
-        "waited for from another thread",
+        "by launch, then wait",
         both(elsewhere)
     );
 }

@@ -95,14 +95,14 @@ impl<'a> Calls<'a> {
             Ok(Step::Again) if plain => return Came::Same(Same::Again),
             Ok(Step::Again) => Report::Again,
             Ok(Step::Wait(reason)) => {
-                seat.odds().reason = reason;
+                seat.set_reason(reason);
                 if plain {
                     return Came::Same(Same::Wait);
                 }
                 Report::Wait
             }
             Ok(Step::Sleep(time)) => {
-                seat.odds().reason = "sleeps";
+                seat.set_reason("sleeps");
                 Report::Sleep(Time(self.group.shell.elapsed().saturating_add(time)))
             }
             Ok(Step::Done(Ok(()))) if plain => return Came::Same(Same::Done),

@@ -20,6 +20,8 @@ pub(crate) type Task = Box<dyn FnOnce() + Send + 'static>;
 pub(crate) struct Seat {
     pub(crate) gate: Gate,
     hands: Baton<Hands>,
+    /// What the driver said that it waits for. Here because most jobs wait and have nothing else that is cold.
+    reason: Mutex<&'static str>,
     cold: OnceLock<Box<Cold>>,
 }
 
@@ -45,8 +47,6 @@ pub(crate) struct Cold {
 pub(crate) struct Odds {
     pub(crate) limit: Limit,
     pub(crate) alarm: Option<Alarm>,
-    /// What the driver said that it waits for.
-    pub(crate) reason: &'static str,
     pub(crate) record: Option<Record>,
     /// How many of its tasks may run at a time; 0 stands for the engine's default.
     pub(crate) task_limit: u32,
@@ -78,6 +78,7 @@ impl Seat {
                 driver: Some(driver),
                 last: 0,
             }),
+            reason: Mutex::new(""),
             cold: OnceLock::new(),
         }
     }
@@ -121,6 +122,15 @@ impl Seat {
     /// Takes the driver out for good, unless a call of it has not come back.
     pub(crate) fn take_driver(&self) -> Option<Box<dyn ErasedDriver>> {
         self.hands.take()?.driver.take()
+    }
+
+    /// What it waits for, in its driver's words.
+    pub(crate) fn reason(&self) -> &'static str {
+        *self.reason.lock()
+    }
+
+    pub(crate) fn set_reason(&self, reason: &'static str) {
+        *self.reason.lock() = reason;
     }
 
     /// What this job rarely needs, made now if need be.

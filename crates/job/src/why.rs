@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use crate::core::Order;
 use crate::group::{Group, Turn};
+use crate::seat::Seat;
 use crate::{Asked, Cause, Disposition, Error, Outcome, Status, WaitsFor};
 
 /// What this member waits for, or what ended it.
 pub(crate) fn sentence(group: &Arc<Group>, member: u32) -> String {
-    let reason = group.with_seat(member, |seat| {
-        seat.odds_if_any().map_or("", |odds| odds.reason)
-    });
+    let reason = group.with_seat(member, Seat::reason);
     let turn = group.lock();
     let doubt = turn.core.in_doubt().then(|| group.shell.doubt()).flatten();
     tell(&turn, member, reason.unwrap_or(""), doubt.as_ref())

@@ -167,11 +167,7 @@ fn alone() {
     });
     println!("\nA LONE JOB, µs: median, 99th percentile");
     println!("{:<44}  {}", "by Engine::run", both(placed));
-    println!(
-        "{:<44}  {}",
-        "by launch, then wait",
-        both(elsewhere)
-    );
+    println!("{:<44}  {}", "by launch, then wait", both(elsewhere));
 }
 
 fn both((median, late): (Duration, Duration)) -> String {

@@ -33,29 +33,14 @@ impl Driver for Count {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::new()?;
     let mut group = engine.group("counting");
-    let jobs = [
-        group.add(
-            JobSpec::new("short"),
-            Count {
-                goal: 10,
-                fails_at: None,
-            },
-        )?,
-        group.add(
-            JobSpec::new("unlucky"),
-            Count {
-                goal: 1_000,
-                fails_at: Some(777),
-            },
-        )?,
-        group.add(
-            JobSpec::new("long"),
-            Count {
-                goal: 1_000_000,
-                fails_at: None,
-            },
-        )?,
-    ];
+    let mut jobs = Vec::new();
+    for (name, goal, fails_at) in [
+        ("short", 10, None),
+        ("unlucky", 1_000, Some(777)),
+        ("long", 1_000_000, None),
+    ] {
+        jobs.push(group.add(JobSpec::new(name), Count { goal, fails_at })?);
+    }
     let verdict = group.launch().wait().ok_or("the verdict is in doubt")?;
 
     println!("the group's verdict: {verdict:?}");

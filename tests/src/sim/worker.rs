@@ -229,6 +229,11 @@ impl Group {
         if refused || worker.calls >= self.shell.slice {
             // It is told a little later: who speaks meanwhile finds the rest of the span still out.
             worker.gives_back = true;
+            if std::mem::take(&mut worker.told) {
+                // But who was said to be stuck is told to be back at once: nobody may give it up any more.
+                let next = worker.rest.start;
+                self.report_run(cx, id, Some(next))?;
+            }
             self.later(cx, self.shell.lag, Due::Begin(id));
         }
         Ok(())

@@ -6,7 +6,8 @@
 //! [`Split`], [`Undecided`]).
 //!
 //! It knows **no job, no thread and no device**: it neither decides when a backup starts nor how it
-//! ended, does no input or output, and takes no lock. What a view is measured against (its
+//! ended, and takes no lock; what it keeps durably goes through a port to a file ([`store::File`]) that
+//! others implement. What a view is measured against (its
 //! *anchor*) and which end a split gets is the caller's business; that an end is chosen exactly
 //! once is this crate's, and the compiler's.
 //!
@@ -54,6 +55,7 @@ mod recorder;
 mod rows;
 mod runs;
 mod split;
+pub mod store;
 mod sync;
 mod view;
 

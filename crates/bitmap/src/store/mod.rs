@@ -1,0 +1,5 @@
+//! Durable forms of bitmaps, and the port to the files that hold them.
+
+mod file;
+
+pub use file::{File, FileRun, write_plain_zeroes};

@@ -35,6 +35,17 @@ loom:
 mutants *words:
     cargo run --quiet -p cohort-tests --bin mutants -- {{words}}
 
+# Every fuzz target, that many seconds each, beginning at its committed corpus; what it adds goes to `target/fuzz`. Needs
+# cargo-fuzz and the nightly toolchain. A find goes into `fuzz/corpus/TARGET`, which `cargo test` replays.
+fuzz seconds:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for target in $(cargo +nightly fuzz list); do
+        mkdir -p "target/fuzz/$target"
+        cargo +nightly fuzz run "$target" "target/fuzz/$target" "fuzz/corpus/$target" -- \
+            -max_total_time={{seconds}} -print_final_stats=1
+    done
+
 # Side-by-side figures: reported, never gated.
 bench:
     cargo bench -p benches

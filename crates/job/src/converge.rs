@@ -42,7 +42,7 @@ impl Txn {
         match self.phase {
             // No hook is interrupted: those under way return, then the group stops.
             Phase::Open | Phase::Preparing if self.cause.is_some() && self.hook.is_empty() => {
-                self.phase = Phase::Stopping;
+                self.turn_to(Phase::Stopping);
                 self.begin(Pass::Stop);
             }
             Phase::Open
@@ -53,6 +53,13 @@ impl Txn {
             | Phase::Aborting
             | Phase::Done => {}
         }
+    }
+
+    /// The one place that changes the phase.
+    pub(crate) fn turn_to(&mut self, to: Phase) {
+        let from = self.phase;
+        assert!(from.leads_to().contains(&to), "a group: {from:?} -> {to:?}");
+        self.phase = to;
     }
 
     fn is_pass_over(&self) -> bool {
@@ -108,7 +115,7 @@ impl Txn {
         if self.all_are(Status::Pending) {
             let go = self.finalized || !self.manual;
             if go {
-                self.phase = Phase::Preparing;
+                self.turn_to(Phase::Preparing);
                 self.begin(Pass::Hook(Order::Prepare));
             }
             return go;
@@ -123,7 +130,7 @@ impl Txn {
     /// Fixes the verdict. From here on nothing changes it.
     fn decide(&mut self, verdict: Verdict, out: &mut Vec<Action>) {
         assert!(self.verdict.is_none(), "one verdict per group");
-        self.phase = Phase::Deciding;
+        self.turn_to(Phase::Deciding);
         self.pass = Pass::Rest;
         self.verdict = Some(verdict);
         if self.jobs.is_empty() {
@@ -142,7 +149,7 @@ impl Txn {
             Verdict::Abort { .. } => (Phase::Aborting, Order::Abort),
         };
         out.notify(Notice::Decided(verdict));
-        self.phase = phase;
+        self.turn_to(phase);
         self.begin(Pass::Hook(order));
     }
 
@@ -151,7 +158,7 @@ impl Txn {
             Pass::Hook(Order::Commit | Order::Abort) => self.begin(Pass::Hook(Order::Clean)),
             Pass::Hook(Order::Clean) => self.begin(Pass::Conclude),
             Pass::Conclude => {
-                self.phase = Phase::Done;
+                self.turn_to(Phase::Done);
                 self.pass = Pass::Rest;
                 out.push(Action::Ended { owed: self.owed });
             }

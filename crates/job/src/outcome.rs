@@ -70,7 +70,8 @@ pub enum Outcome {
     },
 }
 
-/// Where a group is in its life.
+/// Where a group is in its life. Nobody goes back; [`Phase::leads_to`] is the law, and
+/// `docs/completion.md` prints it.
 ///
 /// ```text
 ///  Open ──▶ Preparing ──▶ Deciding ──▶ Committing ──▶ Done
@@ -93,6 +94,43 @@ pub enum Phase {
     Aborting,
     /// Every member is concluded.
     Done,
+}
+
+impl Phase {
+    /// Every phase, in the order of a life.
+    pub const ALL: [Self; 7] = [
+        Self::Open,
+        Self::Preparing,
+        Self::Stopping,
+        Self::Deciding,
+        Self::Committing,
+        Self::Aborting,
+        Self::Done,
+    ];
+
+    /// Phases a group may enter next. One row per phase.
+    ///
+    /// ```
+    /// use cohort_job::Phase;
+    ///
+    /// // A verdict is fixed in one phase, whatever it is, and nothing leads back.
+    /// assert_eq!(Phase::Preparing.leads_to(), [Phase::Stopping, Phase::Deciding]);
+    /// assert!(Phase::Deciding.leads_to().iter().all(|next| *next > Phase::Deciding));
+    /// ```
+    #[must_use]
+    #[rustfmt::skip]
+    pub const fn leads_to(self) -> &'static [Self] {
+        match self {
+            // Straight to Deciding: a group whose verdict was written before a restart.
+            Self::Open       => &[Self::Preparing, Self::Stopping, Self::Deciding],
+            Self::Preparing  => &[Self::Stopping, Self::Deciding],
+            Self::Stopping   => &[Self::Deciding],
+            Self::Deciding   => &[Self::Committing, Self::Aborting],
+            Self::Committing => &[Self::Done],
+            Self::Aborting   => &[Self::Done],
+            Self::Done       => &[],
+        }
+    }
 }
 
 /// What a running driver is asked to do.

@@ -54,7 +54,7 @@ impl Core {
             self.txn.abandon(cause, disposition);
         }
         self.txn.verdict = Some(verdict);
-        self.txn.phase = Phase::Deciding;
+        self.txn.turn_to(Phase::Deciding);
         self.txn.begin(Pass::Rebuild);
         Ok(())
     }

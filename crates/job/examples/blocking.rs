@@ -1,5 +1,8 @@
 //! An ordinary function that blocks, as a job, with its progress in the terminal.
 
+// Forbidden inside the engine; a program may look at the clock.
+#![allow(clippy::disallowed_methods)]
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 

@@ -16,15 +16,20 @@ use cohort_job::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+#[allow(clippy::disallowed_methods, reason = "tests stand outside the engine")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn engine() -> Engine {
     Engine::builder().threads(2).build().unwrap()
 }
 
 /// Waits until the condition holds; only a hang makes it fail.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < end, "never came to {what}");
+        assert!(now() < end, "never came to {what}");
         thread::yield_now();
     }
 }
@@ -59,7 +64,7 @@ fn a_paused_function_stands_still_and_paused_is_true() {
     }
     // Cancelled while it runs.
     job.cancel(Disposition::Keep).unwrap();
-    let ended = job.wait_until(Instant::now() + PATIENCE);
+    let ended = job.wait_until(now() + PATIENCE);
     assert!(
         matches!(ended, Some(Outcome::Cancelled { .. })),
         "{ended:?}"
@@ -90,7 +95,7 @@ fn a_function_cancelled_while_it_is_paused_returns_before_the_job_is_over() {
     job.pause().unwrap();
     until("paused", || job.status() == Status::Paused);
     job.cancel(Disposition::Discard).unwrap();
-    job.wait_until(Instant::now() + PATIENCE).unwrap();
+    job.wait_until(now() + PATIENCE).unwrap();
     assert!(returned.load(Ordering::SeqCst));
     assert_eq!(
         job.why(),
@@ -146,7 +151,7 @@ fn a_function_that_never_looks_is_reported_by_name_and_given_up() {
     });
     assert_eq!(stuck.unwrap().name, job.name());
     job.give_up().unwrap();
-    job.wait_until(Instant::now() + PATIENCE).unwrap();
+    job.wait_until(now() + PATIENCE).unwrap();
     assert_eq!(
         job.why(),
         "failed: given up: it was stuck and did not come back"
@@ -167,7 +172,7 @@ fn a_function_never_launched_never_runs() {
     });
     let job = txn.add(JobSpec::new("f"), work).unwrap();
     drop(txn);
-    job.wait_until(Instant::now() + PATIENCE).unwrap();
+    job.wait_until(now() + PATIENCE).unwrap();
     assert!(!ran.load(Ordering::SeqCst));
     assert_eq!(Arc::strong_count(&ran), 1, "the function is gone");
 }
@@ -191,7 +196,7 @@ fn a_function_pays_for_its_speed_limit_and_is_let_go_when_it_is_lifted() {
     assert_eq!(job.progress().done, 1);
     job.set_speed(0).unwrap();
     assert_eq!(
-        job.wait_until(Instant::now() + PATIENCE),
+        job.wait_until(now() + PATIENCE),
         Some(Outcome::Committed { short: false })
     );
     assert_eq!(job.progress().done, 3);

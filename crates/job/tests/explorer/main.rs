@@ -16,6 +16,7 @@ use std::time::Instant;
 use model::{AUTO, BARE, MANUAL, Model};
 
 /// Explores a model; prints how much that was, and its bounds.
+#[allow(clippy::disallowed_methods, reason = "how long it took is printed")]
 fn check(model: &Model) {
     let begun = Instant::now();
     match search::explore(model) {

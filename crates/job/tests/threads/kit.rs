@@ -17,8 +17,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const KEEP: Disposition = Disposition::Keep;
 pub(crate) const DISCARD: Disposition = Disposition::Discard;
 
+#[allow(clippy::disallowed_methods, reason = "tests stand outside the engine")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
 pub(crate) fn deadline() -> Instant {
-    Instant::now() + PATIENCE
+    now() + PATIENCE
 }
 
 /// An engine, and everything it has said so far.
@@ -110,7 +115,7 @@ impl Stage {
     ) {
         let end = deadline();
         while !enough(&self.paths, &self.news) {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(now());
             match self.subscription.recv_timeout(left) {
                 Some(update) => self.note(update),
                 None => panic!("never came to {}", what()),
@@ -363,7 +368,7 @@ pub(crate) fn outcome(job: &JobHandle) -> Outcome {
 pub(crate) fn reaches(what: &str, so: impl Fn() -> bool) {
     let end = deadline();
     while !so() {
-        assert!(Instant::now() < end, "never came to {what}");
+        assert!(now() < end, "never came to {what}");
         std::thread::yield_now();
     }
 }

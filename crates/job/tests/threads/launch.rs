@@ -1,13 +1,12 @@
 //! Names, launch, rollback, and what is left when everybody has gone (9.1, 9.9).
 
 use std::sync::mpsc::channel;
-use std::time::Instant;
 
 use cohort_job::{
     AddError, Cause, Context, Driver, Engine, JobSpec, Outcome, Phase, Status, Step, Verdict,
 };
 
-use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, deadline, outcome};
+use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, deadline, now, outcome};
 
 #[test]
 fn malformed_names_are_refused() {
@@ -121,7 +120,7 @@ fn an_empty_group_commits() {
 fn a_deadline_that_passes_says_nothing_about_the_job() {
     let stage = Stage::new();
     let (job, puppet) = stage.launch(JobSpec::new("id0"));
-    assert_eq!(job.wait_until(Instant::now()), None);
+    assert_eq!(job.wait_until(now()), None);
     puppet.act(Act::Done);
     assert_eq!(outcome(&job), COMMITTED);
 }
@@ -140,7 +139,7 @@ fn shutdown_keeps_what_was_done_and_names_who_is_left() {
     let (paused, _puppet) = stage.launch(JobSpec::new("paused"));
     paused.pause().unwrap();
     stage.until(&paused, Status::Paused);
-    let left = stage.engine.shutdown(Instant::now());
+    let left = stage.engine.shutdown(now());
     assert!(left.iter().any(|group| group.name().as_str() == "slow"));
     drop(hold);
     assert!(stage.engine.shutdown(deadline()).is_empty());

@@ -9,7 +9,7 @@ use cohort_job::{
     Step, Verdict,
 };
 
-use crate::kit::{COMMITTED, Stage, deadline, outcome, panics};
+use crate::kit::{COMMITTED, Stage, deadline, now, outcome, panics};
 
 /// Enough to see both verdicts often, in a second.
 const SEEDS: u64 = 400;
@@ -134,15 +134,12 @@ fn meddle(jobs: &[JobHandle], dice: &mut Dice) {
 fn free(jobs: &[JobHandle]) {
     let end = deadline();
     let txn = jobs[0].txn();
-    while txn
-        .wait_until(std::time::Instant::now() + Duration::from_millis(1))
-        .is_none()
-    {
+    while txn.wait_until(now() + Duration::from_millis(1)).is_none() {
         for job in jobs {
             let _ = (job.resume(), job.complete(), job.finalize());
         }
         let stuck = || jobs.iter().map(JobHandle::why).collect::<Vec<_>>();
-        assert!(std::time::Instant::now() < end, "{:?}", stuck());
+        assert!(now() < end, "{:?}", stuck());
     }
 }
 

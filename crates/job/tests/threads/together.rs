@@ -1,12 +1,12 @@
 //! Launched together and rolled back; drained at the end; retried.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cohort_job::{
     Cause, DriverExt, JobHandle, JobSpec, News, Retry, Status, Step, for_each, from_fn,
 };
 
-use crate::kit::{Act, COMMITTED, KEEP, Stage, cancelled, deadline, outcome};
+use crate::kit::{Act, COMMITTED, KEEP, Stage, cancelled, deadline, now, outcome};
 
 fn order_of_aborting(stage: &mut Stage) -> Vec<String> {
     let aborting = |news: &News| {
@@ -104,7 +104,7 @@ fn a_drain_that_takes_too_long_stops_the_rest_and_keeps() {
     let (job, _puppet) = stage.launch(JobSpec::new("a"));
     let rest = stage
         .engine
-        .drain(Instant::now() + Duration::from_millis(20), deadline());
+        .drain(now() + Duration::from_millis(20), deadline());
     assert!(rest.is_empty());
     assert_eq!(outcome(&job), cancelled(Cause::Shutdown, KEEP));
 }

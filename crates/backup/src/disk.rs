@@ -9,14 +9,15 @@ use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split};
 use cohort_block::{BeforeWrite, Device, Ledger, Savers};
 
 use crate::catalogue::{
-    ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId,
+    ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId, StoredDigests,
 };
+use crate::digests::Sidecar;
 use crate::error::DiskError;
 use crate::options::Options;
 use crate::plan::{Base, Changes, StepDown};
 use crate::report::{Meter, Rows};
 use crate::source::Source;
-use crate::target::{Target, Through, create_options};
+use crate::target::{DigestsError, Target, Through, create_options};
 use crate::tracked::Borrowed;
 
 /// The facts of one disk in one run, shared by its job and by who reports on it.
@@ -68,6 +69,10 @@ pub(crate) struct DiskState {
     pub(crate) started: Option<Started>,
     /// The target, until it is clear what becomes of it.
     pub(crate) target: Option<Arc<Target>>,
+    /// Files of digests that this run wrote.
+    pub(crate) digests: Vec<ImageName>,
+    /// The digests of a target that is complete.
+    pub(crate) stored: Option<StoredDigests>,
     pub(crate) error: Option<DiskError>,
     pub(crate) point: Option<Point>,
     pub(crate) left: Option<Partial>,
@@ -157,13 +162,60 @@ impl Disk {
             }
         };
         self.state().target = Some(target.clone());
+        if self.options.digests {
+            self.begin_digests(&target, candidate)?;
+        }
         Ok(target)
+    }
+
+    /// Digests of a new target begin empty; those of a partial go on from what is stored, or from what it holds.
+    fn begin_digests(&self, target: &Target, candidate: &Candidate) -> Result<(), DiskError> {
+        let continued = candidate.target.as_ref().and(self.partial.as_ref());
+        let stored = continued.and_then(|partial| partial.digests.as_ref());
+        let stored =
+            stored.map(|stored| Sidecar::open(&self.catalogue.path_of(&stored.file), stored.root));
+        let size = self.source.device.size();
+        let fits =
+            |stored: &Sidecar| stored.size() == size && stored.cluster() == target.cluster_size();
+        let stored = match stored.transpose() {
+            Ok(stored) => stored.filter(fits),
+            Err(error) => {
+                self.note(format!(
+                    "the digests of the partial are computed again: {error}"
+                ));
+                None
+            }
+        };
+        let image = continued.and(candidate.reference.as_deref());
+        target
+            .begin_digests(size, stored.as_ref(), image)
+            .map_err(|error| DiskError::digests(target.path(), error))
+    }
+
+    /// Makes the target's digests durable under a name of their own, for the row that will name them.
+    pub(crate) fn store_digests(
+        &self,
+        target: &Target,
+    ) -> Result<Option<StoredDigests>, DiskError> {
+        let Some(digests) = target.digests() else {
+            return Ok(None);
+        };
+        let file = self.catalogue.new_digests(&self.name, self.run)?;
+        let path = self.catalogue.path_of(&file);
+        self.state().digests.push(file.clone());
+        let root = digests
+            .write(&path)
+            .map_err(|error| DiskError::digests(&path, DigestsError::File(Arc::new(error))))?;
+        Ok(Some(StoredDigests { file, root }))
     }
 
     /// Drops the partial that the disk has in the catalogue, with its file.
     pub(crate) fn drop_partial(&self) -> Result<(), DiskError> {
-        if let Some(file) = self.catalogue.drop_partial(&self.name)? {
-            self.catalogue.remove_image(&file)?;
+        if let Some(partial) = self.catalogue.drop_partial(&self.name)? {
+            self.catalogue.remove_image(&partial.file)?;
+            if let Some(digests) = partial.digests {
+                self.catalogue.remove_image(&digests.file)?;
+            }
         }
         Ok(())
     }

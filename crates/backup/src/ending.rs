@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use cohort_bitmap::DirtyBitmap;
 use cohort_job::{Abort, Cause, Disposition, Record};
 
 use crate::catalogue::{
     CommittedView, Decision, ImageName, Instant as PointInstant, Kept, Partial, Point, PointRecord,
-    RunId, Tracking,
+    RunId, StoredDigests, Tracking,
 };
 use crate::disk::{Disk, FencedDisk, Started, now_unix_ms, ranges};
 use crate::error::DiskError;
@@ -49,6 +50,8 @@ impl Disk {
         target
             .finish()
             .map_err(|error| DiskError::write(target.path(), None, error))?;
+        let stored = self.store_digests(&target)?;
+        self.state().stored = stored;
         match self.source.changed()? {
             Some(_) if self.options.accept_changes => self.state().changed = true,
             Some(file) => return Err(DiskError::ChangedWhileRead { file }),
@@ -78,6 +81,7 @@ impl Disk {
             },
             skipped: skipped.clone(),
             bytes_copied: started.target.written_bytes(),
+            digests: state.stored.clone(),
         };
         let anchor = match (self.options.policy, started.parent) {
             (BitmapPolicy::Never, Some(older)) => older,
@@ -160,9 +164,18 @@ impl Disk {
         if let Some(tracked) = self.source.tracked() {
             tracked.gated().drop_spent_filters();
         }
-        let Some(target) = target else { return };
-        if let Err(error) = self.catalogue.remove_image(target.name()) {
-            tracing::warn!(disk = %self.name, %error, "an unfinished target stays until the next run sweeps it");
+        let mut spent = std::mem::take(&mut self.state().digests);
+        // Of a partial that was continued: replaced, unless all is as it was.
+        let before = self
+            .partial
+            .as_ref()
+            .and_then(|partial| partial.digests.as_ref());
+        spent.extend(before.map(|digests| digests.file.clone()));
+        spent.extend(target.map(|target| target.name().clone()));
+        for file in spent {
+            if let Err(error) = self.catalogue.remove_image(&file) {
+                tracing::warn!(disk = %self.name, %error, "an unfinished file stays until the next run sweeps it");
+            }
         }
     }
 
@@ -245,6 +258,7 @@ impl Disk {
     /// Names the target as the disk's partial, in one transaction of its own.
     fn keep(&self, started: &Started, decision: Decision, why: &str) -> Option<Partial> {
         let ledger = &started.ledger;
+        let remaining = ledger.remaining();
         let partial = Partial {
             file: started.target.name().clone(),
             parent: started.parent,
@@ -252,10 +266,11 @@ impl Disk {
             size: self.source.device.size(),
             cluster_size: u32::try_from(started.target.cluster_size()).unwrap_or(u32::MAX),
             durable_bytes: started.target.held_bytes(),
-            remaining_bytes: ledger.remaining().dirty_bytes(),
+            remaining_bytes: remaining.dirty_bytes(),
             run: self.run,
             stopped_unix_ms: now_unix_ms(),
             why: why.to_owned(),
+            digests: self.digests_of_partial(started, &remaining),
         };
         let kept = Kept {
             disk: self.name.clone(),
@@ -271,6 +286,25 @@ impl Disk {
                 None
             }
         }
+    }
+
+    /// The digests of what the partial durably holds. Where it may hold what was written last or what was there
+    /// before, there are none; whoever continues it reads that again.
+    fn digests_of_partial(
+        &self,
+        started: &Started,
+        remaining: &DirtyBitmap,
+    ) -> Option<StoredDigests> {
+        if let Some(digests) = started.target.digests() {
+            for run in remaining.runs() {
+                digests.forget(started.ledger.clusters(run.offset, run.length));
+            }
+        }
+        let stored = self.store_digests(&started.target);
+        stored.unwrap_or_else(|error| {
+            self.note(format!("the partial is kept without digests: {error}"));
+            None
+        })
     }
 
     /// Ends the split of a served disk and gives the views back.

@@ -12,7 +12,7 @@ use crate::copy::CopyError;
 use crate::fence::FenceError;
 use crate::plan::StepDown;
 use crate::qcow2_builder::BuildError;
-use crate::target::{SealError, TargetError};
+use crate::target::{DigestsError, SealError, TargetError};
 
 /// Why a disk was not backed up. The text names the disk's file and, where there is one, the byte.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -159,6 +159,26 @@ impl DiskError {
             };
         }
         DiskError::Write { file, byte, error }
+    }
+
+    pub(crate) fn digests(file: &Path, error: DigestsError) -> Self {
+        match error {
+            DigestsError::File(error) if no_room(&error) => DiskError::TargetFull {
+                file: file.to_owned(),
+                byte: None,
+                why: error.to_string(),
+            },
+            DigestsError::File(error) => DiskError::System {
+                what: format!("digests of {}", file.display()),
+                error,
+            },
+            DigestsError::Tables(error) => Self::write(file, None, error),
+            DigestsError::Image(error) => DiskError::Read(error),
+            DigestsError::Stored(error) => DiskError::System {
+                what: "stored digests".to_owned(),
+                error: Arc::new(io::Error::other(error)),
+            },
+        }
     }
 
     pub(crate) fn seal(file: &Path, error: SealError) -> Self {

@@ -25,6 +25,7 @@
 pub mod catalogue;
 mod copy;
 mod copying;
+mod digests;
 mod disk;
 mod driver;
 mod ending;
@@ -54,7 +55,9 @@ pub use options::{
     SyncMode, UnknownWord,
 };
 pub use plan::{Rung, StepDown};
-pub use qcow2_builder::{Backing, BuildError, CreateOptions, FileOperation, Qcow2Builder, Staged};
+pub use qcow2_builder::{
+    Backing, BuildError, CreateOptions, FileOperation, Held, Qcow2Builder, Staged,
+};
 pub use report::{DiskOutcome, DiskPhase, DiskProgress, DiskReport, Rows, RunReport, Unanswered};
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};
 pub use run::Backup;

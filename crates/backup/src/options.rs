@@ -155,6 +155,7 @@ pub struct Options {
     pub(crate) speed: u64,
     pub(crate) strict: bool,
     pub(crate) accept_changes: bool,
+    pub(crate) digests: bool,
 }
 
 impl Options {
@@ -208,6 +209,7 @@ impl Default for Options {
             speed: 0,
             strict: false,
             accept_changes: false,
+            digests: true,
         }
     }
 }
@@ -278,6 +280,12 @@ impl OptionsBuilder {
     /// Accepts a source that changes while it is read: its point then shows no instant (default: no).
     pub fn accept_changes(mut self, accept: bool) -> Self {
         self.options.accept_changes = accept;
+        self
+    }
+
+    /// Stores a digest of every cluster that is copied, for verify and audit (default: yes).
+    pub fn digests(mut self, digests: bool) -> Self {
+        self.options.digests = digests;
         self
     }
 

@@ -194,7 +194,7 @@ impl Backup {
                     out(DiskOutcome::Refused(Unanswered {
                         disk: name.clone(),
                         directory,
-                        partial,
+                        partial: *partial,
                     }))
                 }
                 Err(error) if self.individual => out(DiskOutcome::NotStarted(error)),

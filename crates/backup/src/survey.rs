@@ -19,7 +19,7 @@ use crate::tracked::Borrowed;
 /// What a look at a disk gave.
 pub(crate) enum Surveyed {
     /// Its partial waits for an answer.
-    Refused(Partial),
+    Refused(Box<Partial>),
     /// It can be backed up.
     Ready(Box<Survey>),
 }
@@ -99,7 +99,10 @@ pub(crate) fn survey(
     {
         Plan::Copy(plan) => plan,
         Plan::Refuse => {
-            return Ok(partial.map_or_else(|| unreachable_refusal(&name), Surveyed::Refused));
+            return Ok(partial.map_or_else(
+                || unreachable_refusal(&name),
+                |partial| Surveyed::Refused(Box::new(partial)),
+            ));
         }
         Plan::TooStrict(step) => {
             return Err(DiskError::TooStrict {

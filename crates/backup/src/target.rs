@@ -5,13 +5,14 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use cohort_block::{File, Ledger, OsFile, Sink};
+use cohort_block::{Device, DeviceError, File, Ledger, OsFile, Sink};
 
 use crate::catalogue::ImageName;
-use crate::qcow2_builder::{Backing, BuildError, CreateOptions, Qcow2Builder};
+use crate::digests::{Recording, Sidecar, SidecarError};
+use crate::qcow2_builder::{Backing, BuildError, CreateOptions, Held, Qcow2Builder};
 use crate::scan::is_zero;
 
 /// Puts something of the caller's between a target and its file.
@@ -27,6 +28,8 @@ pub(crate) struct Target {
     continued: bool,
     /// Bytes of data written in this run, by the copier and by copy-before-write.
     written: AtomicU64,
+    /// The digests of what it holds, if they are wanted; set before anything is written.
+    digests: OnceLock<Recording>,
 }
 
 /// Why a target cannot be had.
@@ -90,6 +93,7 @@ impl Target {
             builder,
             continued,
             written: AtomicU64::new(0),
+            digests: OnceLock::new(),
         }
     }
 
@@ -119,15 +123,53 @@ impl Target {
         self.written.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn digests(&self) -> Option<&Recording> {
+        self.digests.get()
+    }
+
+    /// Starts to note digests: those stored of a partial that is continued, and those of what it holds besides, which
+    /// is read from `image`.
+    pub(crate) fn begin_digests(
+        &self,
+        size: u64,
+        stored: Option<&Sidecar>,
+        image: Option<&dyn Device>,
+    ) -> Result<(), DigestsError> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let layered = self.builder.backing().is_some();
+        let digests = Recording::create(directory, size, self.cluster_size(), layered)
+            .map_err(|error| DigestsError::File(Arc::new(error)))?;
+        if let Some(stored) = stored {
+            digests.load(stored)?;
+        }
+        if let Some(image) = image {
+            let held = self.builder.held();
+            let held = held.map(|run| {
+                Ok::<_, DigestsError>(run.map(|(run, held)| (run, held == Held::Zero))?)
+            });
+            digests.fit(image, held)?;
+        }
+        // A target is made once in its life, so nothing is there yet.
+        let _ = self.digests.set(digests);
+        Ok(())
+    }
+
     pub(crate) fn write(&self, first: u64, data: &[u8]) -> Result<(), BuildError> {
         self.builder.write_clusters(first, data)?;
+        if let Some(digests) = self.digests.get() {
+            digests.data(first, data);
+        }
         self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
     pub(crate) fn write_zeroes(&self, clusters: Range<u64>) -> Result<(), BuildError> {
         self.builder
-            .write_zero_clusters(clusters.start, clusters.end - clusters.start)
+            .write_zero_clusters(clusters.start, clusters.end - clusters.start)?;
+        if let Some(digests) = self.digests.get() {
+            digests.zeroes(clusters);
+        }
+        Ok(())
     }
 
     /// Makes durable what is written, and tells the ledger. A flush that fails, or is not over in time,
@@ -182,6 +224,19 @@ impl Sink for Target {
         }?;
         Ok(())
     }
+}
+
+/// Why digests cannot be begun.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum DigestsError {
+    #[error("{0}")]
+    File(Arc<io::Error>),
+    #[error(transparent)]
+    Stored(#[from] SidecarError),
+    #[error(transparent)]
+    Image(#[from] DeviceError),
+    #[error(transparent)]
+    Tables(#[from] BuildError),
 }
 
 /// Why a target could not be sealed.

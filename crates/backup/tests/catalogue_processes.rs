@@ -133,6 +133,7 @@ fn record(
         instant: Instant::Proven,
         skipped: Vec::new(),
         bytes_copied: 0,
+        digests: None,
     };
     let view = CommittedView {
         anchor: run,

@@ -78,6 +78,9 @@ pub(crate) struct Backup {
     /// Fail a disk that would have to copy more than what changed.
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Store no digests of what is copied: `verify` and `audit` then have nothing to compare with.
+    #[arg(long)]
+    pub(crate) no_digests: bool,
     /// On Ctrl-C leave no trace of the run, whatever the policies say.
     #[arg(long)]
     pub(crate) discard_on_interrupt: bool,

@@ -3,8 +3,8 @@
 
 use super::Kept;
 use super::contents::{Broken, Contents, ensure};
-use super::model::{Anchor, Answer, Decided, Decision, Disk, Run, View, Views};
-use super::name::{DiskName, ImageName, RunId};
+use super::model::{Anchor, Answer, Decided, Decision, Disk, Partial, Run, View, Views};
+use super::name::{DiskName, RunId};
 use super::record::PointRecord;
 
 /// Changes. Each either applies whole or leaves a value to be thrown away: callers work on a copy and
@@ -121,13 +121,13 @@ impl Contents {
     }
 
     /// Drops a disk's partial and the view against it; the view against the point stays. Returns
-    /// the file, garbage from now on.
-    pub(super) fn drop_partial(&mut self, disk: &DiskName) -> Option<ImageName> {
+    /// it: its files are garbage from now on.
+    pub(super) fn drop_partial(&mut self, disk: &DiskName) -> Option<Partial> {
         let partial = self.partials.remove(disk)?;
         if let Some(views) = self.views.get_mut(disk) {
             views.partial = None;
         }
-        Some(partial.file)
+        Some(partial)
     }
 
     /// Answers an undecided partial. Keeping a kept one changes nothing.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
-    Anchor, ByteRange, CATALOGUE_VERSION, Decided, Disk, Meta, Partial, Point, Run, Views,
+    Anchor, ByteRange, CATALOGUE_VERSION, Decided, Disk, Meta, Partial, Point, Run, StoredDigests,
+    Views,
 };
-use super::name::{DirectoryId, DiskName, ImageName, PointName, RunId, Which};
+use super::name::{DirectoryId, DiskName, FileKind, ImageName, PointName, RunId, Which};
 
 /// The whole content of a catalogue at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,9 +148,21 @@ impl Contents {
     }
 
     /// Every image file that the catalogue names.
-    pub fn files(&self) -> impl Iterator<Item = &ImageName> {
+    pub fn images(&self) -> impl Iterator<Item = &ImageName> {
         let points = self.points.values().map(|point| &point.file);
         points.chain(self.partials.values().map(|partial| &partial.file))
+    }
+
+    /// Every file of digests that the catalogue names.
+    pub fn digests(&self) -> impl Iterator<Item = &ImageName> {
+        let points = self.points.values().map(|point| &point.digests);
+        let all = points.chain(self.partials.values().map(|partial| &partial.digests));
+        all.flatten().map(|digests| &digests.file)
+    }
+
+    /// Every file that the catalogue names.
+    pub fn files(&self) -> impl Iterator<Item = &ImageName> {
+        self.images().chain(self.digests())
     }
 
     /// The verdicts of which hooks may still have to run, oldest first.
@@ -203,6 +216,11 @@ impl Contents {
                 "its file is younger than the point",
             )?;
             ensure(
+                digests_fit(&point.digests, disk, *run),
+                row,
+                "its digests are another disk's, or younger than the point",
+            )?;
+            ensure(
                 self.is_parent(disk, point.parent, *run),
                 row,
                 "its parent is not an older point",
@@ -240,6 +258,11 @@ impl Contents {
                 partial.file.run() <= partial.run,
                 row,
                 "its file is younger than its run",
+            )?;
+            ensure(
+                digests_fit(&partial.digests, disk, partial.run),
+                row,
+                "its digests are another disk's, or younger than its run",
             )?;
             ensure(
                 self.is_parent(disk, partial.parent, partial.run),
@@ -302,9 +325,16 @@ impl Contents {
 
     fn check_files(&self) -> Result<(), Broken> {
         let mut seen = BTreeSet::new();
-        for file in self.files() {
+        let images = self.images().map(|file| (file, FileKind::Image));
+        let digests = self.digests().map(|file| (file, FileKind::Digests));
+        for (file, kind) in images.chain(digests) {
             let row = || format!("file {file}");
             ensure(seen.insert(file), row, "it is named twice")?;
+            ensure(
+                file.kind() == kind,
+                row,
+                "its name says it is another kind of file",
+            )?;
             ensure(
                 file.belongs_to(self.meta.directory),
                 row,
@@ -343,6 +373,13 @@ impl Contents {
     fn is_parent(&self, disk: &DiskName, parent: Option<RunId>, child: RunId) -> bool {
         parent.is_none_or(|parent| parent < child && self.point(disk, parent).is_some())
     }
+}
+
+/// Digests are of the same disk, and of a run not later than the one that names them.
+fn digests_fit(digests: &Option<StoredDigests>, disk: &DiskName, run: RunId) -> bool {
+    digests
+        .as_ref()
+        .is_none_or(|digests| digests.file.disk() == disk && digests.file.run() <= run)
 }
 
 /// What qcow2 allows: a power of two from 512 bytes to 2 MiB.

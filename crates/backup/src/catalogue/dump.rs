@@ -22,7 +22,7 @@ pub enum DumpError {
     #[error("not a catalogue's dump: its format is {0:?}")]
     OtherFormat(String),
     /// Another version wrote it.
-    #[error("the dump has version {0}, and this program knows version {CATALOGUE_VERSION}")]
+    #[error("the dump has version {0}, and this program knows versions up to {CATALOGUE_VERSION}")]
     Version(u32),
     /// One row is there twice.
     #[error("the dump has two rows for {0}")]
@@ -90,13 +90,14 @@ impl Contents {
         if head.format != FORMAT {
             return Err(DumpError::OtherFormat(head.format));
         }
-        if head.version != CATALOGUE_VERSION {
+        if !(1..=CATALOGUE_VERSION).contains(&head.version) {
             return Err(DumpError::Version(head.version));
         }
-        let document: Document = serde_json::from_str(text)?;
-        if document.meta.version != CATALOGUE_VERSION {
+        let mut document: Document = serde_json::from_str(text)?;
+        if !(1..=CATALOGUE_VERSION).contains(&document.meta.version) {
             return Err(DumpError::Version(document.meta.version));
         }
+        document.meta.version = CATALOGUE_VERSION;
         let contents = Self {
             meta: document.meta,
             disks: map(document.disks, |disk| format!("disk {disk}"))?,

@@ -10,6 +10,7 @@ use std::fmt;
 
 use super::contents::Contents;
 use super::lock::{GATE_FILE, LOCK_FILE};
+use super::model::StoredDigests;
 use super::name::{DiskName, ImageName, RunId};
 use super::store::{CATALOGUE_FILE, NEW_FILE};
 
@@ -20,10 +21,14 @@ pub enum FileRole {
     Point(DiskName, RunId),
     /// The image of this disk's partial.
     Partial(DiskName),
+    /// The digests of this point's image.
+    PointDigests(DiskName, RunId),
+    /// The digests of this disk's partial.
+    PartialDigests(DiskName),
     /// A target that no verdict made a point and nobody kept: of a run that is under way, or of one
     /// that ended without cleaning up. The next run removes it.
     Unfinished(ImageName),
-    /// It has the name of an image, but no run of this catalogue made it: copied here from another
+    /// It has a name of ours, but no run of this catalogue made it: copied here from another
     /// backup directory, or from before the catalogue was loaded from a dump. Never touched.
     Stray(ImageName),
     /// The catalogue, or what belongs to it.
@@ -37,8 +42,10 @@ impl fmt::Display for FileRole {
         match self {
             Self::Point(disk, run) => write!(f, "point {disk}@{run}"),
             Self::Partial(disk) => write!(f, "partial of {disk}"),
+            Self::PointDigests(disk, run) => write!(f, "digests of point {disk}@{run}"),
+            Self::PartialDigests(disk) => write!(f, "digests of the partial of {disk}"),
             Self::Unfinished(_) => f.write_str("unfinished"),
-            Self::Stray(_) => f.write_str("an image that this catalogue knows nothing of"),
+            Self::Stray(_) => f.write_str("a file that this catalogue knows nothing of"),
             Self::Catalogue => f.write_str("catalogue"),
             Self::Other => f.write_str("not of this backup"),
         }
@@ -59,15 +66,22 @@ impl Contents {
             return FileRole::Other;
         };
         let disk = image.disk();
-        if let Some((run, _)) = self.points_of(disk).find(|(_, point)| point.file == image) {
-            return FileRole::Point(disk.clone(), run);
+        let is = |digests: &Option<StoredDigests>| {
+            digests
+                .as_ref()
+                .is_some_and(|digests| digests.file == image)
+        };
+        for (run, point) in self.points_of(disk) {
+            match point {
+                _ if point.file == image => return FileRole::Point(disk.clone(), run),
+                _ if is(&point.digests) => return FileRole::PointDigests(disk.clone(), run),
+                _ => {}
+            }
         }
-        if self
-            .partials
-            .get(disk)
-            .is_some_and(|partial| partial.file == image)
-        {
-            return FileRole::Partial(disk.clone());
+        match self.partials.get(disk) {
+            Some(partial) if partial.file == image => return FileRole::Partial(disk.clone()),
+            Some(partial) if is(&partial.digests) => return FileRole::PartialDigests(disk.clone()),
+            Some(_) | None => {}
         }
         let made_here =
             image.belongs_to(self.meta.directory) && self.runs.contains_key(&image.run());
@@ -84,6 +98,8 @@ impl Contents {
             FileRole::Unfinished(image) => Some(image),
             FileRole::Point(..)
             | FileRole::Partial(_)
+            | FileRole::PointDigests(..)
+            | FileRole::PartialDigests(_)
             | FileRole::Stray(_)
             | FileRole::Catalogue
             | FileRole::Other => None,
@@ -91,7 +107,8 @@ impl Contents {
         listing.into_iter().filter_map(unfinished).collect()
     }
 
-    /// The files that the catalogue names and the listing lacks: their points cannot be restored.
+    /// The files that the catalogue names and the listing lacks. Without an image its points cannot be restored;
+    /// without its digests they cannot be verified.
     pub fn missing<'a>(&self, listing: impl IntoIterator<Item = &'a OsStr>) -> Vec<&ImageName> {
         let there: std::collections::BTreeSet<_> = listing.into_iter().collect();
         self.files()

@@ -42,12 +42,12 @@ pub use error::{ChangeError, OpenError};
 pub use garbage::FileRole;
 pub use model::{
     AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Decided, Decision, Disk,
-    Instant, Member, Meta, Outcome, Partial, Point, Proof, RecordBytes, Run, SetName, Settling,
-    Tracking, View, Views,
+    Instant, Member, Meta, Outcome, Partial, Point, Proof, RecordBytes, Root, Run, SetName,
+    Settling, StoredDigests, Tracking, View, Views,
 };
 pub use name::{
-    BadDiskName, BadName, BadPointName, DISK_NAME_MAX, DirectoryId, DiskName, ImageName, PointName,
-    RunId, Which,
+    BadDiskName, BadName, BadPointName, DISK_NAME_MAX, DirectoryId, DiskName, FileKind, ImageName,
+    PointName, RunId, Which,
 };
 pub use record::{BadRecord, CommittedView, PointRecord};
 
@@ -178,11 +178,28 @@ impl Catalogue {
     /// # Errors
     /// [`ChangeError::InDoubt`], after a write that failed.
     pub fn new_image(&self, disk: &DiskName, run: RunId) -> Result<ImageName, ChangeError> {
+        self.new_file(disk, run, FileKind::Image)
+    }
+
+    /// A name for a new file of digests, with the same fate as [`new_image`](Self::new_image)'s.
+    ///
+    /// # Errors
+    /// [`ChangeError::InDoubt`], after a write that failed.
+    pub fn new_digests(&self, disk: &DiskName, run: RunId) -> Result<ImageName, ChangeError> {
+        self.new_file(disk, run, FileKind::Digests)
+    }
+
+    fn new_file(
+        &self,
+        disk: &DiskName,
+        run: RunId,
+        kind: FileKind,
+    ) -> Result<ImageName, ChangeError> {
         let mut state = self.lock();
         state.certain()?;
-        let image = ImageName::fresh(disk.clone(), run, state.contents.meta.directory);
-        state.in_use.insert(image.clone());
-        Ok(image)
+        let name = ImageName::fresh(disk.clone(), run, state.contents.meta.directory, kind);
+        state.in_use.insert(name.clone());
+        Ok(name)
     }
 
     /// Keeps the target of a disk whose group did not commit, as `kept.partial.decision` says, with
@@ -205,12 +222,12 @@ impl Catalogue {
         self.change(|contents| contents.answer(disk, answer))
     }
 
-    /// Drops a disk's partial, if it has one, and the view against it. Returns its file, which is
+    /// Drops a disk's partial, if it has one, and the view against it. Returns it; its files are
     /// garbage from now on.
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub fn drop_partial(&self, disk: &DiskName) -> Result<Option<ImageName>, ChangeError> {
+    pub fn drop_partial(&self, disk: &DiskName) -> Result<Option<Partial>, ChangeError> {
         self.change(|contents| Ok(contents.drop_partial(disk)))
     }
 
@@ -225,7 +242,7 @@ impl Catalogue {
             .insert(disk.clone());
     }
 
-    /// Removes the image files that runs of this catalogue left and nobody names, except those that
+    /// Removes the files that runs of this catalogue left and nobody names, except those that
     /// this process was given names for. Returns what was removed.
     ///
     /// # Errors
@@ -251,8 +268,8 @@ impl Catalogue {
         failure.map_or(Ok(removed), Err)
     }
 
-    /// Removes a file that [`new_image`](Self::new_image) named, unless the catalogue names it.
-    /// Returns whether it is gone.
+    /// Removes a file that [`new_image`](Self::new_image) or [`new_digests`](Self::new_digests) named,
+    /// unless the catalogue names it. Returns whether it is gone.
     ///
     /// # Errors
     /// [`OpenError::Io`].

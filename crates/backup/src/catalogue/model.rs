@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
 
 /// The version of the catalogue that this library writes, and the newest that it reads.
-pub const CATALOGUE_VERSION: u32 = 1;
+///
+/// Version 1 had no digests; it is read as it stands, and becomes this one with the next change.
+pub const CATALOGUE_VERSION: u32 = 2;
 
 /// What the catalogue says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +69,40 @@ pub struct ByteRange {
     pub length: u64,
 }
 
+/// Where the digests of an image's clusters are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredDigests {
+    /// Their file, in the backup directory.
+    pub file: ImageName,
+    /// The digest of that file.
+    pub root: Root,
+}
+
+/// The BLAKE3 digest of a whole file, written as 64 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RecordBytes", into = "RecordBytes")]
+pub struct Root(pub [u8; 32]);
+
+impl From<Root> for RecordBytes {
+    fn from(root: Root) -> Self {
+        Self(root.0.to_vec())
+    }
+}
+
+impl TryFrom<RecordBytes> for Root {
+    type Error = BadName;
+
+    fn try_from(bytes: RecordBytes) -> Result<Self, BadName> {
+        <[u8; 32]>::try_from(bytes.0)
+            .map(Self)
+            .map_err(|bytes| BadName {
+                text: RecordBytes(bytes).into(),
+                expected: "64 digits of lower-case hex",
+            })
+    }
+}
+
 /// A restorable instant of one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +124,9 @@ pub struct Point {
     pub skipped: Vec<ByteRange>,
     /// How much was copied for this point.
     pub bytes_copied: u64,
+    /// The digests of what its image holds; none if they were not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<StoredDigests>,
 }
 
 impl Point {
@@ -141,6 +180,9 @@ pub struct Partial {
     pub stopped_unix_ms: u64,
     /// What stopped the run, for people.
     pub why: String,
+    /// The digests of what its image durably holds; none if they were not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<StoredDigests>,
 }
 
 /// What the clean bits of a view speak of.

@@ -94,7 +94,27 @@ impl DirectoryId {
     }
 }
 
-/// The name of an image file: `<disk>.<run>-<unique>.qcow2`.
+/// What a file of ours holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// A disk image.
+    Image,
+    /// Digests of an image's clusters.
+    Digests,
+}
+
+impl FileKind {
+    /// What its name ends in.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Image => ".qcow2",
+            Self::Digests => ".digests",
+        }
+    }
+}
+
+/// The name of a file of ours: `<disk>.<run>-<unique>.qcow2` for an image, and the same with `.digests` for the digests
+/// of one (which has another unique part: a file of digests is written once, an image may grow).
 ///
 /// `run` is decimal, at least 1, without leading zeros; `unique` is sixteen lower-case hex digits:
 /// eight of the directory's mark ([`DirectoryId::mark`]), eight random. The mark keeps files that
@@ -105,14 +125,26 @@ pub struct ImageName {
     disk: DiskName,
     run: RunId,
     unique: u64,
+    kind: FileKind,
 }
 
 impl ImageName {
     /// A name for a new file of `disk` in `run`, in the directory with that id.
     #[must_use]
-    pub fn fresh(disk: DiskName, run: RunId, directory: DirectoryId) -> Self {
+    pub fn fresh(disk: DiskName, run: RunId, directory: DirectoryId, kind: FileKind) -> Self {
         let unique = u64::from(directory.mark()) << 32 | (random_u64() & 0xffff_ffff);
-        Self { disk, run, unique }
+        Self {
+            disk,
+            run,
+            unique,
+            kind,
+        }
+    }
+
+    /// What the file holds.
+    #[must_use]
+    pub const fn kind(&self) -> FileKind {
+        self.kind
     }
 
     /// The disk it is an image of.
@@ -301,7 +333,8 @@ impl fmt::Debug for DirectoryId {
 
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}-{:016x}.qcow2", self.disk, self.run, self.unique)
+        let suffix = self.kind.suffix();
+        write!(f, "{}.{}-{:016x}{suffix}", self.disk, self.run, self.unique)
     }
 }
 
@@ -316,7 +349,10 @@ impl fmt::Display for PointName {
 
 /// Read from the right: the disk's own name may hold dots and dashes.
 fn parse_image(text: &str) -> Option<ImageName> {
-    let rest = text.strip_suffix(".qcow2")?;
+    let kind = [FileKind::Image, FileKind::Digests]
+        .into_iter()
+        .find(|kind| text.ends_with(kind.suffix()))?;
+    let rest = text.strip_suffix(kind.suffix())?;
     let (rest, unique) = rest.rsplit_once('-')?;
     let (disk, run) = rest.rsplit_once('.')?;
     if unique.len() != 16 || !unique.bytes().all(is_lower_hex) {
@@ -326,6 +362,7 @@ fn parse_image(text: &str) -> Option<ImageName> {
         disk: DiskName::new(disk).ok()?,
         run: RunId(decimal(run)?),
         unique: u64::from_str_radix(unique, 16).ok()?,
+        kind,
     })
 }
 
@@ -401,8 +438,8 @@ mod tests {
     fn fresh_names_belong_to_their_directory_and_differ() {
         let (here, there) = (DirectoryId::random(), DirectoryId::random());
         let disk = DiskName::new("vda").unwrap();
-        let one = ImageName::fresh(disk.clone(), RunId(1), here);
-        let two = ImageName::fresh(disk, RunId(1), here);
+        let one = ImageName::fresh(disk.clone(), RunId(1), here, FileKind::Image);
+        let two = ImageName::fresh(disk, RunId(1), here, FileKind::Image);
         assert_ne!(one, two);
         assert!(one.belongs_to(here) && !one.belongs_to(there));
     }
@@ -423,8 +460,11 @@ mod tests {
         fn image_names_read_back(
             disk in "[A-Za-z][A-Za-z0-9._-]{0,30}", run in 1..=u64::MAX, unique: u64,
         ) {
-            let name = ImageName { disk: DiskName::new(disk).unwrap(), run: RunId(run), unique };
-            prop_assert_eq!(name.to_string().parse::<ImageName>().unwrap(), name);
+            let disk = DiskName::new(disk).unwrap();
+            for kind in [FileKind::Image, FileKind::Digests] {
+                let name = ImageName { disk: disk.clone(), run: RunId(run), unique, kind };
+                prop_assert_eq!(name.to_string().parse::<ImageName>().unwrap(), name);
+            }
         }
 
         #[test]

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::contents::Contents;
 use super::error::OpenError;
-use super::model::CATALOGUE_VERSION;
+use super::model::{CATALOGUE_VERSION, Meta};
 use super::name::{DiskName, RunId};
 
 /// The catalogue's file name.
@@ -311,9 +311,12 @@ fn read_all(txn: &ReadTransaction) -> Result<Contents, Fault> {
         ));
     }
     check_version(txn)?;
-    let meta = take(txn, META, |key| (key == META_KEY).then_some(()))?
-        .into_values()
-        .next();
+    let rows = take(txn, META, |key| (key == META_KEY).then_some(()))?;
+    let mut meta: Option<Meta> = rows.into_values().next();
+    if let Some(meta) = &mut meta {
+        // An older version is a part of this one; the next write says so.
+        meta.version = CATALOGUE_VERSION;
+    }
     let contents = Contents {
         meta: meta.ok_or_else(|| Fault::Damaged("its table meta is empty".to_owned()))?,
         disks: take(txn, DISKS, |key| key.parse().ok())?,
@@ -341,7 +344,7 @@ fn check_version(txn: &ReadTransaction) -> Result<(), Fault> {
         .ok_or_else(foreign)?;
     let row: serde_json::Value = serde_json::from_slice(row.value()).map_err(|_| foreign())?;
     match row.get("version").and_then(serde_json::Value::as_u64) {
-        Some(found) if found == u64::from(CATALOGUE_VERSION) => Ok(()),
+        Some(found) if (1..=u64::from(CATALOGUE_VERSION)).contains(&found) => Ok(()),
         Some(found) => Err(Fault::Newer(u32::try_from(found).unwrap_or(u32::MAX))),
         None => Err(foreign()),
     }

@@ -21,6 +21,7 @@
 
 mod error;
 mod header;
+mod held;
 mod layout;
 mod mapping;
 mod open;
@@ -33,6 +34,7 @@ use cohort_block::File;
 
 pub use error::{BuildError, FileOperation};
 pub use header::Backing;
+pub use held::Held;
 
 use layout::{Layout, SECTOR};
 use mapping::{Entry, Mapping, decode_table};

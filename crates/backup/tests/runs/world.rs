@@ -90,7 +90,7 @@ impl World {
             let known = !matches!(role, FileRole::Unfinished { .. } | FileRole::Stray { .. });
             assert!(known, "{} is {role}", file.display());
         }
-        for image in contents.files() {
+        for image in contents.images() {
             qemu_img_check(&self.repository().join(image.to_string()));
         }
     }

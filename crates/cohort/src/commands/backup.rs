@@ -48,6 +48,7 @@ fn disks(args: &args::Backup) -> Result<Vec<DiskSpec>> {
             .speed(args.speed.unwrap_or(0))
             .strict(args.strict)
             .accept_changes(args.accept_changed)
+            .digests(!args.no_digests)
             .build()
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         names.push(name);

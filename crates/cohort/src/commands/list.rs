@@ -144,7 +144,11 @@ fn print(listing: &Listing<'_>) {
             FileRole::Stray(_) | FileRole::Other => {
                 print_line(&format!("{}: {}; left alone", file.name, file.what))
             }
-            FileRole::Point(..) | FileRole::Partial(_) | FileRole::Catalogue => {}
+            FileRole::Point(..)
+            | FileRole::Partial(_)
+            | FileRole::PointDigests(..)
+            | FileRole::PartialDigests(_)
+            | FileRole::Catalogue => {}
         }
     }
     for name in &listing.missing {

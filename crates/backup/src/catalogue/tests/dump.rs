@@ -79,10 +79,10 @@ fn wrong_dumps_are_told_apart() {
         Contents::undump(&other),
         Err(DumpError::OtherFormat(_))
     ));
-    let newer = text.replacen("\"version\": 1", "\"version\": 2", 1);
+    let newer = text.replacen("\"version\": 2", "\"version\": 3", 1);
     assert!(matches!(
         Contents::undump(&newer),
-        Err(DumpError::Version(2))
+        Err(DumpError::Version(3))
     ));
     assert!(matches!(
         Contents::undump(&text[..text.len() / 2]),
@@ -104,4 +104,16 @@ fn wrong_dumps_are_told_apart() {
         Contents::undump(&orphan.dump()),
         Err(DumpError::Broken(_))
     ));
+}
+
+/// Version 1 is this version without digests.
+#[test]
+fn older_dumps_are_read() {
+    let mut contents = small();
+    contents
+        .points
+        .values_mut()
+        .for_each(|point| point.digests = None);
+    let older = contents.dump().replace("\"version\": 2", "\"version\": 1");
+    assert_eq!(Contents::undump(&older).unwrap(), contents);
 }

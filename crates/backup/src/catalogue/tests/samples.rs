@@ -16,7 +16,6 @@ pub(in crate::catalogue) fn fresh() -> Contents {
 
 pub(in crate::catalogue) fn point(file: ImageName, parent: Option<RunId>) -> Point {
     Point {
-        file,
         parent,
         size: 1 << 30,
         cluster_size: 65536,
@@ -24,6 +23,17 @@ pub(in crate::catalogue) fn point(file: ImageName, parent: Option<RunId>) -> Poi
         instant: Instant::Proven,
         skipped: Vec::new(),
         bytes_copied: 4096,
+        digests: Some(digests(&file)),
+        file,
+    }
+}
+
+/// Digests beside an image, under its name.
+fn digests(image: &ImageName) -> StoredDigests {
+    let name = image.to_string().replace(".qcow2", ".digests");
+    StoredDigests {
+        file: name.parse().unwrap(),
+        root: Root([7; 32]),
     }
 }
 
@@ -39,6 +49,7 @@ pub(in crate::catalogue) fn partial(file: ImageName, parent: Option<RunId>, run:
         run,
         stopped_unix_ms: START_UNIX_MS,
         why: "a peer failed".to_owned(),
+        digests: None,
     }
 }
 
@@ -52,7 +63,8 @@ pub(in crate::catalogue) fn record(
     let (file, parent) = match kept {
         Some(partial) => (partial.file.clone(), partial.parent),
         None => {
-            let file = ImageName::fresh(disk.clone(), run, contents.meta.directory);
+            let file =
+                ImageName::fresh(disk.clone(), run, contents.meta.directory, FileKind::Image);
             (file, contents.latest(disk).map(|(run, _)| run))
         }
     };
@@ -73,7 +85,7 @@ pub(in crate::catalogue) fn kept(
     run: RunId,
     decision: Decision,
 ) -> Kept {
-    let file = ImageName::fresh(disk.clone(), run, contents.meta.directory);
+    let file = ImageName::fresh(disk.clone(), run, contents.meta.directory, FileKind::Image);
     let parent = contents.latest(disk).map(|(run, _)| run);
     let mut partial = partial(file, parent, run);
     partial.decision = decision;

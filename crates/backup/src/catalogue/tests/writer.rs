@@ -211,10 +211,17 @@ fn only_our_own_garbage_is_swept() {
     let file = |name: &str| fs::write(catalogue.directory().join(name), b"x").unwrap();
     let partial = kept.partial.file.to_string();
     catalogue.keep_partial(kept).unwrap();
-    let ours = ImageName::fresh(disk.clone(), run, contents.meta.directory).to_string();
+    let ours =
+        ImageName::fresh(disk.clone(), run, contents.meta.directory, FileKind::Image).to_string();
     let in_use = catalogue.new_image(&disk, run).unwrap().to_string();
-    let future = ImageName::fresh(disk.clone(), RunId(99), contents.meta.directory).to_string();
-    let other = ImageName::fresh(disk, run, DirectoryId::random()).to_string();
+    let future = ImageName::fresh(
+        disk.clone(),
+        RunId(99),
+        contents.meta.directory,
+        FileKind::Image,
+    )
+    .to_string();
+    let other = ImageName::fresh(disk, run, DirectoryId::random(), FileKind::Image).to_string();
     for name in [
         &partial,
         &ours,
@@ -247,7 +254,13 @@ fn named_images_cannot_be_removed() {
     catalogue.keep_partial(kept).unwrap();
     assert!(!catalogue.remove_image(&image).unwrap());
     assert!(catalogue.path_of(&image).exists());
-    assert_eq!(catalogue.drop_partial(&disk).unwrap(), Some(image.clone()));
+    assert_eq!(
+        catalogue
+            .drop_partial(&disk)
+            .unwrap()
+            .map(|partial| partial.file),
+        Some(image.clone())
+    );
     assert!(catalogue.remove_image(&image).unwrap());
     assert!(!catalogue.path_of(&image).exists());
     assert!(
@@ -260,14 +273,19 @@ fn named_images_cannot_be_removed() {
 fn files_are_explained() {
     let (_directory, catalogue, disk, run) = one_disk();
     let mut contents = (*catalogue.snapshot().unwrap()).clone();
-    let image = || ImageName::fresh(disk.clone(), run, contents.meta.directory);
+    let image = || ImageName::fresh(disk.clone(), run, contents.meta.directory, FileKind::Image);
     let (first, unfinished) = (image(), image());
-    let stray = ImageName::fresh(disk.clone(), run, DirectoryId::random());
+    let stray = ImageName::fresh(disk.clone(), run, DirectoryId::random(), FileKind::Image);
     contents
         .points
         .insert((disk.clone(), run), point(first.clone(), None));
+    let digests = contents.digests().next().unwrap().clone();
     let role = |name: &str| contents.role_of(std::ffi::OsStr::new(name));
-    assert_eq!(role(&first.to_string()), FileRole::Point(disk, run));
+    assert_eq!(role(&first.to_string()), FileRole::Point(disk.clone(), run));
+    assert_eq!(
+        role(&digests.to_string()),
+        FileRole::PointDigests(disk, run)
+    );
     assert_eq!(
         role(&unfinished.to_string()),
         FileRole::Unfinished(unfinished)
@@ -275,5 +293,5 @@ fn files_are_explained() {
     assert_eq!(role(&stray.to_string()), FileRole::Stray(stray));
     assert_eq!(role("catalogue.redb"), FileRole::Catalogue);
     assert_eq!(role("catalogue.redb.bak"), FileRole::Other);
-    assert_eq!(contents.missing([]), [&first]);
+    assert_eq!(contents.missing([]), [&first, &digests]);
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::emit::Emit;
 use crate::event::{Action, Hooks, Notice, Order};
-use crate::job::Doing;
+use crate::job::{Doing, Job};
 use crate::outcome::{Phase, Verdict};
 use crate::status::Status;
 use crate::txn::{Pass, Txn};
@@ -183,7 +183,7 @@ impl Txn {
             Pass::Rest => {}
             Pass::Start => self.start(from..to, out),
             Pass::Shorten => (from..to).for_each(|member| self.shorten(member, out)),
-            Pass::Pend => (from..to).for_each(|member| self.enter(member, Status::Pending, out)),
+            Pass::Pend => self.enter_all(from..to, Status::Pending, out),
             Pass::Stop => self.stop(from..to, out),
             Pass::Rebuild => self.rebuild(from..to, out),
             Pass::Hook(order) => return self.order_hooks(order, from..to, out),
@@ -193,31 +193,31 @@ impl Txn {
     }
 
     fn start(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        for member in span.clone() {
-            self.enter(member, Status::Running, out);
-            self.job_mut(member).started = true;
+        self.enter_all(span.clone(), Status::Running, out);
+        for job in self.span_mut(&span) {
+            job.started = true;
         }
         for member in span.clone() {
             if self.job(member).holds.any() {
                 self.park(member, out);
             }
         }
-        for member in span {
-            if !self.job(member).holds.any() {
-                self.step(member, out);
+        let mut rest = span;
+        while let Some((run, held)) = self.next_run(&mut rest, |job| job.holds.any()) {
+            if !held {
+                self.step_all(run, out);
             }
         }
     }
 
     fn stop(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        for member in span.clone() {
-            if !self.job(member).at_rest() {
-                out.stop(member);
+        let mut rest = span.clone();
+        while let Some((run, at_rest)) = self.next_run(&mut rest, Job::at_rest) {
+            if !at_rest {
+                out.stop(run);
             }
         }
-        for member in span {
-            self.settle(member, out);
-        }
+        self.settle_all(span, out);
     }
 
     fn rebuild(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
@@ -226,10 +226,10 @@ impl Txn {
             Verdict::Abort { .. } => &[Status::Aborting],
         };
         for &status in path {
-            for member in span.clone() {
-                self.enter(member, status, out);
-                self.job_mut(member).started = true;
-            }
+            self.enter_all(span.clone(), status, out);
+        }
+        for job in self.span_mut(&span) {
+            job.started = true;
         }
     }
 
@@ -263,20 +263,36 @@ impl Txn {
     }
 
     fn conclude(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
-        for member in span.clone() {
-            let outcome = self.outcome(member).expect("a verdict precedes the end");
-            out.ended(member, outcome);
+        let mut rest = span.clone();
+        while !rest.is_empty() {
+            let run = self.next_alike(&mut rest);
+            let outcome = self.outcome(run.start);
+            out.ended(run, outcome.expect("a verdict precedes the end"));
         }
-        for member in span.clone() {
-            self.enter(member, Status::Concluded, out);
-        }
-        for member in span {
-            let job = self.job(member);
-            // What never ran leaves nothing to look at.
-            if !job.manual_dismiss || !job.started {
-                self.dismiss(member, out);
+        self.enter_all(span.clone(), Status::Concluded, out);
+        let mut rest = span;
+        // What never ran leaves nothing to look at.
+        let stays = |job: &Job| job.manual_dismiss && job.started;
+        while let Some((run, stays)) = self.next_run(&mut rest, stays) {
+            if !stays {
+                self.dismiss(run, out);
             }
         }
+    }
+
+    /// Cuts off the first members of `rest` that end alike: see [`Txn::outcome`].
+    fn next_alike(&self, rest: &mut Range<u32>) -> Range<u32> {
+        let failed = self.errors.range(rest.clone()).next();
+        let until = match failed {
+            Some((&member, _)) if member == rest.start => member + 1,
+            Some((&member, _)) => member,
+            None => rest.end,
+        };
+        let mut span = rest.start..until;
+        let run = self.next_run(&mut span, |job| job.asked);
+        let run = run.map_or(rest.clone(), |(run, _)| run);
+        rest.start = run.end;
+        run
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::emit::Emit;
 use crate::error::Error;
 pub use crate::event::{Action, Event, Notice, Order, Report, Request};
-use crate::job::Doing;
+use crate::job::{Doing, Job};
 use crate::outcome::{Cause, Disposition, Phase};
 use crate::refused::Refused;
 use crate::status::Status;
@@ -112,44 +112,58 @@ impl Core {
     }
 
     fn stepped(&mut self, members: Range<u32>, report: &Report, out: &mut Vec<Action>) {
-        for member in members {
-            let job = self.txn.job_mut(member);
-            if job.is_out() {
+        let mut rest = members;
+        while let Some((run, is_out)) = self.txn.next_run(&mut rest, Job::is_out) {
+            if is_out {
                 continue;
             }
-            assert!(
-                job.doing == Doing::Step,
-                "member {member} was not ordered to step"
-            );
-            job.stuck = false;
-            job.doing = Doing::Asleep;
-            match report {
-                Report::Again | Report::Left => job.woken = true,
-                Report::Wait | Report::Sleep(_) => {}
-                Report::Done => self.returned(member, out),
-                Report::Failed(error) | Report::Panicked(error) => {
-                    job.doing = Doing::Nothing;
-                    self.txn.fail(member, error.clone(), out);
-                }
+            for job in self.txn.span_mut(&run) {
+                assert!(
+                    job.doing == Doing::Step,
+                    "a member of {run:?} was not ordered to step"
+                );
+                job.stuck = false;
+                job.doing = Doing::Asleep;
             }
-            self.txn.proceed(member, out);
-            if let Report::Sleep(at) = *report
-                && self.txn.job(member).doing == Doing::Asleep
-                && !self.txn.is_stopping()
-            {
-                out.wake_at(member, at);
+            if *report == Report::Done {
+                self.returned(run, out);
+            } else {
+                run.for_each(|member| self.came_back(member, report, out));
             }
+        }
+    }
+
+    /// A step came to anything but its job's good end.
+    fn came_back(&mut self, member: u32, report: &Report, out: &mut Vec<Action>) {
+        let job = self.txn.job_mut(member);
+        match report {
+            Report::Again | Report::Left => job.woken = true,
+            Report::Wait | Report::Sleep(_) | Report::Done => {}
+            Report::Failed(error) | Report::Panicked(error) => {
+                job.doing = Doing::Nothing;
+                self.txn.fail(member, error.clone(), out);
+            }
+        }
+        self.txn.proceed(member, out);
+        if let Report::Sleep(at) = *report
+            && self.txn.job(member).doing == Doing::Asleep
+            && !self.txn.is_stopping()
+        {
+            out.wake_at(member, at);
         }
     }
 
     /// A step said that all is done. From here on it counts as completed, even if tasks still end: a
     /// pause has nothing to hold any more.
-    fn returned(&mut self, member: u32, out: &mut Vec<Action>) {
-        let job = self.txn.job_mut(member);
-        job.doing = Doing::Nothing;
-        job.holds.user = false;
-        if !self.txn.is_stopping() {
-            self.txn.enter(member, Status::Waiting, out);
+    fn returned(&mut self, members: Range<u32>, out: &mut Vec<Action>) {
+        for job in self.txn.span_mut(&members) {
+            job.doing = Doing::Nothing;
+            job.holds.user = false;
+        }
+        if self.txn.is_stopping() {
+            self.txn.settle_all(members, out);
+        } else {
+            self.txn.enter_all(members, Status::Waiting, out);
         }
     }
 
@@ -182,10 +196,14 @@ impl Core {
             return;
         }
         hook.start = members.end;
+        for job in self.txn.span_mut(&members) {
+            job.stuck = false;
+        }
+        if *report == Report::Done {
+            return;
+        }
         for member in members {
-            self.txn.job_mut(member).stuck = false;
             match (report, order) {
-                (Report::Done, _) => {}
                 (Report::Failed(error) | Report::Panicked(error), Order::Prepare) => {
                     self.txn.fail(member, error.clone(), out);
                 }
@@ -197,6 +215,7 @@ impl Core {
                     Report::Again
                     | Report::Sleep(_)
                     | Report::Wait
+                    | Report::Done
                     | Report::Failed(_)
                     | Report::Left,
                     _,

@@ -4,9 +4,10 @@
 //! every member for that.
 
 use std::collections::BTreeMap;
+use std::iter::repeat_n;
 use std::ops::Range;
 
-use crate::emit::Emit;
+use crate::emit::{Emit, one};
 use crate::error::Error;
 use crate::event::{Action, Hooks, Notice, Order};
 use crate::job::{Doing, Job};
@@ -126,47 +127,88 @@ impl Txn {
         self.cause.is_some() || self.phase == Phase::Stopping
     }
 
-    /// The one place that changes a status.
+    /// Cuts off the first members of `rest` of which `what` says the same, and says what. None are left at
+    /// the end.
+    pub(crate) fn next_run<T: PartialEq>(
+        &self,
+        rest: &mut Range<u32>,
+        what: impl Fn(&Job) -> T,
+    ) -> Option<(Range<u32>, T)> {
+        let jobs = self.span(rest);
+        let first = what(jobs.first()?);
+        let differs = |job: &Job| what(job) != first;
+        let length = jobs.iter().position(differs).unwrap_or(jobs.len());
+        let run = rest.start..rest.start + length as u32;
+        rest.start = run.end;
+        Some((run, first))
+    }
+
+    fn span(&self, members: &Range<u32>) -> &[Job] {
+        &self.jobs[members.start as usize..members.end as usize]
+    }
+
+    pub(crate) fn span_mut(&mut self, members: &Range<u32>) -> &mut [Job] {
+        &mut self.jobs[members.start as usize..members.end as usize]
+    }
+
+    /// One member's [`Txn::enter_all`].
     pub(crate) fn enter(&mut self, member: u32, to: Status, out: &mut Vec<Action>) {
-        let job = &mut self.jobs[member as usize];
-        let from = job.status;
-        assert!(
-            job.doing != Doing::Gone && from.leads_to().contains(&to),
-            "member {member}: {from} -> {to}"
-        );
-        self.census[from as usize] -= 1;
-        self.census[to as usize] += 1;
-        match to {
-            // Announced, never stored.
-            Status::Null => job.doing = Doing::Gone,
-            Status::Created
-            | Status::Running
-            | Status::Paused
-            | Status::Ready
-            | Status::Standby
-            | Status::Waiting
-            | Status::Pending
-            | Status::Aborting
-            | Status::Concluded => job.status = to,
+        self.enter_all(one(member), to, out);
+    }
+
+    /// The one place that changes a status.
+    pub(crate) fn enter_all(&mut self, members: Range<u32>, to: Status, out: &mut Vec<Action>) {
+        let mut rest = members;
+        let what = |job: &Job| (job.status, job.doing == Doing::Gone);
+        while let Some((run, (from, gone))) = self.next_run(&mut rest, what) {
+            assert!(
+                !gone && from.leads_to().contains(&to),
+                "members {run:?}: {from} -> {to}"
+            );
+            let count = run.end - run.start;
+            self.census[from as usize] -= count;
+            self.census[to as usize] += count;
+            let jobs = self.span_mut(&run).iter_mut();
+            match to {
+                // Announced, never stored.
+                Status::Null => jobs.for_each(|job| job.doing = Doing::Gone),
+                Status::Created
+                | Status::Running
+                | Status::Paused
+                | Status::Ready
+                | Status::Standby
+                | Status::Waiting
+                | Status::Pending
+                | Status::Aborting
+                | Status::Concluded => jobs.for_each(|job| job.status = to),
+            }
+            out.status(run, to);
         }
-        out.status(member, to);
     }
 
-    /// Puts one more member at the end.
-    pub(crate) fn add(&mut self, job: Job, out: &mut Vec<Action>) {
-        let member = self.len();
-        self.hooks = self.hooks.and(job.hooks);
-        self.census[job.status as usize] += 1;
-        out.status(member, job.status);
-        self.jobs.push(job);
+    /// Puts so many more at the end, all like this one.
+    pub(crate) fn add(&mut self, count: u32, job: &Job, out: &mut Vec<Action>) {
+        let first = self.len();
+        if count > 0 {
+            self.hooks = self.hooks.and(job.hooks);
+            self.census[job.status as usize] += count;
+            self.jobs.extend(repeat_n(job.clone(), count as usize));
+            out.status(first..first + count, job.status);
+        }
     }
 
-    /// Has `member` stepped. It starts from a clean slate: what woke it is what it will see.
+    /// One member's [`Txn::step_all`].
     pub(crate) fn step(&mut self, member: u32, out: &mut Vec<Action>) {
-        let job = self.job_mut(member);
-        job.doing = Doing::Step;
-        job.woken = false;
-        out.run(Order::Step, member);
+        self.step_all(one(member), out);
+    }
+
+    /// Has `members` stepped. They start from a clean slate: what woke one is what it will see.
+    pub(crate) fn step_all(&mut self, members: Range<u32>, out: &mut Vec<Action>) {
+        for job in self.span_mut(&members) {
+            job.doing = Doing::Step;
+            job.woken = false;
+        }
+        out.run(Order::Step, members);
     }
 
     /// Parks, steps or leaves asleep a member that is between two steps.
@@ -198,11 +240,11 @@ impl Txn {
         self.job_mut(member).doing = Doing::Nothing;
     }
 
-    /// Back from a parked status to the one before it.
-    pub(crate) fn unpark(&mut self, member: u32, out: &mut Vec<Action>) {
-        match self.job(member).status {
-            Status::Paused => self.enter(member, Status::Running, out),
-            Status::Standby => self.enter(member, Status::Ready, out),
+    /// Back from a parked status, which is the same for all of them, to the one before it.
+    pub(crate) fn unpark(&mut self, members: Range<u32>, from: Status, out: &mut Vec<Action>) {
+        match from {
+            Status::Paused => self.enter_all(members, Status::Running, out),
+            Status::Standby => self.enter_all(members, Status::Ready, out),
             Status::Created
             | Status::Running
             | Status::Ready
@@ -214,18 +256,27 @@ impl Txn {
         }
     }
 
-    /// Brings a member of a stopping group to `aborting`, if nothing of it runs any more.
+    /// One member's [`Txn::settle_all`].
     pub(crate) fn settle(&mut self, member: u32, out: &mut Vec<Action>) {
-        // Before the group is in that phase its pass will come by.
-        let job = self.job(member);
-        if self.phase != Phase::Stopping || !job.at_rest() || job.status == Status::Aborting {
-            return;
-        }
-        self.unpark(member, out);
-        self.enter(member, Status::Aborting, out);
-        let job = self.job_mut(member);
-        if job.doing != Doing::Lost {
-            job.doing = Doing::Nothing;
+        self.settle_all(one(member), out);
+    }
+
+    /// Brings those members of a stopping group to `aborting` of which nothing runs any more.
+    pub(crate) fn settle_all(&mut self, members: Range<u32>, out: &mut Vec<Action>) {
+        let mut rest = members;
+        let what = |job: &Job| (job.at_rest(), job.status);
+        while let Some((run, (at_rest, status))) = self.next_run(&mut rest, what) {
+            // Before the group is in that phase its pass will come by.
+            if self.phase != Phase::Stopping || !at_rest || status == Status::Aborting {
+                continue;
+            }
+            self.unpark(run.clone(), status, out);
+            self.enter_all(run.clone(), Status::Aborting, out);
+            for job in self.span_mut(&run) {
+                if job.doing != Doing::Lost {
+                    job.doing = Doing::Nothing;
+                }
+            }
         }
     }
 
@@ -290,7 +341,7 @@ impl Txn {
         }
         out.release(member);
         if self.job(member).is_parked() {
-            self.unpark(member, out);
+            self.unpark(one(member), self.job(member).status, out);
             self.step(member, out);
         } else {
             // It was held between two steps while its tasks finished.
@@ -327,10 +378,10 @@ impl Txn {
         }
     }
 
-    /// Forgets a concluded member.
-    pub(crate) fn dismiss(&mut self, member: u32, out: &mut Vec<Action>) {
-        self.enter(member, Status::Null, out);
-        if !self.errors.is_empty() {
+    /// Forgets concluded members.
+    pub(crate) fn dismiss(&mut self, members: Range<u32>, out: &mut Vec<Action>) {
+        self.enter_all(members.clone(), Status::Null, out);
+        while let Some((&member, _)) = self.errors.range(members.clone()).next() {
             self.errors.remove(&member);
         }
     }

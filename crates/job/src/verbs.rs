@@ -2,7 +2,7 @@
 //! QEMU makes them, and then its change. So a refusal changes nothing.
 
 use crate::core::{Action, Core, Notice, Order};
-use crate::emit::Emit;
+use crate::emit::{Emit, one};
 use crate::error::Error;
 use crate::event::Spec;
 use crate::job::{Doing, Job};
@@ -23,10 +23,7 @@ impl Core {
         }
         self.txn.len().checked_add(count).ok_or(Refused::Full)?;
         self.txn.manual |= spec.manual_finalize && count > 0;
-        self.txn.jobs.reserve(count as usize);
-        for _ in 0..count {
-            self.txn.add(Job::new(spec), out);
-        }
+        self.txn.add(count, &Job::new(spec), out);
         Ok(())
     }
 
@@ -196,7 +193,7 @@ impl Core {
 
     pub(crate) fn dismiss(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
         self.accepts(Verb::Dismiss, member)?;
-        self.txn.dismiss(member, out);
+        self.txn.dismiss(one(member), out);
         Ok(())
     }
 

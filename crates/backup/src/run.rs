@@ -507,3 +507,6 @@ pub(crate) fn hurry(flag: &AtomicBool, groups: &[TxnHandle]) {
         let _ = group.cancel(Disposition::Keep);
     }
 }
+
+#[cfg(test)]
+mod conformance;

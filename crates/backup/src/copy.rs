@@ -138,7 +138,11 @@ impl Copier {
         let length = usize::try_from(bytes.end - bytes.start).expect("a chunk fits memory");
         buffer.resize(length.max(buffer.len()), 0);
         match self.source.read_at(&mut buffer[..length], bytes.start) {
-            Ok(()) => self.put_runs(claim, &buffer[..length], copied),
+            Ok(()) => {
+                // It is in memory now: writers need not wait for the target.
+                claim.stage();
+                self.put_runs(claim, &buffer[..length], copied);
+            }
             Err(_) if clusters.end - clusters.start > 1 => {
                 let middle = clusters.start + (clusters.end - clusters.start) / 2;
                 let second = claim.split_off(middle);

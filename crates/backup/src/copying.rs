@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use cohort_block::{Ledger, Next};
+use cohort_block::{Counts, Ledger, Next};
 use cohort_job::{Context, Step};
 
 use crate::copy::{CHUNK, Copied, Copier, CopyError, Failure};
@@ -49,7 +49,7 @@ impl Copying {
         let waker = cx.waker();
         ledger.watch(move || waker.wake());
         let counts = ledger.counts();
-        let total = (counts.owed + counts.in_flight + counts.written) * ledger.cluster().bytes();
+        let total = (under_way(&counts) + counts.written) * ledger.cluster().bytes();
         disk.meter.begin(DiskPhase::Copying, total);
         cx.progress().set_remaining(total);
         let (tell, told) = channel();
@@ -225,13 +225,18 @@ impl Copying {
 
     fn report(&mut self, disk: &Disk, cx: &Context<'_>) {
         let counts = self.ledger.counts();
-        let left = (counts.owed + counts.in_flight) * self.ledger.cluster().bytes();
+        let left = under_way(&counts) * self.ledger.cluster().bytes();
         let done = self.total.saturating_sub(left);
         disk.meter.set_done(done);
         // A cluster may go back from written to owed; what was reported as done stays so.
         cx.progress().advance(done.saturating_sub(self.advanced));
         self.advanced = self.advanced.max(done);
     }
+}
+
+/// Clusters that the target does not have yet.
+fn under_way(counts: &Counts) -> u64 {
+    counts.owed + counts.in_flight + counts.staged
 }
 
 const COPIES: &str = "waits for copies under way";

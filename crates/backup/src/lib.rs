@@ -41,6 +41,7 @@ mod restore;
 mod run;
 mod running;
 mod scan;
+mod scratch;
 mod served;
 mod settle;
 mod source;
@@ -48,6 +49,7 @@ mod survey;
 mod target;
 mod tracked;
 
+pub use cohort_block::OnMiss;
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
 pub use options::{

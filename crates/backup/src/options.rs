@@ -4,8 +4,11 @@
 //! additions: the policy *ask*, and error policies that have a budget instead of an endless retry.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+use cohort_block::OnMiss;
 
 /// What a backup copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -149,6 +152,9 @@ pub struct Options {
     pub(crate) on_source_error: ErrorPolicy,
     pub(crate) on_target_error: ErrorPolicy,
     pub(crate) writer_wait: Duration,
+    pub(crate) on_miss: OnMiss,
+    pub(crate) staging_memory: u64,
+    pub(crate) staging_file: Option<(PathBuf, u64)>,
     pub(crate) flush_wait: Duration,
     pub(crate) workers: usize,
     pub(crate) cluster: u32,
@@ -202,6 +208,11 @@ impl Default for Options {
             on_source_error: ErrorPolicy::default(),
             on_target_error: ErrorPolicy::default(),
             writer_wait: Duration::from_secs(1),
+            on_miss: OnMiss::default(),
+            // A moment of a fast writer, or seconds of a usual one; sixteen disks take half a gigabyte of it only
+            // while their targets lag.
+            staging_memory: 32 << 20,
+            staging_file: None,
             // A slow disk under load syncs in seconds; after minutes it is gone.
             flush_wait: Duration::from_secs(120),
             workers: 8,
@@ -250,6 +261,24 @@ impl OptionsBuilder {
     /// The longest that fence or copy may hold up one write of a served disk (default: 1 s).
     pub fn writer_wait(mut self, wait: Duration) -> Self {
         self.options.writer_wait = wait;
+        self
+    }
+    /// What gives way when a write of a served disk has waited that long, or its old data cannot be saved
+    /// (default: the backup).
+    pub fn on_miss(mut self, on_miss: OnMiss) -> Self {
+        self.options.on_miss = on_miss;
+        self
+    }
+    /// Bytes of memory where old data of a served disk may wait for a target that is slower than its writers
+    /// (default: 32 MiB); 0 lets every such write wait for the target.
+    pub fn staging_memory(mut self, bytes: u64) -> Self {
+        self.options.staging_memory = bytes;
+        self
+    }
+    /// A further so many bytes in a scratch file in this folder, for each served disk (default: none). The file
+    /// has no name; its space is reserved before the fence.
+    pub fn staging_file(mut self, folder: impl Into<PathBuf>, bytes: u64) -> Self {
+        self.options.staging_file = Some((folder.into(), bytes));
         self
     }
     /// How long a flush of the target may take before the target counts as lost (default: 120 s).
@@ -311,6 +340,12 @@ impl OptionsBuilder {
         if o.writer_wait.is_zero() {
             return Err(OptionsError::WriterWait);
         }
+        if o.staging_file.is_some() && o.staging_memory < 2 * u64::from(o.cluster) {
+            return Err(OptionsError::StagingMemory {
+                memory: o.staging_memory,
+                cluster: o.cluster,
+            });
+        }
         if matches!(o.on_target_error, ErrorPolicy::Skip { .. }) {
             return Err(OptionsError::SkipOnTarget);
         }
@@ -358,6 +393,16 @@ pub enum OptionsError {
     /// A writer that may not wait at all cannot be fenced.
     #[error("writer wait 0: a fence needs some time, one second is the default")]
     WriterWait,
+    /// Old data passes through memory on its way to the scratch file.
+    #[error(
+        "staging in a file needs memory for two clusters of {cluster} bytes on the way there, and has {memory}: allow more memory"
+    )]
+    StagingMemory {
+        /// Bytes of memory to stage in.
+        memory: u64,
+        /// Bytes in a cluster.
+        cluster: u32,
+    },
     /// What cannot be written cannot be left out either.
     #[error(
         "error policy skip is for reading the source: a target that cannot be written needs report or ignore"
@@ -409,6 +454,13 @@ mod tests {
             (b().cluster(0), OptionsError::Cluster(0)),
             (b().cluster(1 << 31), OptionsError::Cluster(1 << 31)),
             (b().writer_wait(Duration::ZERO), OptionsError::WriterWait),
+            (
+                b().staging_memory(100_000).staging_file("/tmp", 1 << 30),
+                OptionsError::StagingMemory {
+                    memory: 100_000,
+                    cluster: 64 << 10,
+                },
+            ),
             (b().on_target_error(skip), OptionsError::SkipOnTarget),
             (
                 b().on_source_error(none),

@@ -193,6 +193,11 @@ impl RunningDisk {
         self.disk.meter.read()
     }
 
+    /// What the user should know already, a sentence each; all of it is in the report too.
+    pub fn notes(&self) -> Vec<String> {
+        self.disk.state().notes.clone()
+    }
+
     /// Its job: pause, resume, speed, cancel.
     pub fn job(&self) -> &JobHandle {
         &self.job

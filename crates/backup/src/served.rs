@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use cohort_bitmap::{DirtyBitmap, View};
-use cohort_block::{BeforeWrite, ClosedGate, Ledger, OnMiss, Patience, Savers, Sink};
+use cohort_bitmap::{DirtyBitmap, Granularity, View};
+use cohort_block::{BeforeWrite, ClosedGate, Ledger, Patience, Savers, Sink, Staging};
 
 use crate::catalogue::RunId;
 use crate::disk::{Disk, FencedDisk, Ready, Started, now_unix_ms};
 use crate::error::DiskError;
 use crate::plan::{Base, Changes, Rung, StepDown};
 use crate::scan::{ScanError, allocated};
+use crate::scratch::scratch_file;
 use crate::settle::Settled;
 use crate::tracked::{AdoptError, Borrowed, Tracked, Views};
 
@@ -18,7 +19,7 @@ const SAVERS: usize = 4;
 
 /// Finds the disk's views, makes its target, and leaves all of it in the disk for the fence.
 pub(crate) fn prepare(
-    disk: &Disk,
+    disk: &Arc<Disk>,
     mut views: Borrowed,
     anchor: Option<RunId>,
 ) -> Result<(), DiskError> {
@@ -34,8 +35,9 @@ pub(crate) fn prepare(
     let candidate = &disk.bases[base];
     let target = disk.make_target(candidate)?;
     let sink: Arc<dyn Sink> = target.clone();
-    let savers =
-        Savers::start(sink, SAVERS).map_err(DiskError::system("threads to save old data"))?;
+    let staging = staging(disk, candidate.cluster)?;
+    let savers = Savers::staging(sink, SAVERS, staging)
+        .map_err(DiskError::system("threads to save old data"))?;
     let besides = match disk.changes {
         Changes::Everything => Some(tracked.all_dirty()),
         _ if candidate.base == Base::Nothing => Some(tracked.all_dirty()),
@@ -53,6 +55,24 @@ pub(crate) fn prepare(
         besides,
     });
     Ok(())
+}
+
+/// Where old data may wait for the target. That it is nearly full is a note at once, not only at the end.
+fn staging(disk: &Arc<Disk>, cluster: Granularity) -> Result<Staging, DiskError> {
+    let mut staging = Staging::in_memory(disk.options.staging_memory);
+    if let Some((folder, bytes)) = &disk.options.staging_file {
+        let what = || format!("a scratch file of {bytes} bytes in {}", folder.display());
+        let file =
+            scratch_file(folder, *bytes).map_err(|error| DiskError::system(what())(error))?;
+        staging = staging.then_in(file, *bytes, cluster.bytes());
+    }
+    let disk = Arc::downgrade(disk);
+    Ok(staging.notify(move |notice| {
+        tracing::warn!(%notice, "the target is slower than the writers");
+        if let Some(disk) = disk.upgrade() {
+            disk.note(format!("the target is slower than the writers: {notice}"));
+        }
+    }))
 }
 
 /// Inside the fence: splits the views and puts recorder and filter in. Touches memory only.
@@ -110,7 +130,7 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
     let ledger = Arc::new(Ledger::new(clusters));
     let patience = Patience {
         bound: disk.options.writer_wait,
-        on_miss: OnMiss::BreakBackup,
+        on_miss: disk.options.on_miss,
     };
     let source = disk.source.device.clone();
     let filter = Arc::new(BeforeWrite::new(ledger.clone(), source, savers, patience));
@@ -261,7 +281,7 @@ fn nothing_known(disk: &Disk, tracked: &Arc<Tracked>, anchor: Option<RunId>) -> 
 }
 
 /// What the top layer allocates; what it allocates from now on is written, so dirty.
-fn top_layer(disk: &Disk, cluster: cohort_bitmap::Granularity) -> Result<DirtyBitmap, DiskError> {
+fn top_layer(disk: &Disk, cluster: Granularity) -> Result<DirtyBitmap, DiskError> {
     let source = &*disk.source.device;
     allocated(source, cluster).map_err(|_| DiskError::TooLarge {
         source_name: disk.source.label.clone(),

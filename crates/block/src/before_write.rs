@@ -1,38 +1,22 @@
 //! Copy-before-write: saves what a write is about to overwrite, for one backup.
 //!
 //! The writer's thread reads the old data and hands it to the [`Savers`], threads of the filter's own
-//! that nothing else uses; so it works while the job is paused, throttled or stuck. The writer waits
-//! for them, and for the copier where that has the cluster in hand, up to its bound. After that the
-//! backup breaks and the write goes on; or the other way round, if so chosen: [`OnMiss`].
+//! that nothing else uses; so it works while the job is paused, throttled or stuck. If they may
+//! *stage*, and have room, the writer goes on at once. Otherwise it waits for them, and for the copier
+//! where that has the cluster in hand, up to its bound. After that the backup breaks and the write
+//! goes on; or the other way round, if so chosen: [`OnMiss`].
 //!
 //! Locks are taken in this order: gate, cluster, target. The copier never enters a gate.
 
-use std::collections::VecDeque;
-use std::error::Error;
 use std::fmt;
 use std::io;
-use std::mem;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ledger::{Before, Broken, Claim, Ledger};
-use crate::sync::{Monitor, MutexGuard, thread};
+use crate::savers::{Outcome, Save, Savers, StagingLevel};
 use crate::{Device, DeviceError, Operation};
-
-/// Where old data goes: the target, through handles of the filter's own.
-pub trait Sink: Send + Sync {
-    /// Writes one cluster, whole or cut by the end of the device, to the target. Called from several
-    /// threads at once, for different clusters.
-    ///
-    /// That it returned well does not make the cluster count; the ledger decides that afterwards. It
-    /// may run on when nobody waits for it any more: see [`Sealed::late_saves`].
-    ///
-    /// # Errors
-    /// The target did not take it.
-    fn save(&self, cluster: u64, data: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>>;
-}
 
 /// What gives way when old data could not be saved in time, or at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +24,8 @@ pub enum OnMiss {
     /// The backup: it breaks, once and for all, and the write goes on.
     #[default]
     BreakBackup,
-    /// The write: it fails and changes nothing, and the backup goes on.
+    /// The write: it fails and changes nothing, and the backup goes on. Not for old data that was staged:
+    /// its write has passed, so losing it breaks the backup.
     BreakWrite,
 }
 
@@ -99,8 +84,13 @@ impl BeforeWrite {
         &self.ledger
     }
 
-    /// Ends copying: hands out no more claims, waits for copies in flight, voids what has not ended by
-    /// the deadline (its clusters are owed), lets the savers go. All later writes pass.
+    /// How much old data is staged, on its way to the target.
+    pub fn staging(&self) -> StagingLevel {
+        self.savers.level()
+    }
+
+    /// Ends copying: hands out no more claims, waits for copies in flight and for what is staged, voids
+    /// what has not ended by the deadline (its clusters are owed), lets the savers go. All later writes pass.
     pub fn seal(&self, deadline: Instant) -> Sealed {
         let voided = self.ledger.seal(deadline);
         Sealed {
@@ -139,9 +129,10 @@ impl BeforeWrite {
             OnMiss::BreakWrite => {
                 let kind = match why {
                     Broken::Late { .. } => io::ErrorKind::TimedOut,
-                    Broken::Source(_) | Broken::Target { .. } | Broken::Distrusted(_) => {
-                        io::ErrorKind::Other
-                    }
+                    Broken::Source(_)
+                    | Broken::Target { .. }
+                    | Broken::Staged { .. }
+                    | Broken::Distrusted(_) => io::ErrorKind::Other,
                 };
                 let cause = io::Error::new(kind, why.to_string());
                 Err(DeviceError::new(
@@ -155,7 +146,7 @@ impl BeforeWrite {
         }
     }
 
-    /// Returns once no cluster that the write touches is owed or in flight.
+    /// Returns once no cluster that the write touches is owed, or in flight and not staged.
     fn save_all(&self, offset: u64, length: u64, deadline: Instant) -> Result<(), Broken> {
         let outcome = Arc::new(Outcome::new());
         let clusters = self.ledger.clusters(offset, length);
@@ -187,12 +178,8 @@ impl BeforeWrite {
             match next {
                 Before::Claimed(claim) => {
                     let data = self.read(&claim).map_err(|e| Some(Broken::Source(e)))?;
-                    self.savers.submit(Save {
-                        claim,
-                        data,
-                        source: self.source.name().to_owned(),
-                        outcome: Arc::clone(outcome),
-                    });
+                    let device = self.source.name();
+                    self.savers.submit(Save::new(claim, data, device, outcome));
                 }
                 Before::Busy => {
                     if !self.ledger.wait_while_busy(window, deadline) {
@@ -239,161 +226,4 @@ pub struct Sealed {
     /// Saves that have not returned and may write to the target at any time later. Unless this is zero
     /// the target must not be written by anybody else while this process lives.
     pub late_saves: usize,
-}
-
-/// The threads that write old data to the target of one backup.
-///
-/// Started before the fence, because inside it nothing may be called out. They end when the filter is
-/// sealed or dropped; a save that is stuck then keeps its thread until the target answers.
-pub struct Savers {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    sink: Arc<dyn Sink>,
-    queue: Monitor<Queue>,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Save>,
-    saving: usize,
-    finished: bool,
-}
-
-/// One cluster on its way to the target.
-struct Save {
-    claim: Claim,
-    data: Vec<u8>,
-    source: String,
-    /// That of the write it is done for.
-    outcome: Arc<Outcome>,
-}
-
-/// Why the saves of one write failed, if they did. Set before the claim is given back.
-type Outcome = OnceLock<Broken>;
-
-impl Savers {
-    /// Starts `threads` of them, at least one.
-    ///
-    /// # Errors
-    /// The operating system gives no thread.
-    pub fn start(sink: Arc<dyn Sink>, threads: usize) -> io::Result<Self> {
-        let savers = Self {
-            shared: Arc::new(Shared {
-                sink,
-                queue: Monitor::default(),
-            }),
-        };
-        for number in 0..threads.max(1) {
-            let shared = Arc::clone(&savers.shared);
-            thread::Builder::new()
-                .name(format!("saver-{number}"))
-                .spawn(move || shared.work())?;
-        }
-        Ok(savers)
-    }
-
-    fn submit(&self, save: Save) {
-        let mut queue = self.shared.queue.lock();
-        queue.waiting.push_back(save);
-        self.shared.queue.ring();
-    }
-
-    /// Gives back what no thread has begun of the saves for one write, so that a target that answers
-    /// no more does not fill the memory.
-    fn withdraw(&self, outcome: &Arc<Outcome>) {
-        let mut queue = self.shared.queue.lock();
-        let waiting = mem::take(&mut queue.waiting);
-        let (mine, others): (VecDeque<Save>, _) = waiting
-            .into_iter()
-            .partition(|save| Arc::ptr_eq(&save.outcome, outcome));
-        queue.waiting = others;
-        // Claims take the ledger's lock as they go.
-        drop(queue);
-        drop(mine);
-    }
-
-    /// Lets the threads go; waits until none is saving. Gives the number of those that still are at
-    /// the deadline.
-    fn finish(&self, deadline: Instant) -> usize {
-        let mut queue = self.close();
-        while queue.saving > 0 {
-            queue = match self.shared.queue.wait_until(queue, deadline) {
-                Ok(queue) => queue,
-                Err(queue) => return queue.saving,
-            };
-        }
-        0
-    }
-
-    fn close(&self) -> MutexGuard<'_, Queue> {
-        let mut queue = self.shared.queue.lock();
-        queue.finished = true;
-        self.shared.queue.ring();
-        queue
-    }
-}
-
-impl Drop for Savers {
-    fn drop(&mut self) {
-        drop(self.close());
-    }
-}
-
-impl fmt::Debug for Savers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Savers").finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn work(&self) {
-        while let Some(save) = self.next() {
-            save.carry_out(&*self.sink);
-            self.queue.lock().saving -= 1;
-            self.queue.ring();
-        }
-    }
-
-    /// The next one to carry out; none once finished.
-    fn next(&self) -> Option<Save> {
-        let mut queue = self.queue.lock();
-        loop {
-            if let Some(save) = queue.waiting.pop_front() {
-                queue.saving += 1;
-                return Some(save);
-            }
-            if queue.finished {
-                return None;
-            }
-            queue = self.queue.wait(queue);
-        }
-    }
-}
-
-impl Save {
-    fn carry_out(self, sink: &dyn Sink) {
-        if !self.claim.is_live() {
-            return; // Voided while it waited: nobody wants it any more.
-        }
-        let cluster = self.claim.clusters().start;
-        let saved = catch_unwind(AssertUnwindSafe(|| sink.save(cluster, &self.data)))
-            .unwrap_or_else(|_| Err("saving it panicked".into()));
-        match saved {
-            Ok(()) => {
-                self.claim.complete();
-            }
-            Err(cause) => {
-                let why = Broken::Target {
-                    device: self.source,
-                    offset: self.claim.bytes().start,
-                    cause: cause.into(),
-                };
-                // Others of the same write may have failed before; one reason is enough.
-                let _ = self.outcome.set(why);
-                drop(self.claim);
-            }
-        }
-    }
 }

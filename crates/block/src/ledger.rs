@@ -5,14 +5,19 @@
 //!
 //! ```text
 //! claim ─► read the source ─► write the target ─► claim.complete() ─► true: written
-//!   │                                                             └─► false: the copy does not count
-//!   └─ dropped: owed again
+//!   │                      │                                      └─► false: the copy does not count
+//!   │                      └─ claim.stage(): writes pass
+//!   └─ dropped: owed again; if a write has passed, the backup breaks
 //! ```
 //!
 //! A write to the source waits while its cluster is in flight, and first has it copied if it is owed;
 //! so whoever holds a live claim reads what the disk held at the fence. A claim can be *voided*
 //! meanwhile (the backup broke, or is being settled); its clusters are owed again and its copy does not
 //! count, whatever it still writes: the bytes of the target in an owed cluster mean nothing.
+//!
+//! A *staged* cluster is still in its claimant's hands, who has read its old data and keeps it: so writes
+//! need not wait for the target. It is neither owed nor written; once a write has passed over it, it
+//! cannot be read again.
 //!
 //! Written is not durable. That it becomes by a flush which began after the write completed and then
 //! succeeded: [`Ledger::begin_flush`].
@@ -76,6 +81,14 @@ pub enum Broken {
         /// What the target says.
         cause: Arc<dyn Error + Send + Sync>,
     },
+    /// Old data was kept beside the target, and what kept it gave it up.
+    #[error("the old data at byte {offset} was lost before it was saved: {cause}")]
+    Staged {
+        /// First byte of the cluster.
+        offset: u64,
+        /// What happened to it.
+        cause: Arc<dyn Error + Send + Sync>,
+    },
     /// What the target acknowledged may be lost.
     #[error("the target cannot be trusted any more: {0}")]
     Distrusted(String),
@@ -109,8 +122,10 @@ pub(crate) enum Before {
 pub struct Counts {
     /// To be copied still.
     pub owed: u64,
-    /// Being copied.
+    /// Being copied, and not yet read or not kept: writes to them wait.
     pub in_flight: u64,
+    /// Old data read and kept until the target takes it: writes to them pass.
+    pub staged: u64,
     /// Copied, and perhaps not yet durable.
     pub written: u64,
     /// Copied, and covered by a later flush.
@@ -139,6 +154,9 @@ struct State {
 struct Flight {
     end: u64,
     claim: u64,
+    staged: bool,
+    /// Whether a write has passed since: what the claimant keeps is all there is of the old data.
+    passed: bool,
 }
 
 impl Ledger {
@@ -226,6 +244,7 @@ impl Ledger {
         if state.is_busy(clusters) {
             Before::Busy
         } else {
+            state.pass(clusters);
             Before::Pass
         }
     }
@@ -261,8 +280,8 @@ impl Ledger {
         self.state.lock().broken.clone()
     }
 
-    /// Hands out nothing more, waits until copies in flight have ended, and voids those that have not
-    /// by the deadline. Gives the number of clusters voided. Afterwards writes pass.
+    /// Hands out nothing more, waits until copies in flight have ended, staged ones too, and voids those
+    /// that have not by the deadline. Gives the number of clusters voided. Afterwards writes pass.
     pub fn seal(&self, deadline: Instant) -> u64 {
         let mut state = self.state.lock();
         state.sealed = true;
@@ -272,7 +291,7 @@ impl Ledger {
                 Ok(state) => state,
                 Err(state) => {
                     let mut state = state;
-                    let voided = state.in_flight_clusters();
+                    let voided = state.clusters_where(|_| true);
                     self.void_all(&mut state);
                     self.changed(state);
                     return voided;
@@ -340,7 +359,8 @@ impl Ledger {
         let flushing: u64 = state.flushing.iter().map(|(_, b)| b.dirty_granules()).sum();
         Counts {
             owed: state.owed.dirty_granules(),
-            in_flight: state.in_flight_clusters(),
+            in_flight: state.clusters_where(|flight| !flight.staged),
+            staged: state.clusters_where(|flight| flight.staged),
             written: state.written.dirty_granules() + flushing,
             durable: state.durable.dirty_granules(),
             skipped: state.skipped.dirty_granules(),
@@ -368,6 +388,8 @@ impl Ledger {
         let flight = Flight {
             end: clusters.end,
             claim: id,
+            staged: false,
+            passed: false,
         };
         state.in_flight.insert(clusters.start, flight);
         Claim::new(self, id, clusters)
@@ -381,6 +403,32 @@ impl Ledger {
             state.in_flight.remove(&claim.clusters.start);
             self.add(to(&mut state), &claim.clusters);
             self.changed(state);
+        }
+        live
+    }
+
+    /// Ends the flight of a claim that copied nothing: owed again. If a write has passed over it there is nothing left to copy again, so the backup breaks.
+    fn give_back(&self, claim: &Claim, why: impl FnOnce() -> Broken) {
+        let mut state = self.state.lock();
+        if !state.is_live(claim) {
+            return;
+        }
+        let ended = state.in_flight.remove(&claim.clusters.start);
+        self.add(&mut state.owed, &claim.clusters);
+        if ended.is_some_and(|flight| flight.passed) && !state.is_closed() {
+            state.broken = Some(why());
+            self.void_all(&mut state);
+        }
+        self.changed(state);
+    }
+
+    /// Lets writes pass a claimed cluster; false if the claim was voided.
+    fn stage(&self, claim: &Claim) -> bool {
+        let mut state = self.state.lock();
+        let live = state.is_live(claim);
+        if live && let Some(flight) = state.in_flight.get_mut(&claim.clusters.start) {
+            flight.staged = true;
+            self.state.ring();
         }
         live
     }
@@ -428,15 +476,25 @@ impl State {
     }
 
     fn is_busy(&self, clusters: &Range<u64>) -> bool {
-        // Flights do not overlap, so of those that begin before the end only the last can reach in.
+        // Flights do not overlap, so backwards from the end the first that does not reach in is the last.
         self.in_flight
             .range(..clusters.end)
-            .next_back()
-            .is_some_and(|(_, flight)| flight.end > clusters.start)
+            .rev()
+            .take_while(|(_, flight)| flight.end > clusters.start)
+            .any(|(_, flight)| !flight.staged)
     }
 
-    fn in_flight_clusters(&self) -> u64 {
-        self.in_flight.iter().map(|(start, f)| f.end - start).sum()
+    /// Remembers that a write to these clusters goes ahead; none of them is busy.
+    fn pass(&mut self, clusters: &Range<u64>) {
+        let flights = self.in_flight.range_mut(..clusters.end).rev();
+        for (_, flight) in flights.take_while(|(_, flight)| flight.end > clusters.start) {
+            flight.passed = true;
+        }
+    }
+
+    fn clusters_where(&self, chosen: impl Fn(&Flight) -> bool) -> u64 {
+        let flights = self.in_flight.iter().filter(|(_, flight)| chosen(flight));
+        flights.map(|(start, flight)| flight.end - start).sum()
     }
 
     fn unique(&mut self) -> u64 {

@@ -4,10 +4,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cohort_bitmap::{DirtyBitmap, Granularity};
-use cohort_block::{Broken, Claim, Counts, Flush, Ledger, Next};
+use cohort_block::{
+    BeforeWrite, Broken, Claim, Counts, Device, Flush, Gated, Ledger, MemoryDevice, Next, Patience,
+    Savers, Sink,
+};
 use proptest::prelude::*;
 
 const CLUSTER: u64 = 4096;
@@ -178,6 +181,8 @@ enum Place {
     Outside,
     Owed,
     InFlight,
+    /// And whether a write has passed.
+    Staged(bool),
     /// And how many flushes had begun before.
     Written(u64),
     Durable,
@@ -187,8 +192,12 @@ enum Place {
 #[derive(Clone, Debug)]
 enum Move {
     Claim(u64, u64),
+    Stage(usize),
+    /// A write to a cluster that has nothing to wait for.
+    Pass(usize),
     Complete(usize),
     GiveBack(usize),
+    Lose(usize),
     Skip(usize),
     Divide(usize, u64),
     BeginFlush,
@@ -202,8 +211,11 @@ fn moves() -> impl Strategy<Value = Move> {
     let n = 0..8usize;
     prop_oneof![
         8 => (0..40u64, 1..6u64).prop_map(|(from, most)| Move::Claim(from, most)),
+        3 => n.clone().prop_map(Move::Stage),
+        4 => (0..40usize).prop_map(Move::Pass),
         6 => n.clone().prop_map(Move::Complete),
         2 => n.clone().prop_map(Move::GiveBack),
+        1 => n.clone().prop_map(Move::Lose),
         1 => n.clone().prop_map(Move::Skip),
         2 => (n.clone(), 0..6u64).prop_map(|(claim, at)| Move::Divide(claim, at)),
         3 => Just(Move::BeginFlush),
@@ -227,15 +239,20 @@ proptest! {
             pair.check();
         }
         // Whatever is left unsaid goes back.
-        pair.claims.clear();
-        pair.places.iter_mut().filter(|p| **p == Place::InFlight).for_each(|p| *p = Place::Owed);
-        prop_assert_eq!(pair.ledger.counts().in_flight, 0);
+        while !pair.claims.is_empty() {
+            pair.make(&Move::GiveBack(0));
+            pair.check();
+        }
+        let counts = pair.ledger.counts();
+        prop_assert_eq!((counts.in_flight, counts.staged), (0, 0));
     }
 }
 
 /// The ledger and the vector, told the same things.
 struct Pair {
     ledger: Arc<Ledger>,
+    /// Writes to it pass the ledger's filter, whose savers never get anything to do.
+    disk: Gated,
     places: Vec<Place>,
     /// Voided ones stay, to be ended in vain.
     claims: Vec<(Claim, bool)>,
@@ -251,8 +268,10 @@ impl Pair {
             '1' => Place::Owed,
             _ => Place::Outside,
         };
+        let ledger = ledger(row);
         Self {
-            ledger: ledger(row),
+            disk: gated(&ledger, row.len() as u64 * CLUSTER - 1),
+            ledger,
             places: row.chars().map(place).collect(),
             claims: Vec::new(),
             flushes: Vec::new(),
@@ -270,11 +289,21 @@ impl Pair {
                 self.end(at, written, Claim::complete);
             }
             Move::Skip(at) => self.end(at, Place::Skipped, Claim::skip),
-            Move::GiveBack(at) => self.end(at, Place::Owed, |claim| {
-                let live = claim.is_live();
-                drop(claim);
-                live
-            }),
+            Move::Stage(at) => {
+                if let Some((claim, live)) = self.claims.get(at) {
+                    assert_eq!(claim.stage(), *live);
+                    let (clusters, live) = (claim.clusters(), *live);
+                    let passed = |p: &Place| matches!(p, Place::Staged(true));
+                    if live && !self.places_of(&clusters).iter().any(passed) {
+                        self.set(clusters, Place::Staged(false));
+                    }
+                }
+            }
+            Move::Pass(cluster) => self.pass(cluster),
+            Move::GiveBack(at) => self.give_back(at, drop),
+            Move::Lose(at) => {
+                self.give_back(at, |claim| claim.lose(Broken::Distrusted("lost".into())));
+            }
             Move::Divide(at, by) => self.divide(at, by),
             Move::BeginFlush => {
                 self.begun += 1;
@@ -331,11 +360,11 @@ impl Pair {
             Next::Closed => assert!(self.closed),
             Next::Wait => {
                 assert_eq!(first, None);
-                assert!(self.places.contains(&Place::InFlight));
+                assert!(self.places.iter().any(is_under_way));
             }
             Next::Finished => {
                 assert_eq!(first, None);
-                assert!(!self.places.contains(&Place::InFlight));
+                assert!(!self.places.iter().any(is_under_way));
             }
         }
     }
@@ -348,6 +377,46 @@ impl Pair {
             if live {
                 self.set(clusters, place);
             }
+        }
+    }
+
+    /// Marks a whole claim when a write passes over one cluster of it.
+    fn pass(&mut self, cluster: usize) {
+        let waits = |place: &Place| matches!(place, Place::Owed | Place::InFlight);
+        if self.places.get(cluster).is_none_or(waits) {
+            return;
+        }
+        self.disk.write_at(&[1], cluster as u64 * CLUSTER).unwrap();
+        let over = |claim: &Claim| claim.clusters().contains(&(cluster as u64));
+        let claim = self
+            .claims
+            .iter()
+            .find(|(claim, live)| *live && over(claim));
+        if let (Some((claim, _)), Place::Staged(_)) = (claim, self.places[cluster]) {
+            let clusters = claim.clusters();
+            self.set(clusters, Place::Staged(true));
+        }
+    }
+
+    fn places_of(&self, clusters: &Range<u64>) -> &[Place] {
+        &self.places[clusters.start as usize..clusters.end as usize]
+    }
+
+    /// What a write has passed over cannot be copied again: the backup is broken, unless it is over.
+    fn give_back(&mut self, at: usize, end: impl FnOnce(Claim)) {
+        let Some((claim, live)) = self.claims.get(at) else {
+            return;
+        };
+        let clusters = claim.clusters();
+        let passed = *live && self.places_of(&clusters)[0] == Place::Staged(true);
+        self.end(at, Place::Owed, |claim| {
+            let live = claim.is_live();
+            end(claim);
+            live
+        });
+        if passed && !self.closed {
+            assert!(self.ledger.broken().is_some());
+            self.void();
         }
     }
 
@@ -368,7 +437,7 @@ impl Pair {
     fn void(&mut self) {
         self.closed = true;
         self.claims.iter_mut().for_each(|(_, live)| *live = false);
-        self.change(Place::Owed, |p| *p == Place::InFlight);
+        self.change(Place::Owed, is_under_way);
     }
 
     fn change(&mut self, to: Place, which: impl Fn(&Place) -> bool) {
@@ -386,6 +455,7 @@ impl Pair {
         let want = Counts {
             owed: count(|p| *p == Place::Owed),
             in_flight: count(|p| *p == Place::InFlight),
+            staged: count(|p| matches!(p, Place::Staged(_))),
             written: count(|p| matches!(p, Place::Written(_))),
             durable: count(|p| *p == Place::Durable),
             skipped: count(|p| *p == Place::Skipped),
@@ -393,12 +463,40 @@ impl Pair {
         assert_eq!(self.ledger.counts(), want);
         let remains = |place: &Place| match place {
             Place::Outside | Place::Durable => '0',
-            Place::Owed | Place::InFlight | Place::Written(_) | Place::Skipped => '1',
+            Place::Owed
+            | Place::InFlight
+            | Place::Staged(_)
+            | Place::Written(_)
+            | Place::Skipped => '1',
         };
         let remaining: String = self.places.iter().map(remains).collect();
         assert_eq!(row(&self.ledger.remaining()), remaining);
         assert_eq!(self.ledger.is_trusted(), self.trusted);
     }
+}
+
+/// A disk whose writes ask this ledger.
+fn gated(ledger: &Arc<Ledger>, size: u64) -> Gated {
+    struct Never;
+    impl Sink for Never {
+        fn save(&self, _: u64, _: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            unreachable!("only clusters that are not owed are written")
+        }
+    }
+    let disk = Gated::new(Arc::new(MemoryDevice::new("disk", size)));
+    let savers = Savers::start(Arc::new(Never), 1).unwrap();
+    let behind = Arc::clone(disk.device());
+    let filter = BeforeWrite::new(Arc::clone(ledger), behind, savers, Patience::default());
+    let mut closed = disk
+        .close("test", Instant::now() + Duration::from_secs(60))
+        .unwrap();
+    closed.install_filter(Arc::new(filter));
+    drop(closed);
+    disk
+}
+
+fn is_under_way(place: &Place) -> bool {
+    matches!(place, Place::InFlight | Place::Staged(_))
 }
 
 /// A ledger of a disk whose last cluster is one byte short.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder};
 use cohort_block::{
     BeforeWrite, Device, Fault, Faulty, Gated, Ledger, MemoryDevice, Next, OnMiss, Operation,
-    Patience, Savers, Sink, close_all,
+    OsFile, Patience, Savers, Sink, Staging, close_all,
 };
 
 const CLUSTER: u64 = 4096;
@@ -153,7 +153,15 @@ fn fence(disks: &[Disk; 2], end: End, random: &mut Random) -> [Backup; 2] {
             way.inject(Fault::error(Operation::Write).nth(nth).once());
         }
         let sink = ToDevice(way);
-        Some(Savers::start(Arc::new(sink), 2).unwrap())
+        let staging = match random.below(3) {
+            0 => Staging::none(),
+            clusters => {
+                let file = OsFile::new(tempfile::tempfile().unwrap()).unwrap();
+                let memory = Staging::in_memory(clusters * CLUSTER);
+                memory.then_in(Arc::new(file), 3 * CLUSTER, CLUSTER)
+            }
+        };
+        Some(Savers::staging(Arc::new(sink), 2, staging).unwrap())
     });
     let gates = disks.each_ref().map(|disk| &disk.gated);
     let mut closed = close_all(&gates, "test", Instant::now() + LONG).unwrap();

@@ -6,5 +6,6 @@ mod grouped;
 mod random;
 mod refused;
 mod served;
+mod staged;
 mod undecided;
 mod world;

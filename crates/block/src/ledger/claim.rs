@@ -1,12 +1,14 @@
 //! What a ledger hands out: claims on clusters, and flushes under way. Both say how they ended, if only
 //! by being dropped.
 
+use std::error::Error;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Flight, Ledger, State, unite};
+use super::{Broken, Flight, Ledger, State, unite};
 
-/// The right, and the duty, to copy a run of clusters. Dropped, it gives them back as owed.
+/// The right, and the duty, to copy a run of clusters. Dropped, it gives them back as owed; if a
+/// write has passed over them, that breaks the backup.
 #[derive(Debug)]
 #[must_use = "dropped, the clusters are owed again"]
 pub struct Claim {
@@ -54,6 +56,18 @@ impl Claim {
         self.ledger.land(&self, |state| &mut state.skipped)
     }
 
+    /// The old data is read and kept: writes to these clusters pass from now on, while the target takes
+    /// it. False if voided: nobody wants it any more.
+    pub fn stage(&self) -> bool {
+        self.ledger.stage(self)
+    }
+
+    /// Gives them back. If a write has passed over them the backup breaks, and that is why.
+    pub fn lose(mut self, why: Broken) {
+        self.landed = true;
+        self.ledger.give_back(&self, || why);
+    }
+
     /// Divides the claim: keeps the clusters before `at`, gives those from there on.
     ///
     /// # Panics
@@ -64,7 +78,14 @@ impl Claim {
         let mut state = self.ledger.state.lock();
         let id = state.unique();
         if state.is_live(self) {
-            let flight = |end, claim| Flight { end, claim };
+            let whole = state.in_flight.remove(&start);
+            let is = |fact: fn(&Flight) -> bool| whole.as_ref().is_some_and(fact);
+            let flight = |end, claim| Flight {
+                end,
+                claim,
+                staged: is(|flight| flight.staged),
+                passed: is(|flight| flight.passed),
+            };
             state.in_flight.insert(start, flight(at, self.id));
             state.in_flight.insert(at, flight(end, id));
         }
@@ -77,7 +98,10 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.landed {
-            self.ledger.land(self, |state| &mut state.owed);
+            self.ledger.give_back(self, || Broken::Staged {
+                offset: self.bytes().start,
+                cause: Arc::from(Box::<dyn Error + Send + Sync>::from("nobody kept it")),
+            });
         }
     }
 }

@@ -12,6 +12,47 @@ use crate::token::Anchor;
 use crate::{Asked, Error, Progress, Token, Waker};
 
 /// A driver's view of the engine during one call.
+///
+/// ```
+/// use std::sync::mpsc::{Receiver, channel};
+/// use cohort_job::{Context, Driver, Engine, JobSpec, Step};
+///
+/// /// Adds up what three tasks find.
+/// #[derive(Default)]
+/// struct Sum {
+///     found: Option<Receiver<u64>>,
+///     sum: u64,
+/// }
+///
+/// impl Driver for Sum {
+///     fn step(&mut self, cx: &mut Context<'_>) -> Step {
+///         let Some(found) = &self.found else {
+///             let (tell, found) = channel();
+///             for number in 1..=3 {
+///                 let tell = tell.clone();
+///                 cx.spawn(move || drop(tell.send(number)));
+///             }
+///             cx.progress().set_remaining(cx.tasks() as u64);
+///             self.found = Some(found);
+///             return Step::Wait("waits for its three tasks");
+///         };
+///         for number in found.try_iter() {
+///             self.sum += number;
+///             cx.progress().advance(1);
+///         }
+///         match (cx.tasks(), self.sum) {
+///             (0, 6) => Step::done(),
+///             (0, sum) => Step::failed(format!("{sum} is not 6")),
+///             _ => Step::Wait("waits for the rest of its tasks"),
+///         }
+///     }
+/// }
+///
+/// let job = Engine::new()?.launch(JobSpec::new("sum"), Sum::default())?;
+/// job.wait();
+/// assert_eq!((job.why().as_str(), job.progress().done), ("committed", 3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Context<'a> {
     home: Home<'a>,
     member: u32,
@@ -61,6 +102,22 @@ impl<'a> Context<'a> {
     }
 
     /// How long the engine has been there: a clock for deadlines and back-off that tests can wind on.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cohort_job::{Engine, JobSpec, Step, from_fn};
+    ///
+    /// let mut end = None;
+    /// let patient = from_fn(move |cx| {
+    ///     let end = *end.get_or_insert(cx.elapsed() + Duration::from_millis(2));
+    ///     match end.checked_sub(cx.elapsed()) {
+    ///         Some(left) if !left.is_zero() => Step::Sleep(left),
+    ///         _ => Step::done(),
+    ///     }
+    /// });
+    /// Engine::new()?.run(JobSpec::new("patient"), patient)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn elapsed(&self) -> Duration {
         match self.home {
             Home::Group(group) => group.shell.elapsed(),

@@ -15,6 +15,53 @@ use crate::{Cause, Context, Disposition, Error, Hooks};
 /// group has, [`prepare`](Driver::prepare); then the verdict is written; then either
 /// [`commit`](Driver::commit) or [`abort`](Driver::abort); last [`clean`](Driver::clean).
 /// A member that never ran still gets `abort` and `clean`.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use cohort_job::{Abort, Commit, Context, Disposition, Driver, Engine, Error, Hooks, JobSpec, Record, Step};
+///
+/// /// Moves a letter from the desk to the box, so that it is in one of them whatever happens.
+/// struct Post {
+///     letter: &'static str,
+///     draft: Option<String>,
+///     sent: Arc<Mutex<Vec<String>>>,
+/// }
+///
+/// impl Driver for Post {
+///     // There is nothing to clean up, so the engine need not call.
+///     const HOOKS: Hooks = Hooks::PREPARE.and(Hooks::COMMIT).and(Hooks::ABORT);
+///
+///     fn step(&mut self, _: &mut Context<'_>) -> Step {
+///         self.draft = Some(self.letter.to_uppercase());
+///         Step::done()
+///     }
+///     fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, Error> {
+///         match &self.draft {
+///             Some(draft) if !draft.is_empty() => Ok(Record(draft.clone().into_bytes())),
+///             _ => Err("an empty letter".into()),
+///         }
+///     }
+///     fn commit(&mut self, how: &Commit) {
+///         let mut sent = self.sent.lock().unwrap();
+///         let draft = self.draft.take().unwrap_or_default();
+///         // After a crash it may be the second time.
+///         if !(how.replayed && sent.contains(&draft)) {
+///             sent.push(draft);
+///         }
+///     }
+///     fn abort(&mut self, why: &Abort) {
+///         if why.disposition == Disposition::Discard {
+///             self.draft = None;
+///         }
+///     }
+/// }
+///
+/// let sent = Arc::new(Mutex::new(Vec::new()));
+/// let post = Post { letter: "dear bob", draft: None, sent: Arc::clone(&sent) };
+/// Engine::new()?.run(JobSpec::new("post").kind("letter"), post)?;
+/// assert_eq!(*sent.lock().unwrap(), ["DEAR BOB"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Driver: Send + 'static {
     /// The hooks this driver has; the engine does not call the others.
     const HOOKS: Hooks = Hooks::ALL;
@@ -48,6 +95,8 @@ pub trait Driver: Send + 'static {
 }
 
 /// What a step found.
+///
+/// Example: [`Driver`].
 #[derive(Debug)]
 #[must_use]
 pub enum Step {
@@ -75,6 +124,8 @@ impl Step {
 }
 
 /// What `prepare` leaves for whoever must commit or abort after a crash; the engine does not look inside.
+///
+/// Example: [`Driver`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Record(pub Vec<u8>);
 
@@ -91,6 +142,8 @@ impl AsRef<[u8]> for Record {
 }
 
 /// How a job is committed.
+///
+/// Example: [`Driver`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Commit {
     /// The verdict was read from the journal at start: this may be the second time.
@@ -100,6 +153,8 @@ pub struct Commit {
 }
 
 /// Why a job is aborted, and what that means for what it leaves.
+///
+/// Example: [`Driver`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Abort {
@@ -113,6 +168,15 @@ pub struct Abort {
 
 impl Abort {
     /// An abort with this cause and meaning, not replayed.
+    ///
+    /// A driver's own tests need one:
+    ///
+    /// ```
+    /// use cohort_job::{Abort, Cause, Disposition};
+    ///
+    /// let why = Abort::new(Cause::User, Disposition::Discard);
+    /// assert!(!why.replayed);
+    /// ```
     pub const fn new(cause: Cause, disposition: Disposition) -> Self {
         Self {
             cause,
@@ -133,6 +197,8 @@ pub(crate) fn panic_error(payload: &(dyn Any + Send)) -> Error {
 }
 
 /// A driver whose type is forgotten: what the engine keeps. Every [`Driver`] is one.
+///
+/// Example: [`Txn::add_boxed`](crate::Txn::add_boxed).
 pub trait ErasedDriver: Send + sealed::Sealed {
     #[doc(hidden)]
     fn hooks(&self) -> Hooks;

@@ -19,10 +19,47 @@ use crate::{Driver, GroupName, JobId, Kind, MemberName, Outcome, Record, Spec, S
 ///
 /// Dropping it and every handle loses nothing: what runs, runs to its end. What waits for a user's
 /// word is then cancelled with [`Disposition::Keep`](crate::Disposition::Keep), for nobody could say it any more.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use cohort_job::{Engine, JobSpec, Outcome, Status, Step, from_fn};
+///
+/// let engine = Engine::new()?;
+/// // Here and now:
+/// let outcome = engine.run(JobSpec::new("short"), from_fn(|_| Step::done()))?;
+/// assert_eq!(outcome, Some(Outcome::Committed { short: false }));
+///
+/// // In the background, found again by name or by id, and listed:
+/// let job = engine.launch(JobSpec::new("long"), from_fn(|_| Step::Wait("waits for the tide")))?;
+/// assert_eq!(engine.job("long").map(|job| job.id()), Some(job.id()));
+/// assert!(engine.job_by_id(job.id()).is_some());
+/// let listed = engine.snapshot().jobs;
+/// assert_eq!((listed.len(), listed[0].status), (1, Status::Running));
+///
+/// // At the end of the program:
+/// let rest = engine.shutdown(Instant::now() + Duration::from_secs(10));
+/// assert!(rest.is_empty() && engine.snapshot().jobs.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Owner>);
 
 /// Settings for an [`Engine`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use cohort_job::{Engine, MemoryJournal, TextRecorder};
+///
+/// let engine = Engine::builder()
+///     .threads(2)
+///     .tasks(4)
+///     .stuck_after(Duration::from_secs(5))
+///     .journal(Arc::new(MemoryJournal::new()))
+///     .recorder(Arc::new(TextRecorder::new(Vec::new())))
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct EngineBuilder {
     threads: usize,
@@ -33,6 +70,28 @@ pub struct EngineBuilder {
 }
 
 /// A job to be added: its name, and how it is to be treated.
+///
+/// ```
+/// use cohort_job::{Engine, JobSpec, Status, Step, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let spec = JobSpec::new("disk0").kind("copy").speed(1 << 20).tasks(8).manual_finalize().manual_dismiss();
+/// let job = engine.launch(spec, from_fn(|_| Step::done()))?;
+/// while job.status() != Status::Pending {
+///     std::thread::yield_now();
+/// }
+/// // Everything is done, and nothing counts yet.
+/// job.finalize()?;
+/// job.wait();
+/// // It is over, and kept with its name until somebody has looked.
+/// assert_eq!(job.status(), Status::Concluded);
+/// job.dismiss()?;
+/// assert!(engine.job("disk0").is_none());
+///
+/// let nameless = engine.launch(JobSpec::unnamed(), from_fn(|_| Step::done()))?;
+/// assert_eq!(nameless.name(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct JobSpec {
     pub(crate) name: Option<String>,
@@ -44,6 +103,8 @@ pub struct JobSpec {
 }
 
 /// Every job at one moment.
+///
+/// Example: [`Engine`].
 #[derive(Debug, Clone)]
 pub struct EngineSnapshot {
     /// Whatever notices up to this number said is in here; later ones may be.
@@ -53,6 +114,8 @@ pub struct EngineSnapshot {
 }
 
 /// One job in a snapshot.
+///
+/// Example: [`Engine`].
 #[derive(Debug, Clone)]
 pub struct JobState {
     /// Its id.
@@ -66,6 +129,8 @@ pub struct JobState {
 }
 
 /// What a start found owed and runs again.
+///
+/// Example: [`Journal`].
 #[derive(Debug)]
 pub struct Recovered {
     /// The groups whose hooks run now; wait on them.

@@ -8,6 +8,16 @@ use std::sync::Arc;
 /// Why a job failed: one message and, if there is one, the error below it. Cheap to clone.
 ///
 /// A driver's failure is data: it is kept with the job until the job is dismissed.
+///
+/// ```
+/// use cohort_job::Error;
+///
+/// let refused = std::io::Error::other("disk is full");
+/// let error = Error::with_source("cannot write page 7", refused);
+/// assert_eq!(error.message(), "cannot write page 7");
+/// assert_eq!(error.to_string(), "cannot write page 7: disk is full");
+/// assert_eq!(Error::from("no luck"), Error::new("no luck"));
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 

@@ -36,6 +36,31 @@ impl Anchor {
 
 /// Has a job stepped when something happened outside. A wake during a step is not lost; one that
 /// comes after the job's end, or while it is paused, does no harm.
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::sync::{Arc, mpsc};
+/// use cohort_job::{Engine, JobSpec, Step, from_fn};
+///
+/// let here = Arc::new(AtomicBool::new(false));
+/// let (hand_out, wakers) = mpsc::channel();
+/// let arrived = Arc::clone(&here);
+/// let waits = from_fn(move |cx| {
+///     let _ = hand_out.send(cx.waker());
+///     if arrived.load(Ordering::Acquire) {
+///         return Step::done();
+///     }
+///     Step::Wait("waits for the post")
+/// });
+/// let job = Engine::new()?.launch(JobSpec::new("reader"), waits)?;
+///
+/// // Elsewhere: first the fact, then the wake, which is not lost whatever the job does just now.
+/// let waker = wakers.recv()?;
+/// here.store(true, Ordering::Release);
+/// waker.wake();
+/// job.wait();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Waker(pub(crate) Anchor);
 

@@ -46,12 +46,16 @@ where
 }
 
 /// What [`blocking`] gives.
+///
+/// Example: [`blocking`](crate::blocking()).
 pub struct Blocking<F> {
     work: Option<F>,
     relay: Arc<Relay>,
 }
 
 /// What a blocking function holds of its job.
+///
+/// Example: [`blocking`](crate::blocking()).
 #[derive(Debug)]
 pub struct Reins {
     token: Token,
@@ -59,6 +63,18 @@ pub struct Reins {
 }
 
 /// The job was stopped: the function should return, and what it returns does not count.
+///
+/// ```
+/// use cohort_job::{Error, Reins, Stopped};
+///
+/// /// `?` ends a function that was stopped; what it returns does not count then.
+/// fn work(reins: &Reins) -> Result<(), Error> {
+///     while !reins.is_stopped() {
+///         reins.pay(1)?;
+///     }
+///     Err(Stopped.into())
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the job was stopped")]
 pub struct Stopped;

@@ -20,6 +20,38 @@ use crate::txn::{Pass, Txn};
 const TURN: u32 = 1024;
 
 /// One transaction and its members. A lone job is a transaction of one.
+///
+/// One member, from its launch to its dismissal, as a shell leads it:
+///
+/// ```
+/// use cohort_job::core::{Action, Core, Event, Order, Report, Request};
+/// use cohort_job::{Hooks, Phase, Spec, Status, Verdict, WaitsFor};
+///
+/// let (mut core, mut out) = (Core::new(), Vec::new());
+/// let spec = Spec { hooks: Hooks::COMMIT, ..Spec::default() };
+/// core.apply(Request::Add { count: 1, spec }, &mut out)?;
+/// assert!(!core.is_sealed() && core.len() == 1);
+/// core.apply(Request::Launch, &mut out)?;
+/// assert_eq!(out.pop(), Some(Action::Run { order: Order::Step, members: 0..1 }));
+/// assert_eq!(core.waits_for(0), Some(WaitsFor::Step));
+///
+/// // A worker has stepped it.
+/// core.handle(Event::Ran { order: Order::Step, members: 0..1, report: Report::Done }, &mut out);
+/// assert_eq!(out.pop(), Some(Action::Decide(Verdict::Commit)));
+/// assert_eq!((core.verdict(), core.group_waits_for()), (Some(Verdict::Commit), WaitsFor::Journal));
+///
+/// // The journal has the verdict, so its commit may run.
+/// core.handle(Event::Decided(Ok(())), &mut out);
+/// assert_eq!((core.phase(), core.hook_under_way()), (Phase::Committing, Some(Order::Commit)));
+/// core.handle(Event::Ran { order: Order::Commit, members: 0..1, report: Report::Done }, &mut out);
+/// assert_eq!(out.pop(), Some(Action::Ended { owed: false }));
+/// assert!(core.is_forgotten() && core.status(0).is_none());
+///
+/// // A refusal changes nothing.
+/// let before = core.clone();
+/// assert!(core.apply(Request::Pause(0), &mut out).is_err() && core == before);
+/// # Ok::<(), cohort_job::Refused>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Core {
     pub(crate) txn: Txn,
@@ -42,6 +74,21 @@ impl Core {
     ///
     /// # Panics
     /// If `turn` is 0.
+    ///
+    /// ```
+    /// use cohort_job::core::{Action, Core, Event, Request};
+    /// use cohort_job::{Spec, Status};
+    ///
+    /// let (mut core, mut out) = (Core::with_turn(1), Vec::new());
+    /// core.apply(Request::Add { count: 2, spec: Spec::default() }, &mut out)?;
+    /// core.apply(Request::Launch, &mut out)?;
+    /// // One was started; the other waits for the next turn.
+    /// assert_eq!(out.last(), Some(&Action::Continue));
+    /// assert_eq!((core.status(0), core.status(1)), (Some(Status::Running), Some(Status::Created)));
+    /// core.handle(Event::Continue, &mut out);
+    /// assert_eq!(core.status(1), Some(Status::Running));
+    /// # Ok::<(), cohort_job::Refused>(())
+    /// ```
     #[must_use]
     pub fn with_turn(turn: u32) -> Self {
         Self {

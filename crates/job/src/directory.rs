@@ -17,6 +17,8 @@ slotmap::new_key_type! {
 }
 
 /// A transaction under its engine. A stale one is never another transaction.
+///
+/// Example: [`Engine`](crate::Engine).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxnId {
     /// In order of creation.
@@ -26,6 +28,8 @@ pub struct TxnId {
 
 /// A job under its engine: its transaction and its place there, in creation order.
 /// A stale one is never another job.
+///
+/// Example: [`Engine`](crate::Engine).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId {
     /// Its transaction.

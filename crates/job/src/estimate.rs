@@ -45,6 +45,8 @@ pub struct Estimate {
 }
 
 /// How much longer, as an honest interval.
+///
+/// Example: [`Estimate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remaining {
     /// Too early to say.
@@ -148,6 +150,17 @@ pub struct Meter {
 }
 
 /// What a [`Meter`] shows.
+///
+/// ```
+/// use cohort_job::{Engine, JobSpec, for_each};
+///
+/// let job = Engine::new()?.launch(JobSpec::new("j"), for_each(0..10, |_, _| Ok(())))?;
+/// let mut meter = job.meter();
+/// job.wait();
+/// let now = meter.read();
+/// assert_eq!((now.progress.done, now.progress.total), (10, 10));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
     /// How far the job is.

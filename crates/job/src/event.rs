@@ -11,10 +11,25 @@ use crate::outcome::{Asked, Cause, Disposition, Outcome, Verdict};
 use crate::status::Status;
 
 /// A moment, told as the time since the engine began. The core reads no clock.
+///
+/// ```
+/// use std::time::Duration;
+/// use cohort_job::Time;
+///
+/// assert!(Time(Duration::from_secs(1)) < Time(Duration::from_secs(2)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub Duration);
 
 /// Which of a driver's optional methods exist. What does not exist is not ordered.
+///
+/// ```
+/// use cohort_job::Hooks;
+///
+/// let both = Hooks::COMMIT.and(Hooks::CLEAN);
+/// assert!(both.has(Hooks::CLEAN) && !both.has(Hooks::ABORT));
+/// assert!(Hooks::ALL.has(both) && both.has(Hooks::NONE));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Hooks(u8);
 
@@ -46,6 +61,8 @@ impl Hooks {
 }
 
 /// How a member is to be treated; fixed when it is added.
+///
+/// Example: [`Core`](crate::core::Core). Users have [`JobSpec`](crate::JobSpec).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Spec {
     /// Its group stays pending until a user finalizes any member.
@@ -57,6 +74,8 @@ pub struct Spec {
 }
 
 /// What users, and the engine on its own account, ask of a group. May be refused.
+///
+/// Example: [`Core`](crate::core::Core).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Add so many like members at the end of the creation order.
@@ -105,6 +124,8 @@ pub enum Request {
 }
 
 /// What a worker is ordered to run, one member after the other.
+///
+/// Example: [`Core`](crate::core::Core).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Order {
     /// One step.
@@ -120,6 +141,8 @@ pub enum Order {
 }
 
 /// What became of an order. A span has one report; a worker cuts it where reports differ.
+///
+/// Example: [`Core`](crate::core::Core).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Report {
     /// Step: more to do.
@@ -141,6 +164,8 @@ pub enum Report {
 }
 
 /// What happened. Facts, past tense; may not be refused.
+///
+/// Example: [`Core`](crate::core::Core).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// These members were stepped, prepared, and so on. Hook spans are reported in creation order.
@@ -179,6 +204,8 @@ pub enum Event {
 
 /// What the shell is to do, in this order. Gates, `Ask` and notices change under the lock of the
 /// group; the rest is carried out after it.
+///
+/// Example: [`Core`](crate::core::Core).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Have these members stepped, or their hooks run. There is at most one hook span out at a time.
@@ -212,6 +239,8 @@ pub enum Action {
 }
 
 /// What subscribers learn.
+///
+/// Example: [`Core`](crate::core::Core).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Notice {
     /// These members entered this status.

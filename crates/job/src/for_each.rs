@@ -32,6 +32,8 @@ where
 }
 
 /// What [`for_each`] gives.
+///
+/// Example: [`for_each`](crate::for_each).
 pub struct ForEach<I, F> {
     items: I,
     work: F,

@@ -24,6 +24,8 @@ where
 }
 
 /// What [`from_fn`] gives.
+///
+/// Example: [`from_fn`](crate::from_fn).
 pub struct FromFn<F>(F);
 
 impl<F> Driver for FromFn<F>

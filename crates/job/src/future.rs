@@ -84,6 +84,43 @@ impl Drop for Await {
 }
 
 /// Waits for a job; made by awaiting its handle.
+///
+/// With the smallest of executors, one that parks its thread:
+///
+/// ```
+/// use std::future::IntoFuture;
+/// use std::pin::pin;
+/// use std::sync::Arc;
+/// use std::task::{Context, Poll, Wake, Waker};
+/// use std::thread::{self, Thread};
+/// use cohort_job::{Engine, JobSpec, Step, Verdict, from_fn};
+///
+/// struct Unpark(Thread);
+/// impl Wake for Unpark {
+///     fn wake(self: Arc<Self>) {
+///         self.0.unpark();
+///     }
+/// }
+/// fn block_on<F: IntoFuture>(future: F) -> F::Output {
+///     let mut future = pin!(future.into_future());
+///     let waker = Waker::from(Arc::new(Unpark(thread::current())));
+///     loop {
+///         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+///             Poll::Ready(output) => return output,
+///             Poll::Pending => thread::park(),
+///         }
+///     }
+/// }
+///
+/// let job = Engine::new()?.launch(JobSpec::new("j"), from_fn(|_| Step::done()))?;
+/// let verdict = block_on(async {
+///     let outcome = (&job).await;
+///     assert_eq!(outcome, job.outcome());
+///     job.txn().await
+/// });
+/// assert_eq!(verdict, Some(Verdict::Commit));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct JobFuture {
     job: JobHandle,
@@ -91,6 +128,8 @@ pub struct JobFuture {
 }
 
 /// Waits for a group; made by awaiting its handle.
+///
+/// Example: [`JobFuture`].
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct TxnFuture {
     txn: TxnHandle,

@@ -26,6 +26,31 @@ impl Drop for Owner {
 }
 
 /// One job. In an async program, await it (or a reference to it): [`JobHandle::wait`] without the thread.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use cohort_job::{Disposition, Engine, JobSpec, Phase, Status, Step, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let job = engine.launch(JobSpec::new("copy").speed(100), from_fn(|cx| match cx.pay(10) {
+///     Ok(()) => Step::Again,
+///     Err(wait) => Step::Sleep(wait),
+/// }))?;
+/// job.pause()?;
+/// while job.status() != Status::Paused {
+///     std::thread::yield_now();
+/// }
+/// assert_eq!(job.why(), "paused: it was paused by a user and waits for a resume");
+/// job.resume()?;
+/// job.set_speed(1_000)?;
+/// assert_eq!((job.speed(), job.txn().phase()), (1_000, Phase::Open));
+///
+/// // It never ends by itself.
+/// assert_eq!(job.wait_until(Instant::now() + Duration::from_millis(1)), None);
+/// job.cancel(Disposition::Keep)?;
+/// assert!(job.wait().is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct JobHandle {
     pub(crate) group: Arc<Group>,
@@ -34,6 +59,25 @@ pub struct JobHandle {
 }
 
 /// One group. In an async program, await it (or a reference to it): [`TxnHandle::wait`] without the thread.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use cohort_job::{Disposition, Engine, JobSpec, Phase, Step, Verdict, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let mut open = engine.group("three");
+/// open.add_all(&JobSpec::unnamed(), (0..3).map(|_| from_fn(|_| Step::Wait("waits for Godot"))))?;
+/// let group = open.launch();
+/// assert_eq!((group.members().len(), group.verdict()), (3, None));
+/// assert_eq!(group.wait_until(Instant::now() + Duration::from_millis(1)), None);
+///
+/// group.cancel(Disposition::Discard)?;
+/// let Some(Verdict::Abort { disposition: Disposition::Discard, .. }) = group.wait() else {
+///     panic!("nobody came")
+/// };
+/// assert!(group.phase() == Phase::Done && !group.in_doubt());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct TxnHandle {
     pub(crate) group: Arc<Group>,
@@ -198,6 +242,28 @@ impl JobHandle {
     ///
     /// # Errors
     /// If it is not stuck.
+    ///
+    /// ```
+    /// use std::sync::mpsc::channel;
+    /// use std::time::Duration;
+    /// use cohort_job::{Engine, JobSpec, News, Step, Update, from_fn};
+    ///
+    /// let engine = Engine::builder().stuck_after(Duration::from_millis(10)).build()?;
+    /// let news = engine.subscribe(100);
+    /// let (never, hangs) = channel::<()>();
+    /// let job = engine.launch(JobSpec::new("tape"), from_fn(move |_| {
+    ///     let _ = hangs.recv();
+    ///     Step::done()
+    /// }))?;
+    /// // Told by name; until then, and of a job that is not stuck, this is refused.
+    /// let stuck = |update: &Update| matches!(update, Update::Notice(told) if matches!(told.news, News::Stuck(_)));
+    /// assert!(news.into_iter().any(|update| stuck(&update)));
+    /// job.give_up()?;
+    /// job.wait();
+    /// assert_eq!(job.why(), "failed: given up: it was stuck and did not come back");
+    /// drop(never);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn give_up(&self) -> Result<(), VerbError> {
         watch::give_up(&self.owner.shell, &self.group, self.member)
             .map_err(|refused| self.error(refused))

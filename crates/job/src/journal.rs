@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use crate::{Error, GroupName, Kind, MemberName, Record, Verdict};
 
 /// What a member leaves for the next start.
+///
+/// Example: [`Journal`].
 pub type Entry = (MemberName, Kind, Record);
 
 /// A durable place for verdicts.
@@ -14,6 +16,34 @@ pub type Entry = (MemberName, Kind, Record);
 /// The engine asks for one write per group, before its first commit or abort hook, from a thread that
 /// may block. A failed write leaves the group *in doubt*: it is never tried again and never guessed; the
 /// engine takes no more verdicts to this journal, and the next start reads what is there.
+///
+/// A start that finds what an earlier process decided, and did not live to carry out:
+///
+/// ```
+/// use std::sync::{Arc, mpsc};
+/// use cohort_job::{
+///     DriverExt, Engine, Journal, Kind, MemberName, MemoryJournal, Record, Step, Verdict, from_fn,
+/// };
+///
+/// let journal = Arc::new(MemoryJournal::new());
+/// let record = (MemberName::new("page"), Kind::new("publish"), Record(b"page 1".to_vec()));
+/// journal.decide(&"edition 7".into(), &Verdict::Commit, &[record])?;
+///
+/// let engine = Engine::builder().journal(journal.clone()).build()?;
+/// let (print, printed) = mpsc::channel();
+/// let recovered = engine.recover(|_group, _name, kind, record| {
+///     let (print, text) = (print.clone(), record.0.clone());
+///     let publish = from_fn(|_| Step::done()).on_commit(move |how| {
+///         assert!(how.replayed);
+///         let _ = print.send(text.clone());
+///     });
+///     (kind.as_str() == "publish").then(|| Box::new(publish) as _)
+/// })?;
+/// recovered.groups.iter().for_each(|group| drop(group.wait()));
+/// assert_eq!(printed.recv()?, b"page 1");
+/// assert!(recovered.unknown.is_empty() && journal.owed()?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Journal: Send + Sync {
     /// Writes a group's verdict with the records of its members, durably and as one.
     /// Members without a record are not among them.
@@ -41,6 +71,8 @@ pub trait Journal: Send + Sync {
 }
 
 /// A decided group whose hooks must be run again.
+///
+/// Example: [`Journal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owed {
     /// The group's name.
@@ -52,6 +84,12 @@ pub struct Owed {
 }
 
 /// Why a journal could not write or read.
+///
+/// ```
+/// use cohort_job::JournalError;
+///
+/// assert_eq!(JournalError::new("the disk is full").to_string(), "journal: the disk is full");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("journal: {0}")]
 pub struct JournalError(Error);
@@ -70,6 +108,8 @@ impl From<JournalError> for Error {
 }
 
 /// A journal in memory. It remembers: an engine built over it after another finds what that one owed.
+///
+/// Example: [`Journal`].
 #[derive(Debug, Default)]
 pub struct MemoryJournal(Mutex<Vec<Owed>>);
 

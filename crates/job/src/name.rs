@@ -9,6 +9,8 @@ use std::sync::Arc;
 #[error(
     "invalid job name {name:?}: a letter first, then letters, digits, '-', '.' or '_' (all ASCII)"
 )]
+///
+/// Example: [`AddError`](crate::AddError).
 pub struct InvalidName {
     /// What was given.
     pub name: String,
@@ -82,10 +84,30 @@ macro_rules! names {
 
 names! {
     /// What a group is called in the journal. It outlives the process, so it should be used once.
+    ///
+    /// ```
+    /// use cohort_job::GroupName;
+    ///
+    /// let group = GroupName::new("nightly-2026-11-23");
+    /// assert_eq!(group.to_string(), "nightly-2026-11-23");
+    /// ```
     GroupName;
     /// What a job is called: unique among the jobs of an engine that are not dismissed.
+    ///
+    /// ```
+    /// use cohort_job::MemberName;
+    ///
+    /// let disk = MemberName::from("disk0");
+    /// assert_eq!(disk.as_str(), "disk0");
+    /// ```
     MemberName;
     /// What sort of driver a job has, so that it can be built again after a crash: `"backup"`.
+    ///
+    /// ```
+    /// use cohort_job::Kind;
+    ///
+    /// assert_eq!(Kind::new("backup"), Kind::from("backup"));
+    /// ```
     Kind;
 }
 

@@ -14,6 +14,8 @@ use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::{Error, GroupName, JobId, MemberName, Outcome, Status, TxnId, Verdict};
 
 /// Something that happened.
+///
+/// Example: [`Subscription`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Notice {
@@ -28,6 +30,8 @@ pub struct Notice {
 }
 
 /// A job as notices name it.
+///
+/// Example: [`Subscription`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     /// Its id.
@@ -37,6 +41,8 @@ pub struct Subject {
 }
 
 /// What may happen.
+///
+/// Example: [`Subscription`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum News {
@@ -59,6 +65,8 @@ pub enum News {
 }
 
 /// What a subscriber receives.
+///
+/// Example: [`Subscription`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
     /// The next notice.
@@ -71,6 +79,32 @@ pub enum Update {
 }
 
 /// One subscriber's end. Dropping it ends the subscription.
+///
+/// ```
+/// use std::time::Duration;
+/// use cohort_job::{Engine, JobSpec, News, Step, Update, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let news = engine.subscribe(100);
+/// assert_eq!(news.try_recv(), None);
+/// engine.run(JobSpec::new("disk0"), from_fn(|_| Step::failed("no luck")))?;
+/// let mut told = Vec::new();
+/// while let Some(Update::Notice(notice)) = news.recv_timeout(Duration::from_secs(10)) {
+///     match notice.news {
+///         News::Status(subject, status) => {
+///             assert_eq!(subject.name.as_ref().map(|name| name.as_str()), Some("disk0"));
+///             told.push(status.to_string());
+///             if status == cohort_job::Status::Null {
+///                 break;
+///             }
+///         }
+///         News::Failed(_, error) => told.push(error.to_string()),
+///         _ => {}
+///     }
+/// }
+/// assert_eq!(told, ["created", "running", "no luck", "aborting", "concluded", "null"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Subscription(Arc<Mailbox>);
 

@@ -19,6 +19,22 @@ use crate::{
 const ADDED_AT_ONCE: usize = 1024;
 
 /// Why a job was not added. Nothing changed.
+///
+/// ```
+/// use cohort_job::{AddError, Engine, JobSpec, Step, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let mut group = engine.group("g");
+/// group.add(JobSpec::new("disk0"), from_fn(|_| Step::done()))?;
+/// let taken = group.add(JobSpec::new("disk0"), from_fn(|_| Step::done())).unwrap_err();
+/// assert!(matches!(&taken, AddError::Taken { name } if name.as_str() == "disk0"));
+/// assert_eq!(taken.to_string(), "job name 'disk0' is already in use: dismiss that job first");
+/// assert!(matches!(
+///     group.add(JobSpec::new("0 disks"), from_fn(|_| Step::done())),
+///     Err(AddError::Invalid(_))
+/// ));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddError {
@@ -44,6 +60,27 @@ pub enum AddError {
 /// An open group: jobs are added to it, then it is launched. Dropped instead, it is rolled back:
 /// every job that was added is aborted without having run. The hooks for that run on the engine's threads, and
 /// names stay taken until they have: wait on [`Txn::handle`] before using one again.
+///
+/// ```
+/// use cohort_job::{Cause, Engine, JobSpec, Outcome, Step, Verdict, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let mut group = engine.group("pair");
+/// group.add(JobSpec::new("left"), from_fn(|_| Step::done()))?;
+/// group.add(JobSpec::new("right"), from_fn(|_| Step::done()))?;
+/// assert_eq!(group.launch().wait(), Some(Verdict::Commit));
+///
+/// // Never launched: what was added is undone.
+/// let mut group = engine.group("second thoughts");
+/// let job = group.add(JobSpec::new("left"), from_fn(|_| Step::done()))?;
+/// let handle = group.handle();
+/// drop(group);
+/// handle.wait();
+/// let Some(Outcome::Cancelled { cause: Cause::Rollback, .. }) = job.outcome() else {
+///     panic!("it never ran")
+/// };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping a group that was not launched rolls it back"]
 pub struct Txn {
@@ -76,6 +113,22 @@ impl Txn {
     ///
     /// # Errors
     /// As [`Txn::add`].
+    ///
+    /// ```
+    /// use cohort_job::{Engine, ErasedDriver, JobSpec, Step, for_each, from_fn};
+    ///
+    /// let engine = Engine::new()?;
+    /// let mut group = engine.group("of two types");
+    /// let drivers: Vec<Box<dyn ErasedDriver>> = vec![
+    ///     Box::new(from_fn(|_| Step::done())),
+    ///     Box::new(for_each(0..3, |_, _| Ok(()))),
+    /// ];
+    /// for driver in drivers {
+    ///     group.add_boxed(JobSpec::unnamed(), driver)?;
+    /// }
+    /// group.launch().wait();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn add_boxed(
         &mut self,
         spec: JobSpec,

@@ -3,6 +3,12 @@
 use crate::error::Error;
 
 /// What becomes of what a job did, when its group does not commit. It only ever rises.
+///
+/// ```
+/// use cohort_job::Disposition::{Discard, Keep};
+///
+/// assert_eq!(Keep.max(Discard), Discard);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Disposition {
     /// Settle by each job's own policy.
@@ -16,6 +22,8 @@ pub enum Disposition {
 ///
 /// One cause serves all members: whoever reads it for member `m` compares. `Failed(m)` and
 /// `Cancelled(m)` mean "itself" for `m` and "a peer" for the others.
+///
+/// Example: [a page about it](crate::guide::cancel).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// This member failed: in a step, a task, or prepare; by a panic; or given up as stuck.
@@ -33,6 +41,8 @@ pub enum Cause {
 }
 
 /// What is decided for a whole group, once.
+///
+/// Example: [`TxnHandle`](crate::TxnHandle).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Every member commits.
@@ -47,6 +57,21 @@ pub enum Verdict {
 }
 
 /// How one job ended. Fixed once the job is concluded.
+///
+/// ```
+/// use cohort_job::{Disposition, Engine, JobSpec, Outcome, Step, from_fn};
+///
+/// let failed = Engine::new()?.run(JobSpec::new("j"), from_fn(|_| Step::failed("no luck")))?;
+/// let told = match failed {
+///     Some(Outcome::Committed { short }) => format!("done, switched over: {}", !short),
+///     Some(Outcome::Failed { error, disposition: Disposition::Keep }) => format!("{error}, kept"),
+///     Some(Outcome::Failed { error, .. }) => format!("{error}, thrown away"),
+///     Some(Outcome::Cancelled { cause, .. }) => format!("{cause:?}"),
+///     None => "in doubt".into(),
+/// };
+/// assert_eq!(told, "no luck, kept");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Its group committed.
@@ -70,8 +95,8 @@ pub enum Outcome {
     },
 }
 
-/// Where a group is in its life. Nobody goes back; [`Phase::leads_to`] is the law, and
-/// `docs/completion.md` prints it.
+/// Where a group is in its life. Nobody goes back; [`Phase::leads_to`] is the law
+/// (with an example), and `docs/completion.md` prints it.
 ///
 /// ```text
 ///  Open ──▶ Preparing ──▶ Deciding ──▶ Committing ──▶ Done
@@ -134,6 +159,8 @@ impl Phase {
 }
 
 /// What a running driver is asked to do.
+///
+/// Example: [a page about jobs that converge](crate::guide::converging).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Asked {
     /// Work on; if converged, keep up.
@@ -146,6 +173,8 @@ pub enum Asked {
 }
 
 /// What a member waits for right now. Nothing waits without saying for what.
+///
+/// Example: [`Core`](crate::core::Core); for people there is [`JobHandle::why`](crate::JobHandle::why).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WaitsFor {
     /// The launch of its group (or the end of one that is cancelled already).

@@ -4,10 +4,23 @@ use crate::sync::Mutex;
 
 /// A job's progress, in the driver's own unit. Starts at nothing done of nothing, survives pause and
 /// failure, and is never reset.
+///
+/// ```
+/// use cohort_job::Progress;
+///
+/// let progress = Progress::default();
+/// progress.set_remaining(100);
+/// progress.advance(30);
+/// progress.add_remaining(50);
+/// let now = progress.snapshot();
+/// assert_eq!((now.done, now.total, now.remaining()), (30, 150, 120));
+/// ```
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<Snapshot>);
 
 /// Both counters at one instant.
+///
+/// Example: [`Progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Snapshot {
     /// Units done; never decreases.

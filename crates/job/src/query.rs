@@ -114,6 +114,23 @@ impl Core {
     }
 
     /// Whether a member was ever ready.
+    ///
+    /// ```
+    /// use cohort_job::core::{Core, Event, Request};
+    /// use cohort_job::{Disposition, Spec};
+    ///
+    /// let (mut core, mut out) = (Core::new(), Vec::new());
+    /// core.apply(Request::Add { count: 1, spec: Spec::default() }, &mut out)?;
+    /// core.apply(Request::Launch, &mut out)?;
+    /// core.handle(Event::Ready(0), &mut out);
+    /// core.apply(Request::Pause(0), &mut out)?;
+    /// assert!(core.has_converged(0) && core.is_paused_by_user(0));
+    ///
+    /// // A soft cancel takes the pause back, and has it finish without its switch-over.
+    /// core.apply(Request::Cancel(0, Disposition::Keep), &mut out)?;
+    /// assert!(core.short(0) && !core.is_paused_by_user(0));
+    /// # Ok::<(), cohort_job::Refused>(())
+    /// ```
     #[must_use]
     pub fn has_converged(&self, member: u32) -> bool {
         self.txn.job(member).converged

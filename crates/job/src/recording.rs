@@ -12,6 +12,8 @@ use crate::core::{Action, Event, Request};
 use crate::{Refused, TxnId};
 
 /// What comes into a core, by either door.
+///
+/// Example: [`TextRecorder`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// Users' door.
@@ -21,6 +23,30 @@ pub enum Input {
 }
 
 /// Listens to every turn of every group.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use cohort_job::core::Action;
+/// use cohort_job::{Engine, Input, JobSpec, Recorder, Refused, Step, TxnId, from_fn};
+///
+/// /// How many requests were refused.
+/// #[derive(Default)]
+/// struct Refusals(AtomicUsize);
+///
+/// impl Recorder for Refusals {
+///     fn turn(&self, _: TxnId, _: &[Input], came: Result<&[Action], Refused>) {
+///         self.0.fetch_add(usize::from(came.is_err()), Ordering::Relaxed);
+///     }
+/// }
+///
+/// let refusals = Arc::new(Refusals::default());
+/// let engine = Engine::builder().recorder(refusals.clone()).build()?;
+/// let job = engine.launch(JobSpec::new("j"), from_fn(|_| Step::Wait("waits for nothing")))?;
+/// assert!(job.resume().is_err());
+/// assert_eq!(refusals.0.load(Ordering::Relaxed), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Recorder: Send + Sync {
     /// One turn: what came in, in order, and what the core ordered; or why it refused, and then nothing
     /// changed. Turns of one group come in their order, those of different groups in any.
@@ -42,6 +68,26 @@ pub trait Recorder: Send + Sync {
 /// ```
 ///
 /// `also` is one more input of the same turn. Read back with [`Line::parse`].
+///
+/// ```
+/// use std::io::{BufRead, BufReader, pipe};
+/// use std::sync::Arc;
+/// use cohort_job::core::Request;
+/// use cohort_job::{Engine, Input, JobSpec, Line, Said, Step, TextRecorder, from_fn};
+///
+/// let (reader, writer) = pipe()?;
+/// let engine = Engine::builder().recorder(Arc::new(TextRecorder::new(writer))).build()?;
+/// engine.run(JobSpec::new("j"), from_fn(|_| Step::done()))?;
+/// drop(engine);
+/// let mut launches = 0;
+/// // The pipe ends when the last of the engine's threads has gone.
+/// for line in BufReader::new(reader).lines() {
+///     let line = Line::parse(&line?)?;
+///     launches += u32::from(line.said == Said::Input(Input::Ask(Request::Launch)));
+/// }
+/// assert_eq!(launches, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct TextRecorder<W>(Mutex<Sink<W>>);
 
@@ -62,6 +108,14 @@ impl<W: Write> TextRecorder<W> {
 
     /// Flushes, and gives back the writer. What was recorded ends at the first line that could not be
     /// written: the jobs went on.
+    ///
+    /// ```
+    /// use cohort_job::TextRecorder;
+    ///
+    /// let recorder = TextRecorder::new(Vec::new());
+    /// assert_eq!(recorder.finish()?, b"");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The first error of the writer.
@@ -107,6 +161,8 @@ fn text_of(group: TxnId, inputs: &[Input], came: Result<&[Action], Refused>) -> 
 }
 
 /// One line of a recording.
+///
+/// Example: [`TextRecorder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// The group's number, as in its [`TxnId`]; unique within a recording.
@@ -116,6 +172,8 @@ pub struct Line {
 }
 
 /// What a line of a recording says.
+///
+/// Example: [`TextRecorder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     /// A turn begins with this input.
@@ -129,6 +187,8 @@ pub enum Said {
 }
 
 /// Why a line is none of a recording.
+///
+/// Example: [`TextRecorder`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a line of a recording ({what}): '{line}'")]
 pub struct InvalidLine {

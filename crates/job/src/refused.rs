@@ -6,6 +6,8 @@ use crate::outcome::{Cause, Disposition, Verdict};
 use crate::status::{Status, Verb};
 
 /// Why a request was refused. A refusal changed nothing.
+///
+/// Example: [`VerbError`], and [each verb where it is not accepted](crate::guide::lifecycle).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refused {
@@ -165,6 +167,17 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// A refusal with the name of whom it concerns.
+///
+/// ```
+/// use cohort_job::{Engine, JobSpec, Refused, Status, Step, from_fn};
+///
+/// let engine = Engine::new()?;
+/// let job = engine.launch(JobSpec::new("disk0"), from_fn(|_| Step::done()))?;
+/// job.wait();
+/// let refused = job.pause().unwrap_err();
+/// assert_eq!((refused.job.as_str(), refused.refused), ("disk0", Refused::Gone));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerbError {
     /// The name of the job, as the user knows it.

@@ -17,7 +17,7 @@ use crate::{Abort, Commit, Context, Driver, Error, Hooks, Record, Step};
 ///     calls += 1;
 ///     if calls < 3 { Step::failed("busy") } else { Step::done() }
 /// });
-/// let retry = Retry::new(5).back_off(Duration::from_micros(10));
+/// let retry = Retry::new(5).back_off(Duration::from_micros(10)).longest(Duration::from_millis(1));
 /// let job = Engine::new()?.launch(JobSpec::new("flaky"), retry.of(flaky))?;
 /// job.wait();
 /// assert_eq!(job.why(), "committed");
@@ -41,6 +41,9 @@ pub struct Retry {
 /// let mut attempts = Attempts::new(Retry::new(3).back_off(second));
 /// assert_eq!(attempts.failed(Duration::ZERO, "busy".into()), Ok(second));
 /// assert_eq!(attempts.failed(second, "busy".into()), Ok(2 * second));
+/// let mut luckier = attempts;
+/// luckier.succeeded();
+/// assert_eq!(luckier, Attempts::new(Retry::new(3).back_off(second)));
 /// let last = attempts.failed(3 * second, "busy".into()).unwrap_err();
 /// assert_eq!(last.to_string(), "given up after 3 attempts in 3s: busy");
 /// ```

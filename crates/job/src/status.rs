@@ -24,6 +24,13 @@ use Status::{
 ///                           │ abort                            ▼
 ///                           └────────────────────────────▶ concluded ──▶ null
 /// ```
+///
+/// ```
+/// use cohort_job::Status;
+///
+/// let dead_ends = Status::ALL.into_iter().filter(|status| status.leads_to().is_empty());
+/// assert_eq!(dead_ends.collect::<Vec<_>>(), [Status::Null]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Status {
@@ -99,6 +106,13 @@ impl fmt::Display for Status {
 }
 
 /// What a user may ask of a job.
+///
+/// ```
+/// use cohort_job::{Status, Verb};
+///
+/// let for_the_dead = Verb::ALL.into_iter().filter(|verb| verb.accepted_in().contains(&Status::Concluded));
+/// assert_eq!(for_the_dead.collect::<Vec<_>>(), [Verb::Dismiss]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Verb {

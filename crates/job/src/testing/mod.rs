@@ -11,7 +11,7 @@
 //! use cohort_job::{for_each, testing};
 //!
 //! let passed = testing::check(|| for_each(0..5, |_, _| Ok(()))).unwrap();
-//! assert!(passed.is_exhaustive(), "{passed}");
+//! assert!(passed.runs() > 100 && passed.is_exhaustive(), "{passed}");
 //! ```
 //!
 //! What it finds it tells with the shortest run that shows it:
@@ -63,6 +63,8 @@ use crate::{Driver, ErasedDriver, Record};
 ///
 /// # Errors
 /// What the driver broke, and where.
+///
+/// Example: [the kit](self).
 pub fn check<D: Driver>(make: impl FnMut() -> D + Send + 'static) -> Result<Passed, Broken> {
     Check::new(make).run()
 }
@@ -140,6 +142,47 @@ impl Check {
 
     /// How to make a driver from the record that `prepare` left, as [`Engine::recover`](crate::Engine::recover)
     /// would: repeated hooks then run on such a driver. Otherwise on the one that ran.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use std::time::Duration;
+    /// use cohort_job::{Commit, Context, Driver, Error, Record, Step, testing};
+    ///
+    /// /// Writes a word to a page; after a crash knows it from its record alone.
+    /// struct Write(&'static str, Arc<Mutex<Option<String>>>);
+    ///
+    /// impl Driver for Write {
+    ///     fn step(&mut self, _: &mut Context<'_>) -> Step {
+    ///         Step::done()
+    ///     }
+    ///     fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, Error> {
+    ///         Ok(Record(self.0.as_bytes().to_vec()))
+    ///     }
+    ///     fn commit(&mut self, _: &Commit) {
+    ///         *self.1.lock().unwrap() = Some(self.0.to_owned());
+    ///     }
+    /// }
+    ///
+    /// let page = Arc::new(Mutex::new(None));
+    /// let (fresh, again, look) = (page.clone(), page.clone(), page);
+    /// let check = testing::Check::new(move || {
+    ///     *fresh.lock().unwrap() = None;
+    ///     Write("word", fresh.clone())
+    /// });
+    /// // The wrong word: what commits after a crash is not what would have committed.
+    /// let broken = check
+    ///     .rebuild(move |_| Write("world", again.clone()))
+    ///     .observe(move || look.lock().unwrap().clone())
+    ///     .steps(100)
+    ///     .moments(8)
+    ///     .orders(8)
+    ///     .patience(Duration::from_secs(10))
+    ///     .run()
+    ///     .unwrap_err();
+    /// let breach = &broken.breaches()[0];
+    /// assert_eq!(breach.rule, testing::Rule::NotRepeatable);
+    /// assert!(breach.what.contains(r#"made Some("world") of Some("word")"#));
+    /// ```
     pub fn rebuild<D: Driver>(
         mut self,
         mut rebuild: impl FnMut(&Record) -> D + Send + 'static,

@@ -3,6 +3,8 @@
 use std::fmt;
 
 /// What a driver may break.
+///
+/// Example: [the kit](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Rule {
@@ -39,6 +41,8 @@ pub enum Rule {
 }
 
 /// One rule that was broken, with the shortest run that shows it.
+///
+/// Example: [the kit](super).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Breach {
@@ -64,6 +68,8 @@ impl fmt::Display for Breach {
 }
 
 /// What a driver broke.
+///
+/// Example: [the kit](super).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Broken {
     breaches: Vec<Breach>,
@@ -108,6 +114,8 @@ impl fmt::Debug for Broken {
 impl std::error::Error for Broken {}
 
 /// How much was tried without finding anything.
+///
+/// Example: [the kit](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Passed {
     pub(crate) runs: usize,

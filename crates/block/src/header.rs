@@ -26,16 +26,20 @@ const L1_BYTES: u64 = 32 << 20;
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 const L1_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
+/// Autoclear bit 0: cleared by every writer that does not keep the bitmaps.
+const AUTOCLEAR_BITMAPS: u64 = 1;
+
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
-const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
 /// What a header says that matters to us; everything else in it was found sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) version: u32,
     pub(crate) cluster_bits: u32,
+    /// Whether somebody promises that QEMU's bitmaps in it, if any, are true.
+    pub(crate) promises_bitmaps: bool,
     /// The file beneath and its format, as written in the image.
     pub(crate) backing: Option<Backing>,
 }
@@ -91,16 +95,16 @@ pub(crate) fn read(path: &Path, file: &dyn File, access: Access) -> Result<Heade
             return Err(reader.damaged(format!("refcounts of 2^{} bits", be32(header, 96))));
         }
     }
-    let bitmaps = extensions.iter().any(|e| e.kind == EXTENSION_BITMAPS);
-    if access == Access::ReadWrite && bitmaps {
-        return Err(OpenError::CarriesBitmaps { path: path.into() });
-    }
+    let promises_bitmaps = extended
+        .as_ref()
+        .is_some_and(|header| be64(header, 88) & AUTOCLEAR_BITMAPS != 0);
     check_l1_table(&reader, &start, cluster_bits)?;
     check_refcount_table(&reader, &start, cluster_bits, access)?;
     let backing = read_backing(&reader, &start, &extensions, cluster_bits)?;
     Ok(Header {
         version,
         cluster_bits,
+        promises_bitmaps,
         backing,
     })
 }

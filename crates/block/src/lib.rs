@@ -52,7 +52,8 @@
 //!
 //! Of qcow2 it reads versions 2 and 3 with zlib compression. It refuses, by name, encryption, external
 //! data files, extended L2 entries and zstd. It does not write compressed clusters, create images or
-//! resize them. An image that carries QEMU's dirty bitmaps is read, and not written to. Writing to a
+//! resize them. QEMU's dirty bitmaps in an image that is written to gain what is written, and are saved when
+//! the image is closed; a kill in between leaves them inconsistent, as it does with QEMU. Writing to a
 //! qcow2 image is as safe as its last successful flush only while the process lives: tables are
 //! written in no order that would survive a loss of power in between.
 
@@ -62,6 +63,7 @@ mod faulty;
 mod file;
 mod gated;
 mod header;
+mod kept;
 mod ledger;
 mod lock;
 #[cfg(all(test, loom))]
@@ -84,7 +86,7 @@ pub use file::{File, FileRun, OsFile};
 pub use gated::{CloseError, ClosedGate, GateId, Gated, HeldBy, close_all};
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
-pub use open::{Access, Format, Image, ImageFile, OpenOptions, open};
+pub use open::{Access, Format, Image, ImageFile, LayerBitmaps, OpenOptions, open};
 pub use open_error::OpenError;
 pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};

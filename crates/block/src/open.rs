@@ -6,11 +6,13 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cohort_bitmap::store::qcow2::{Bitmaps, Qcow2Error};
 use rustix::fs::OFlags;
 
 use crate::device::Device;
 use crate::file::{File, OsFile};
 use crate::header::{self, Backing, Header};
+use crate::kept::{Kept, Veiled};
 use crate::lock::{Claim, LockError, lock};
 use crate::open_error::OpenError;
 use crate::qcow2::{Layer, LayerKind, Qcow2Device};
@@ -107,6 +109,16 @@ pub struct ImageFile {
     path: PathBuf,
     file: Arc<OsFile>,
     id: FileId,
+    format: Format,
+}
+
+/// QEMU's dirty bitmaps of one layer of an image: see [`Image::bitmaps`].
+#[derive(Debug)]
+pub struct LayerBitmaps {
+    /// The layer's file.
+    pub path: PathBuf,
+    /// Its bitmaps, or why it has none that could be listed.
+    pub bitmaps: Result<Bitmaps<Arc<dyn File>>, Qcow2Error>,
 }
 
 impl Image {
@@ -132,20 +144,27 @@ impl Image {
         wrap: impl Fn(Arc<dyn File>) -> Arc<dyn File>,
     ) -> Result<Self, OpenError> {
         let path = path.as_ref();
-        let top = open_file(path, options, Holding::Alone)?;
+        let mut top = open_file(path, options, Holding::Alone)?;
         if top.file.is_empty().map_err(|e| OpenError::io(path, e))? {
             return Err(OpenError::Empty { path: path.into() });
         }
         let wrapped = wrap(top.file.clone());
         let format = judge_format(&top.path, &*wrapped, options.format)?;
+        top.format = format;
         let (device, files): (Arc<dyn Device>, _) = match format {
             Format::Raw => (
                 Arc::new(raw_device(path, wrapped, options.access)?),
                 vec![top],
             ),
             Format::Qcow2 => {
-                let (layers, files) = open_chain(top, wrapped, options, &wrap)?;
-                let device = Qcow2Device::new(layers, options.access == Access::ReadWrite);
+                let (mut layers, files) = open_chain(top, wrapped, options, &wrap)?;
+                let writable = options.access == Access::ReadWrite;
+                let kept = if writable {
+                    keep_bitmaps(path, &mut layers)?
+                } else {
+                    None
+                };
+                let device = Qcow2Device::new(layers, writable, kept);
                 (Arc::new(device.map_err(|e| from_imago(path, e))?), files)
             }
         };
@@ -169,6 +188,22 @@ impl Image {
     /// The files that hold the disk, top layer first; at least one.
     pub fn files(&self) -> &[ImageFile] {
         &self.files
+    }
+
+    /// QEMU's dirty bitmaps as they are in the files now, one item for each qcow2 layer, top layer first.
+    /// Those that this image keeps while it is open to be written to show as in use. The answer holds the
+    /// files, and so their locks, as the image does.
+    pub fn bitmaps(&self) -> Vec<LayerBitmaps> {
+        let layers = self
+            .files
+            .iter()
+            .filter(|file| file.format == Format::Qcow2);
+        layers
+            .map(|layer| LayerBitmaps {
+                path: layer.path.clone(),
+                bitmaps: Bitmaps::open(layer.file.clone()),
+            })
+            .collect()
     }
 
     /// The stamps of all files, top layer first; nothing for a block device, of which none can be had.
@@ -229,6 +264,7 @@ fn open_chain(
         let Header {
             version,
             cluster_bits,
+            promises_bitmaps,
             backing,
         } = header;
         layers.push(Layer {
@@ -237,18 +273,46 @@ fn open_chain(
             kind: LayerKind::Qcow2 {
                 version,
                 cluster_bits,
+                promises_bitmaps,
             },
         });
         let Some(backing) = backing else {
             return Ok((layers, files));
         };
         let told = backing_format(path, &backing)?;
-        let next = open_backing(path, &backing, &files, beneath)?;
+        let mut next = open_backing(path, &backing, &files, beneath)?;
         file = wrap(next.file.clone());
         format = judge_format(&next.path, &*file, told)?;
         access = Access::ReadOnly;
+        next.format = format;
         files.push(next);
     }
+}
+
+/// Takes QEMU's bitmaps of the top layer into our keeping, and out of imago's sight. Those that nobody
+/// promises to be true stay as they are: nobody believes them.
+fn keep_bitmaps(path: &Path, layers: &mut [Layer]) -> Result<Option<Kept>, OpenError> {
+    let Some(top) = layers.first_mut() else {
+        return Ok(None);
+    };
+    let LayerKind::Qcow2 {
+        promises_bitmaps: true,
+        ..
+    } = top.kind
+    else {
+        if Bitmaps::open(top.file.clone()).is_ok_and(|bitmaps| bitmaps.is_stale()) {
+            tracing::warn!("{}: {}", path.display(), Qcow2Error::Stale);
+        }
+        return Ok(None);
+    };
+    let kept = Kept::begin(path, top.file.clone()).map_err(|cause| OpenError::Bitmaps {
+        path: path.into(),
+        cause,
+    })?;
+    if kept.is_some() {
+        top.file = Arc::new(Veiled::new(top.file.clone()));
+    }
+    Ok(kept)
 }
 
 fn open_backing(
@@ -367,6 +431,8 @@ fn open_file(path: &Path, options: OpenOptions, holding: Holding) -> Result<Imag
         path: path.into(),
         file,
         id,
+        // Until its first bytes are looked at.
+        format: Format::Raw,
     })
 }
 

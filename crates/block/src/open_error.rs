@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cohort_bitmap::store::qcow2::Qcow2Error;
+
 use crate::open::Access;
 
 /// Why an image was not opened. Nothing was changed and nothing stays locked.
@@ -96,14 +98,16 @@ pub enum OpenError {
         /// The file that was in the chain already.
         backing: PathBuf,
     },
-    /// An image with QEMU's own dirty bitmaps, which writing through us would lose.
+    /// An image with QEMU's own dirty bitmaps, which cannot be kept while it is written to.
     #[error(
-        "{}: carries QEMU's dirty bitmaps, which would be lost by writing to it here; remove them \
+        "{}: it has dirty bitmaps that cannot be kept while it is written to: {cause}; remove them \
          (qemu-img bitmap --remove) or put an overlay on it (qemu-img create -b)", path.display()
     )]
-    CarriesBitmaps {
+    Bitmaps {
         /// What was to be opened.
         path: PathBuf,
+        /// Why not.
+        cause: Qcow2Error,
     },
     /// The operating system failed otherwise.
     #[error("{}: {cause}", path.display())]
@@ -158,7 +162,7 @@ impl OpenError {
             | Self::Unsupported { path, .. }
             | Self::MissingBacking { image: path, .. }
             | Self::BackingLoop { image: path, .. }
-            | Self::CarriesBitmaps { path }
+            | Self::Bitmaps { path, .. }
             | Self::Io { path, .. } => path,
         }
     }

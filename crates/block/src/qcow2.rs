@@ -9,6 +9,7 @@ use imago::{FormatAccess, Mapping, ShallowMapping};
 
 use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_range};
 use crate::file::File;
+use crate::kept::Kept;
 use crate::raw::read_only;
 use crate::storage::{Store, beyond_the_end};
 
@@ -28,7 +29,11 @@ pub(crate) struct Layer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LayerKind {
     Raw,
-    Qcow2 { version: u32, cluster_bits: u32 },
+    Qcow2 {
+        version: u32,
+        cluster_bits: u32,
+        promises_bitmaps: bool,
+    },
 }
 
 /// A disk in a qcow2 image and, where that holds nothing, in the images beneath.
@@ -45,15 +50,31 @@ pub(crate) struct Qcow2Device {
     /// Shared by everything but `discard`, which moves clusters away under the feet of readers. imago
     /// flushes its tables when it is dropped.
     image: RwLock<FormatAccess<Store>>,
+    /// After `image`: imago lets go of the file before the bitmaps are saved in it.
+    bitmaps: Bitmaps,
+}
+
+/// The bitmaps in the image, to be saved when the device is dropped.
+#[derive(Debug)]
+struct Bitmaps {
+    kept: Option<Kept>,
+    /// Whether some of what was written may be missing in the image.
+    incomplete: bool,
 }
 
 impl Qcow2Device {
     /// Builds the device of a chain, top layer first; the top layer is a qcow2 image.
-    pub(crate) fn new(layers: Vec<Layer>, writable: bool) -> io::Result<Self> {
+    /// Its bitmaps are `kept` with what is written.
+    pub(crate) fn new(layers: Vec<Layer>, writable: bool, kept: Option<Kept>) -> io::Result<Self> {
+        let bitmaps = Bitmaps {
+            kept,
+            incomplete: false,
+        };
         let top = layers.first().ok_or(io::ErrorKind::InvalidInput)?;
         let LayerKind::Qcow2 {
             version,
             cluster_bits,
+            ..
         } = top.kind
         else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -72,6 +93,7 @@ impl Qcow2Device {
             cluster: 1 << cluster_bits,
             top: file,
             image: RwLock::new(image),
+            bitmaps,
         })
     }
 
@@ -91,6 +113,11 @@ impl Qcow2Device {
         check_range(self, operation, offset, length)?;
         if operation.changes_bytes() && !self.writable {
             return Err(read_only(&self.name, operation, offset, length));
+        }
+        if let Some(kept) = &self.bitmaps.kept
+            && operation.changes_bytes()
+        {
+            kept.mark(offset, length);
         }
         work().map_err(|e| DeviceError::new(&self.name, operation, offset, length, e))
     }
@@ -196,6 +223,32 @@ impl Qcow2Device {
         }
         let next = end.next_multiple_of(self.cluster).min(offset + length);
         Ok((ExtentKind::Data, next - offset))
+    }
+}
+
+/// Puts all tables into the image before the bitmaps are saved beside them.
+impl Drop for Qcow2Device {
+    fn drop(&mut self) {
+        if self.bitmaps.kept.is_some() {
+            let flushed = self.image().flush();
+            self.bitmaps.incomplete = flushed.is_err();
+        }
+    }
+}
+
+impl Drop for Bitmaps {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        let path = kept.path().to_owned();
+        let lost = "its bitmaps are left inconsistent";
+        if self.incomplete {
+            tracing::error!(
+                "{}: {lost}: its tables could not be written",
+                path.display()
+            );
+        } else if let Err(error) = kept.finish() {
+            tracing::error!("{}: {lost}: {error}", path.display());
+        }
     }
 }
 

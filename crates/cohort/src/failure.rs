@@ -86,7 +86,7 @@ pub(crate) fn exit_of_open(error: &OpenError) -> Exit {
         | OpenError::Truncated { .. }
         | OpenError::Damaged { .. }
         | OpenError::BackingLoop { .. } => Exit::SourceDamaged,
-        OpenError::Unsupported { .. } | OpenError::CarriesBitmaps { .. } => Exit::SourceUnsupported,
+        OpenError::Unsupported { .. } | OpenError::Bitmaps { .. } => Exit::SourceUnsupported,
         OpenError::MissingBacking { .. } => Exit::BackingMissing,
         OpenError::Permission { .. } | OpenError::NotAFile { .. } | OpenError::Io { .. } | _ => {
             Exit::SourceUnreadable

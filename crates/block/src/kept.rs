@@ -1,0 +1,154 @@
+//! QEMU's bitmaps of an image that is written to: in use while it is open, saved when it is closed.
+//!
+//! imago knows nothing of bitmaps. While it has the image it sees a header without the promise that they
+//! are true, so it does not take that promise back; the file has it all along. Their clusters are counted
+//! like any other, so imago leaves them alone; their directory and the counts change only before it has
+//! the image and after.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Held, Qcow2Error};
+use cohort_bitmap::{Granularity, Recorder};
+
+use crate::file::{File, FileRun};
+
+/// The bitmaps of an open image, and what is to be added to them.
+pub(crate) struct Kept {
+    path: PathBuf,
+    bitmaps: Bitmaps<Arc<dyn File>>,
+    held: Vec<Held>,
+    /// What was written, in granules of the finest of them; nothing if none is enabled.
+    written: Option<Recorder>,
+}
+
+impl Kept {
+    /// Has the image at `path` say that its enabled bitmaps are in use. Nothing for one without bitmaps.
+    pub(crate) fn begin(path: &Path, file: Arc<dyn File>) -> Result<Option<Self>, Qcow2Error> {
+        let mut bitmaps = Bitmaps::open(file)?;
+        if bitmaps.list().is_empty() {
+            return Ok(None);
+        }
+        for entry in bitmaps.list() {
+            if *entry.condition() == Condition::InUse {
+                let error = Qcow2Error::Inconsistent {
+                    name: entry.name().to_owned(),
+                };
+                tracing::warn!("{}: {error}", path.display());
+            }
+        }
+        let held = bitmaps.hold()?;
+        let finest = held.iter().map(|held| held.bits().granularity()).min();
+        let recorder = |finest: Granularity| Recorder::new(bitmaps.disk_size(), finest);
+        let written = finest.map(recorder).transpose()?;
+        Ok(Some(Kept {
+            path: path.to_owned(),
+            bitmaps,
+            held,
+            written,
+        }))
+    }
+
+    /// Remembers that a range is about to be written.
+    pub(crate) fn mark(&self, offset: u64, length: u64) {
+        if let Some(written) = &self.written {
+            written.mark(offset, length);
+        }
+    }
+
+    /// Saves the bitmaps with what was written, and has the image say that they are true again. To be
+    /// called when nobody writes any more, and all that was written is in the image.
+    ///
+    /// # Errors
+    /// What keeps them from being saved; they stay in use then, and so inconsistent for everybody.
+    pub(crate) fn finish(mut self) -> Result<(), Qcow2Error> {
+        if let Some(written) = &self.written {
+            let written = written.snapshot();
+            for held in &mut self.held {
+                held.add(&written)?;
+            }
+        }
+        self.bitmaps.release(&self.held)
+    }
+
+    /// The image's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("path", &self.path)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where in the header the autoclear bits end; bit 0, the promise, is in the last byte before that.
+const AUTOCLEAR_END: u64 = 96;
+const PROMISE: u8 = 1;
+
+/// An image's file without the promise in its header, for who would take it back.
+#[derive(Debug)]
+pub(crate) struct Veiled(Arc<dyn File>);
+
+impl Veiled {
+    pub(crate) fn new(file: Arc<dyn File>) -> Self {
+        Veiled(file)
+    }
+}
+
+/// Where in a request at `offset` the byte with the promise is.
+fn promise_in(offset: u64, length: usize) -> Option<usize> {
+    let at = (AUTOCLEAR_END - 1).checked_sub(offset)? as usize;
+    (at < length).then_some(at)
+}
+
+impl File for Veiled {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buf, offset)?;
+        if let Some(at) = promise_in(offset, buf.len()) {
+            buf[at] &= !PROMISE;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        match promise_in(offset, buf.len()) {
+            Some(at) => {
+                let mut promising = buf.to_vec();
+                promising[at] |= PROMISE;
+                self.0.write_at(&promising, offset)
+            }
+            None => self.0.write_at(buf, offset),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.0.write_zeroes(offset, length)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.0.discard(offset, length)
+    }
+
+    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
+        self.0.run_at(offset, length)
+    }
+}

@@ -30,6 +30,7 @@ mod disk;
 mod driver;
 mod ending;
 mod error;
+mod expected;
 mod fence;
 mod lent;
 mod name;
@@ -48,6 +49,7 @@ mod source;
 mod survey;
 mod target;
 mod tracked;
+mod verify;
 
 pub use cohort_block::OnMiss;
 pub use error::{DiskError, StartError};
@@ -68,3 +70,6 @@ pub use scan::{ScanError, scan};
 pub use settle::{Aborted, Ended, Fate, Settled, fate, in_granules, remaining, settle};
 pub use source::DiskSpec;
 pub use tracked::Tracked;
+pub use verify::{
+    Damage, PointState, PointVerdict, Selection, Verify, VerifyError, VerifyReport, verify,
+};

@@ -7,7 +7,9 @@
 mod copy;
 mod error;
 mod output;
+mod window;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -19,6 +21,7 @@ pub use error::RestoreError;
 
 use copy::{Copy, Qcow2Writer, RawWriter};
 use output::Output;
+use window::Window;
 
 /// How a disk is to be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,7 @@ pub struct RestoreOptions {
     format: Format,
     overwrite: bool,
     length_bytes: Option<u64>,
+    range: Option<Range<u64>>,
     threads: usize,
 }
 
@@ -37,6 +41,7 @@ impl RestoreOptions {
             format,
             overwrite: false,
             length_bytes: None,
+            range: None,
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
         }
     }
@@ -55,6 +60,13 @@ impl RestoreOptions {
         self
     }
 
+    /// Only these bytes of the disk; the first of them becomes the first of the output.
+    #[must_use]
+    pub fn range(mut self, range: Range<u64>) -> Self {
+        self.range = Some(range);
+        self
+    }
+
     /// How many threads read and write, each with one mebibyte in hand; at least one.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
@@ -66,7 +78,7 @@ impl RestoreOptions {
 /// What a restore did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
-    /// Bytes of the disk. A qcow2 file counts whole sectors, so there it may be up to 511 more.
+    /// Bytes of the disk, or of the range. A qcow2 file counts whole sectors, so there it may be up to 511 more.
     pub size_bytes: u64,
     /// Bytes that were written; the rest is holes.
     pub data_bytes: u64,
@@ -91,9 +103,16 @@ pub fn restore(
         .length_bytes
         .unwrap_or(source.size())
         .min(source.size());
+    let range = match options.range.clone() {
+        None => 0..size_bytes,
+        Some(range) if range.start < range.end && range.end <= size_bytes => range,
+        Some(range) => return Err(RestoreError::Range { range, size_bytes }),
+    };
+    let window = Window::new(source, range);
+    let size_bytes = window.size();
     let output = Output::create(out, options.overwrite)?;
     let copy = Copy {
-        source,
+        source: &window,
         length_bytes: size_bytes,
         threads: options.threads,
         progress,

@@ -1,5 +1,6 @@
 //! The command line: every command and option, as clap reads them. No rules: values are only given their shape here.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,6 +32,11 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Write a point of a disk to a new file.
     Restore(Restore),
+    /// Read everything back and compare it with the digests that were stored when it was backed up.
+    ///
+    /// Damage is told by file, disk and byte range, with the points that die of it; the exit code is then 49. Nothing is
+    /// changed.
+    Verify(Verify),
     /// Show what a backup directory holds, and what every file in it is.
     List(List),
     /// Answer what happens to the partial copies that a run left undecided.
@@ -112,6 +118,9 @@ pub(crate) struct Restore {
     /// The file to write; it must not exist.
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
+    /// Only LENGTH bytes of the disk from byte OFFSET on; K, M, G and T are powers of 1024.
+    #[arg(long, value_name = "OFFSET:LENGTH", value_parser = crate::human::parse_range)]
+    pub(crate) range: Option<Range<u64>>,
     /// The format of OUT; by default what its name ends in says: `.qcow2`, or else raw.
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
@@ -132,12 +141,35 @@ pub(crate) enum Format {
     Qcow2,
 }
 
+/// `cohort verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The backup directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// One point, or the number of a run for all its points; without it everything, partial copies too.
+    #[arg(value_name = "DISK@POINT|POINT")]
+    pub(crate) point: Option<String>,
+    /// Restore every point besides, one after the other, and compare what was restored.
+    #[arg(long)]
+    pub(crate) restore_test: bool,
+    /// Where points are restored to for that; by default the system's directory for temporary files.
+    #[arg(long, value_name = "DIR", requires = "restore_test")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// `cohort list`.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// The backup directory.
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// Only what that file is, and which points could not be restored without it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) file: Option<PathBuf>,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

@@ -63,6 +63,8 @@ pub(crate) enum Exit {
     NoSuchPoint,
     /// A point's image, or one that it lies on, is missing or cannot be read.
     PointDamaged,
+    /// Verifying found damage.
+    Damaged,
     /// A check of the demonstration failed.
     CheckFailed,
 }
@@ -71,7 +73,7 @@ use Exit::*;
 
 impl Exit {
     /// Every exit, in the order of the codes.
-    pub(crate) const ALL: [Exit; 30] = [
+    pub(crate) const ALL: [Exit; 31] = [
         Done,
         Other,
         Usage,
@@ -101,6 +103,7 @@ impl Exit {
         CatalogueForeign,
         NoSuchPoint,
         PointDamaged,
+        Damaged,
         CheckFailed,
     ];
 
@@ -137,6 +140,7 @@ impl Exit {
             CatalogueForeign  => (46, "catalogue-foreign",  "the catalogue is not ours, or of an unknown version"),
             NoSuchPoint       => (47, "no-such-point",      "there is no such disk or point"),
             PointDamaged      => (48, "point-damaged",      "a point's image, or one that it lies on, is missing or cannot be read"),
+            Damaged           => (49, "damaged",            "verifying found files that are not what was backed up"),
             CheckFailed       => (60, "check-failed",       "a check of the demonstration failed"),
         }
     }

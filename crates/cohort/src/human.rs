@@ -1,5 +1,6 @@
 //! Numbers as people write and read them: byte counts, rates, durations.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -76,11 +77,36 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("'{text}' is more bytes than there can be"))
 }
 
+/// Reads `OFFSET:LENGTH`, both as [`parse_bytes`] does.
+///
+/// # Errors
+/// A sentence that names the text and the rule.
+pub(crate) fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let Some((offset, length)) = text.split_once(':') else {
+        return Err(format!("'{text}' is not a range: give OFFSET:LENGTH"));
+    };
+    let (offset, length) = (parse_bytes(offset)?, parse_bytes(length)?);
+    match offset.checked_add(length) {
+        Some(end) if length > 0 => Ok(offset..end),
+        Some(_) => Err(format!("'{text}' has no bytes")),
+        None => Err(format!("'{text}' is more bytes than there can be")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{bytes, duration, parse_bytes};
+    use super::{bytes, duration, parse_bytes, parse_range};
+
+    #[test]
+    fn ranges_are_an_offset_and_a_length() {
+        assert_eq!(parse_range("1K:2K"), Ok(1024..3072));
+        assert_eq!(parse_range("0:1"), Ok(0..1));
+        for bad in ["", "1", "1:0", "1:", ":1", "1:2:3", "16777215T:16777215T"] {
+            assert!(parse_range(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn bytes_have_three_significant_digits() {

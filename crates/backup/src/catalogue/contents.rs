@@ -64,6 +64,19 @@ pub enum NoSuchPoint {
     },
 }
 
+/// An image of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer<'a> {
+    /// The file.
+    pub file: &'a ImageName,
+    /// Bytes of the disk when it was taken.
+    pub size: u64,
+    /// Bytes of a cluster.
+    pub cluster_size: u32,
+    /// The digests of what it holds, if there are any.
+    pub digests: Option<&'a StoredDigests>,
+}
+
 impl Contents {
     /// A catalogue without rows.
     #[must_use]
@@ -145,6 +158,37 @@ impl Contents {
             next = point.parent;
         }
         files
+    }
+
+    /// The images that make up a point with what is known of each, from the top to the full copy. Empty if there is no
+    /// such point.
+    #[must_use]
+    pub fn layers(&self, disk: &DiskName, run: RunId) -> Vec<Layer<'_>> {
+        let mut layers = Vec::new();
+        let mut next = Some(run);
+        while let Some(point) = next.and_then(|run| self.point(disk, run)) {
+            layers.push(Layer {
+                file: &point.file,
+                size: point.size,
+                cluster_size: point.cluster_size,
+                digests: point.digests.as_ref(),
+            });
+            next = point.parent;
+        }
+        layers
+    }
+
+    /// The points of a disk that lie on one of them, itself included, oldest first.
+    #[must_use]
+    pub fn resting_on(&self, disk: &DiskName, run: RunId) -> Vec<RunId> {
+        let mut resting: Vec<RunId> = Vec::new();
+        for (other, point) in self.points_of(disk) {
+            let above = point.parent.is_some_and(|parent| resting.contains(&parent));
+            if other == run || above {
+                resting.push(other);
+            }
+        }
+        resting
     }
 
     /// Every image file that the catalogue names.

@@ -92,6 +92,24 @@ impl Contents {
         }
     }
 
+    /// The points that cannot be restored without the file of that name.
+    #[must_use]
+    pub fn dying_with(&self, file_name: &OsStr) -> Vec<(DiskName, RunId)> {
+        match self.role_of(file_name) {
+            FileRole::Point(disk, run) => {
+                let resting = self.resting_on(&disk, run).into_iter();
+                resting.map(|run| (disk.clone(), run)).collect()
+            }
+            FileRole::Partial(_)
+            | FileRole::PointDigests(..)
+            | FileRole::PartialDigests(_)
+            | FileRole::Unfinished(_)
+            | FileRole::Stray(_)
+            | FileRole::Catalogue
+            | FileRole::Other => Vec::new(),
+        }
+    }
+
     /// The files of a directory listing that may be removed by whoever may write, in listing order.
     pub fn garbage<'a>(&self, listing: impl IntoIterator<Item = &'a OsStr>) -> Vec<ImageName> {
         let unfinished = |name| match self.role_of(name) {

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use contents::{Broken, Contents, NoSuchPoint};
+pub use contents::{Broken, Contents, Layer, NoSuchPoint};
 pub use directory::{list_files, read};
 pub use dump::DumpError;
 pub use error::{ChangeError, OpenError};

@@ -20,7 +20,7 @@ mod sidecar;
 mod tests;
 
 pub(crate) use recording::Recording;
-pub(crate) use sidecar::{Sidecar, SidecarError};
+pub(crate) use sidecar::{Run, Sidecar, SidecarError};
 
 /// Bytes of a stored digest.
 const LENGTH: u64 = 16;

@@ -1,6 +1,7 @@
 //! Why a restore did not happen.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use cohort_block::DeviceError;
@@ -42,6 +43,14 @@ pub enum RestoreError {
     Busy {
         /// The output.
         path: PathBuf,
+    },
+    /// The range is empty, or ends after the disk does.
+    #[error("the disk has {size_bytes} bytes: bytes {} to {} are no part of it", range.start, range.end)]
+    Range {
+        /// What was asked for.
+        range: Range<u64>,
+        /// Bytes of the disk.
+        size_bytes: u64,
     },
     /// The source could not be read.
     #[error(transparent)]

@@ -8,4 +8,5 @@ mod refused;
 mod served;
 mod staged;
 mod undecided;
+mod verified;
 mod world;

@@ -6,10 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cohort_backup::catalogue::{self, Contents, DiskName, FileRole, RunId};
 use cohort_backup::{
-    Backup, BitmapPolicy, DiskOutcome, DiskReport, Options, OptionsBuilder, RunReport,
+    Backup, BitmapPolicy, DiskOutcome, DiskReport, Options, OptionsBuilder, RunReport, Selection,
+    Verify, VerifyReport, verify,
 };
 use cohort_block::{Device, Fault, Faulty, File, OpenOptions, Operation, open};
 
@@ -79,6 +81,16 @@ impl World {
         bytes
     }
 
+    pub(crate) fn verified(&self, what: Verify) -> VerifyReport {
+        verify(
+            &self.repository(),
+            &what,
+            &|_, _| {},
+            &AtomicBool::new(false),
+        )
+        .unwrap()
+    }
+
     /// Nothing in the backup directory is without a meaning, nothing is missing, and QEMU finds all of it sound.
     pub(crate) fn check(&self) {
         let contents = self.contents();
@@ -93,6 +105,8 @@ impl World {
         for image in contents.images() {
             qemu_img_check(&self.repository().join(image.to_string()));
         }
+        let report = self.verified(Verify::new(Selection::All));
+        assert_eq!(report.damage, []);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `cohort list`: every point, every partial, and what every file is.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use cohort_backup::catalogue::{self, Contents, Decision, FileRole, Instant, Partial, Point};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args;
 use crate::exit::Exit;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::human;
 use crate::output::{self, json_line, print_line};
 
@@ -47,13 +47,27 @@ struct PartialRow<'a> {
 struct FileRow {
     name: String,
     what: String,
+    /// The points that cannot be restored without it.
+    points: Vec<String>,
     #[serde(skip)]
     role: FileRole,
+}
+
+/// One file alone, as JSON gives it.
+#[derive(Debug, Serialize)]
+struct OneFile {
+    event: &'static str,
+    missing: bool,
+    #[serde(flatten)]
+    row: FileRow,
 }
 
 pub(super) fn run(args: &args::List) -> Result {
     let contents = catalogue::read(&args.dir)?;
     let names = catalogue::list_files(&args.dir)?;
+    if let Some(file) = &args.file {
+        return one(args, &contents, &names, file);
+    }
     let listing = listing(&args.dir, &contents, &names);
     if args.output.json {
         json_line(&listing);
@@ -61,6 +75,55 @@ pub(super) fn run(args: &args::List) -> Result {
         print(&listing);
     }
     Ok(Exit::Done)
+}
+
+/// What one file is, there or missing, and what dies with it.
+fn one(args: &args::List, contents: &Contents, names: &[OsString], file: &Path) -> Result {
+    let name = file.file_name().unwrap_or(file.as_os_str());
+    let there = names.iter().any(|other| other == name);
+    let named = contents.files().any(|other| *name == *other.to_string());
+    if !there && !named {
+        let (name, directory) = (name.display(), args.dir.display());
+        let message = format!("there is no file {name} in {directory}");
+        return Err(Failure::say(Exit::NoSuchPoint, message));
+    }
+    let row = file_row(contents, name);
+    if args.output.json {
+        json_line(&OneFile {
+            event: "file",
+            missing: !there,
+            row,
+        });
+        return Ok(Exit::Done);
+    }
+    let missing = if there { "" } else { "MISSING: " };
+    let dies = match (&row.role, row.points.join(", ")) {
+        (FileRole::Catalogue, _) => {
+            "without it nothing says what the images are; `cohort catalogue dump` makes a copy"
+                .into()
+        }
+        (FileRole::PointDigests(..) | FileRole::PartialDigests(_), _) => {
+            "no point dies with it, but it cannot be verified any more".into()
+        }
+        (_, none) if none.is_empty() => "no point dies with it".into(),
+        (_, points) => format!("with it die {points}"),
+    };
+    print_line(&format!("{missing}{}: {}; {dies}", row.name, row.what));
+    Ok(Exit::Done)
+}
+
+fn file_row(contents: &Contents, name: &OsStr) -> FileRow {
+    let role = contents.role_of(name);
+    let points = contents.dying_with(name);
+    FileRow {
+        name: name.to_string_lossy().into_owned(),
+        what: role.to_string(),
+        points: points
+            .iter()
+            .map(|(disk, run)| format!("{disk}@{run}"))
+            .collect(),
+        role,
+    }
 }
 
 fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> Listing<'a> {
@@ -71,14 +134,6 @@ fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> 
             point: run.0,
             row,
         };
-    let file = |name: &OsString| {
-        let role = contents.role_of(name);
-        FileRow {
-            name: name.to_string_lossy().into_owned(),
-            what: role.to_string(),
-            role,
-        }
-    };
     Listing {
         event: "list",
         directory: directory.display().to_string(),
@@ -92,7 +147,7 @@ fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> 
                 row,
             })
             .collect(),
-        files: names.iter().map(file).collect(),
+        files: names.iter().map(|name| file_row(contents, name)).collect(),
         missing: contents
             .missing(names.iter().map(OsString::as_os_str))
             .iter()
@@ -153,7 +208,12 @@ fn print(listing: &Listing<'_>) {
     }
     for name in &listing.missing {
         print_line(&format!(
-            "{name}: MISSING: what lies on it cannot be restored; the next run copies that disk in full"
+            "{name}: MISSING: {}",
+            if name.ends_with(".digests") {
+                "what it spoke of cannot be verified"
+            } else {
+                "what lies on it cannot be restored; the next run copies that disk in full"
+            }
         ));
     }
 }

@@ -9,6 +9,8 @@ mod list;
 mod report;
 mod restore;
 mod sources;
+mod verify;
+mod watched;
 
 pub(crate) use restore::restore_raw;
 
@@ -20,6 +22,7 @@ pub(crate) fn run(command: &Command) -> Result {
     match command {
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::List(args) => list::run(args),
         Command::Bitmap(args::Bitmap::Decide(args)) => decide::run(args),
         Command::Explain(args) => explain::run(args),
@@ -34,6 +37,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
     match command {
         Command::Backup(args) => args.output.json,
         Command::Restore(args) => args.output.json,
+        Command::Verify(args) => args.output.json,
         Command::List(args) => args.output.json,
         Command::Bitmap(args::Bitmap::Decide(args)) => args.output.json,
         Command::Explain(args) => args.output.json,

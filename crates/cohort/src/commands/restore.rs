@@ -2,26 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
 use cohort_backup::catalogue::{self, PointName};
 use cohort_backup::{RestoreError, RestoreOptions, Restored, restore};
 use cohort_block::{Device, Format, OpenOptions};
 use serde::Serialize;
 
+use super::watched::{Shown, watched};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::human;
-use crate::interrupt::{self, Interrupt};
 use crate::output::{eprint_line, json_line, print_line};
-use crate::progress::{DiskNow, Progress};
-
-/// How often progress is looked at.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// The result as JSON gives it.
 #[derive(Debug, Serialize)]
@@ -53,10 +46,23 @@ pub(super) fn run(args: &args::Restore) -> Result {
     let options = RestoreOptions::new(format)
         .overwrite(args.force)
         .length_bytes(opened.row.size);
-    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
-    let restored = watch(&opened, &args.out, &options, args.output.json, &interrupts)?;
+    let options = match &args.range {
+        Some(range) => options.range(range.clone()),
+        None => options,
+    };
+    let shown = Shown {
+        name: &opened.name,
+        phase: "restoring",
+        stopping: "Stopping: nothing of the output will be left.",
+        json: args.output.json,
+    };
+    let restored = watched(shown, |tell, cancel| {
+        restore(&*opened.device, &args.out, &options, tell, cancel)
+    })?
+    .map_err(failure)?;
     let Opened { name, row, .. } = &opened;
-    for hole in &row.skipped {
+    let skipped: Vec<_> = holes(&row.skipped, args.range.as_ref());
+    for hole in &skipped {
         eprint_line(&format!(
             "cohort: {name} is incomplete: {} bytes at byte {} could not be read when it was taken, and are zeroes now",
             hole.length, hole.offset
@@ -75,19 +81,33 @@ pub(super) fn run(args: &args::Restore) -> Result {
             out,
             size_bytes,
             data_bytes,
-            skipped: &row.skipped,
+            skipped: &skipped,
         });
     } else {
         let (size, data) = (
             human::bytes(restored.size_bytes),
             human::bytes(restored.data_bytes),
         );
+        let part = args.range.as_ref().map_or_else(String::new, |range| {
+            format!(" from byte {} on", range.start)
+        });
         print_line(&format!(
-            "{name} restored to {}: {size}, {data} of it data",
+            "{name}{part} restored to {}: {size}, {data} of it data",
             args.out.display()
         ));
     }
     Ok(Exit::Done)
+}
+
+/// The holes of a point that lie in what is restored.
+fn holes(
+    skipped: &[catalogue::ByteRange],
+    range: Option<&std::ops::Range<u64>>,
+) -> Vec<catalogue::ByteRange> {
+    let inside = |hole: &&catalogue::ByteRange| {
+        range.is_none_or(|range| hole.offset < range.end && hole.offset + hole.length > range.start)
+    };
+    skipped.iter().filter(inside).copied().collect()
 }
 
 /// Restores a point to a raw file, without further ado.
@@ -143,52 +163,12 @@ fn open(directory: &Path, point: &str) -> Result<Opened> {
     })
 }
 
-/// Restores on a thread of its own, and shows progress until that has ended; Ctrl-C ends it and leaves nothing.
-fn watch(
-    opened: &Opened,
-    out: &Path,
-    options: &RestoreOptions,
-    json: bool,
-    interrupts: &Receiver<Interrupt>,
-) -> Result<Restored> {
-    let (start, cancel, done) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
-    let mut progress = Progress::new(json);
-    let tell = |bytes, _| {
-        done.fetch_max(bytes, Ordering::Relaxed);
-    };
-    let restored = thread::scope(|scope| {
-        let work = scope.spawn(|| restore(&*opened.device, out, options, &tell, &cancel));
-        while !work.is_finished() {
-            let (name, phase) = (opened.name.clone(), "restoring".to_owned());
-            let now = DiskNow {
-                name,
-                phase,
-                done: done.load(Ordering::Relaxed),
-                total: opened.row.size,
-            };
-            progress.show(start.elapsed(), &[now]);
-            if interrupts.recv_timeout(LOOK) == Ok(Interrupt) {
-                progress.say("Stopping: nothing of the output will be left.");
-                cancel.store(true, Ordering::Relaxed);
-            }
-        }
-        work.join()
-    });
-    progress.finish();
-    match restored {
-        Ok(restored) => restored.map_err(failure),
-        Err(_) => Err(Failure::say(
-            Exit::Other,
-            "restoring panicked; nothing of the output counts",
-        )),
-    }
-}
-
 fn failure(error: RestoreError) -> Failure {
     let exit = match &error {
         RestoreError::Exists { .. } => Exit::OutputExists,
         RestoreError::NoSpace { .. } => Exit::TargetFull,
         RestoreError::Read(_) => Exit::PointDamaged,
+        RestoreError::Range { .. } => Exit::Usage,
         RestoreError::Cancelled => Exit::Cancelled,
         RestoreError::NotAFile { .. }
         | RestoreError::NoName { .. }

@@ -32,28 +32,31 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Awaits one job, which may be one of many that are awaited at the same time.
 async fn report(job: JobHandle) {
-    let outcome = (&job).into_future().await;
-    println!("{:?}: {outcome:?}", job.name());
+    let name = job.name().map_or("?".into(), |name| name.to_string());
+    println!("{name}: now {}", job.why());
+    (&job).into_future().await;
+    println!("{name}: {}, {} numbers", job.why(), job.progress().done);
 }
 
 async fn run(engine: Engine) -> Result<(), Box<dyn std::error::Error>> {
     let mut group = engine.group("sums");
     let mut jobs = Vec::new();
-    for name in ["small", "large"] {
-        let items = 0..name.len() as u64 * 1_000;
-        let work = for_each(items, |n, _| {
+    for (name, count) in [("small", 1_000_u64), ("large", 100_000)] {
+        let work = for_each(0..count, |n, _| {
             let square = n.checked_mul(n);
             square.map(drop).ok_or("too large".into())
         });
         jobs.push(group.add(JobSpec::new(name), work)?);
     }
-    let verdict = group.launch().await;
-    println!("the verdict: {verdict:?}");
+    let group = group.launch();
     for job in jobs {
         report(job).await;
     }
-    match verdict {
-        Some(Verdict::Commit) => Ok(()),
+    match group.await {
+        Some(Verdict::Commit) => {
+            println!("the group: both count");
+            Ok(())
+        }
         Some(Verdict::Abort { .. }) => Err("nothing was committed".into()),
         None => Err("in doubt: the journal failed".into()),
     }

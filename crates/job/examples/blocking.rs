@@ -44,10 +44,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let now = meter.read();
         let left = match now.remaining {
             Remaining::Between(soonest, latest) => {
-                format!("{soonest:.1?} to {latest:.1?} more")
+                format!(
+                    "{:.1} to {:.1} s more",
+                    soonest.as_secs_f64(),
+                    latest.as_secs_f64()
+                )
             }
             Remaining::Stalled => job.why(),
-            Remaining::Unknown => "…".into(),
+            Remaining::Unknown => "too early to say how long".into(),
         };
         print!(
             "\r{:>3} % at {:.1} MiB/s, {left:30}",

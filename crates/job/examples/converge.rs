@@ -59,8 +59,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             continue;
         };
         if let News::Status(_, status) = notice.news {
-            println!("{status}");
+            println!("follow is {status}");
             if status == Status::Ready {
+                println!("  500 more to follow, then it may complete");
                 theirs.fetch_add(500, Ordering::Relaxed);
                 job.complete()?;
             }
@@ -69,6 +70,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    println!("{} ({} done)", job.why(), job.progress().done);
+    println!("in the end: {} ({} done)", job.why(), job.progress().done);
     Ok(())
 }

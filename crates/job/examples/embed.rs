@@ -1,6 +1,6 @@
 //! Three jobs that finish together: one fails, and each is told why.
 
-use cohort_job::{Abort, Context, Driver, Engine, JobSpec, Step};
+use cohort_job::{Abort, Context, Driver, Engine, JobSpec, Step, Verdict};
 
 /// Counts to `goal`, or gives up on the way.
 struct Count {
@@ -23,9 +23,10 @@ impl Driver for Count {
     }
 
     fn abort(&mut self, why: &Abort) {
+        // Keep: what is worth something may stay. Discard: leave no trace.
         println!(
-            "counting to {} is undone: {:?}, {:?}",
-            self.goal, why.cause, why.disposition
+            "  counting to {} is undone ({:?})",
+            self.goal, why.disposition
         );
     }
 }
@@ -43,10 +44,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let verdict = group.launch().wait().ok_or("the verdict is in doubt")?;
 
-    println!("the group's verdict: {verdict:?}");
+    match verdict {
+        Verdict::Commit => println!("all of them count:"),
+        Verdict::Abort { .. } => println!("none of them counts:"),
+    }
     for job in jobs {
         let name = job.name().unwrap_or_else(|| "?".into());
-        println!("{name:8} {:>8} done  {}", job.progress().done, job.why());
+        println!("  {name:8} {:>8} done  {}", job.progress().done, job.why());
     }
     Ok(())
 }

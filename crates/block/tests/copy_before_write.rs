@@ -119,6 +119,24 @@ fn write_waits_for_the_copier_that_has_its_cluster() {
     rig.assert_saved(2..6);
 }
 
+/// While it is being sealed, one copy that ends lets nobody at the clusters of another.
+#[test]
+fn sealed_filter_passes_nothing_while_any_copy_is_in_flight() {
+    let rig = Rig::new(0..CLUSTERS);
+    let (first, second) = (rig.claim(2..6), rig.claim(8..9));
+    thread::scope(|scope| {
+        let sealing = scope.spawn(|| rig.seal());
+        while !matches!(rig.ledger.claim_next(0, 1), Next::Closed) {
+            thread::yield_now();
+        }
+        assert!(rig.finish(first));
+        assert!(!rig.filter.is_spent());
+        assert!(rig.finish(second));
+        sealing.join().unwrap();
+    });
+    assert!(rig.filter.is_spent());
+}
+
 /// K66.
 #[test]
 fn write_goes_on_once_the_copier_is_done_with_its_cluster() {

@@ -173,6 +173,20 @@ mod loom_tests {
     }
 
     #[test]
+    fn a_put_wakes_the_only_idle_worker() {
+        explore("one worker, idle or not yet, and a piece put down", || {
+            let queue = Arc::new(Queue::new());
+            let worker = thread::spawn({
+                let queue = Arc::clone(&queue);
+                move || queue.take().is_some()
+            });
+            queue.put(Span(1));
+            // Nobody else comes by: a worker that was not woken sleeps for ever.
+            assert!(worker.join().unwrap());
+        });
+    }
+
+    #[test]
     fn two_workers_share_a_span() {
         explore("two workers and a span of two", || {
             let queue = Arc::new(Queue::new());

@@ -1,6 +1,7 @@
 //! The engine on real threads: what users see, told by name as in the reference's test catalogue.
 //! Nothing here sleeps to order events: drivers wait for orders, tests wait for notices.
 
+mod callbacks;
 mod cancel;
 mod endings;
 mod fairness;

@@ -3,12 +3,12 @@
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+    Arc, Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering, fence},
 };
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+    Arc, Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering, fence},
 };

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use cohort_bitmap::Recorder;
+use cohort_bitmap::store::Recording;
 
 use crate::before_write::BeforeWrite;
 use crate::device::check_range;
@@ -24,8 +25,8 @@ use crate::{Device, DeviceError, Extent, Operation};
 /// A device with a gate in front of its writes.
 ///
 /// Reads, flushes and extents go straight through. Writes, zeroes and discards pass what is installed:
-/// filters first, then each recorder is marked, then the data is written; the marks stand also if
-/// writing then fails. Nothing is installed at first.
+/// filters first, then each recorder is marked and each recording told, then the data is written; the
+/// marks stand also if writing then fails. Nothing is installed at first.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -109,6 +110,7 @@ struct State {
 #[derive(Clone, Debug, Default)]
 struct Installed {
     recorders: Vec<Recorder>,
+    recordings: Vec<Recording>,
     filters: Vec<Arc<BeforeWrite>>,
 }
 
@@ -189,6 +191,9 @@ impl Gated {
         }
         for recorder in &inside.installed.recorders {
             recorder.mark(offset, length);
+        }
+        for recording in &inside.installed.recordings {
+            recording.record(offset, length);
         }
         write()
     }
@@ -321,6 +326,24 @@ impl<'a> ClosedGate<'a> {
             let before = installed.recorders.len();
             installed.recorders.retain(|r| !r.same(recorder));
             installed.recorders.len() < before
+        })
+    }
+
+    /// From now on every write is recorded durably before its data goes out, as the store's mode says.
+    /// Installing it twice is the same as once.
+    pub fn install_recording(&mut self, recording: Recording) {
+        self.change(|installed| {
+            installed.recordings.retain(|r| !r.same(&recording));
+            installed.recordings.push(recording);
+        });
+    }
+
+    /// No write is recorded there any more. Says whether it was installed.
+    pub fn remove_recording(&mut self, recording: &Recording) -> bool {
+        self.change(|installed| {
+            let before = installed.recordings.len();
+            installed.recordings.retain(|r| !r.same(recording));
+            installed.recordings.len() < before
         })
     }
 

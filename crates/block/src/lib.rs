@@ -78,6 +78,7 @@ mod stamp;
 mod storage;
 mod sync;
 mod throttled;
+mod tracking;
 
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
@@ -92,3 +93,4 @@ pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};
 pub use stamp::{FileId, Stamp, same_file};
 pub use throttled::Throttled;
+pub use tracking::{Beside, TrackingError, TrackingStore};

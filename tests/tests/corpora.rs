@@ -1,5 +1,6 @@
 //! The committed corpora of the fuzz targets, replayed: what a fuzzer once found stays found.
 
+#[expect(unreachable_pub, reason = "the same file is a library there")]
 #[path = "../../fuzz/checks/lib.rs"]
 mod checks;
 

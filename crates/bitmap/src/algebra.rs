@@ -66,7 +66,7 @@ impl DirtyBitmap {
     /// Units are `unit` bytes each, numbered from 0; only those that touch a dirty granule are
     /// asked about, some perhaps twice.
     pub fn retain(&mut self, unit: Granularity, mut keep: impl FnMut(u64) -> bool) {
-        let mut kept = DirtyBitmap::from_leaves(self.size(), self.granularity(), Vec::new());
+        let mut kept = DirtyBitmap::of_shape(self.size(), self.granularity());
         for run in self.runs() {
             for number in run.offset >> unit.shift()..unit.granules(run.end()) {
                 if keep(number) {
@@ -102,7 +102,7 @@ impl DirtyBitmap {
         if (self.size(), self.granularity()) == (size, granularity) {
             return self.clone();
         }
-        let mut fitted = DirtyBitmap::from_leaves(size, granularity, Vec::new());
+        let mut fitted = DirtyBitmap::of_shape(size, granularity);
         fitted.mark_runs_of(self);
         if self.size() < size {
             fitted
@@ -117,7 +117,7 @@ impl DirtyBitmap {
         if self.granularity() == granularity {
             return Cow::Borrowed(self);
         }
-        let mut scaled = DirtyBitmap::from_leaves(self.size(), granularity, Vec::new());
+        let mut scaled = DirtyBitmap::of_shape(self.size(), granularity);
         scaled.mark_runs_of(self);
         Cow::Owned(scaled)
     }

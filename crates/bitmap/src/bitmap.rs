@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use crate::{Granularity, Inconsistency, levels::Levels};
 
-/// Most granules a bitmap may have: 2^32, that is 256 TiB of disk at 64 KiB, or half a gibibyte
-/// of memory once every part of it was touched.
-pub const MAX_GRANULES: u64 = 1 << 32;
+/// Most granules a bitmap may have: 2^40, that is 64 PiB of disk at 64 KiB. Memory is taken only for
+/// what was touched.
+pub const MAX_GRANULES: u64 = 1 << 40;
 
 /// A set of dirty granules of a disk of a given size.
 ///
@@ -30,12 +30,8 @@ impl DirtyBitmap {
     /// # Errors
     /// [`SizeError`] if that takes more than [`MAX_GRANULES`], or the size does not fit 63 bits.
     pub fn new(size: u64, granularity: Granularity) -> Result<DirtyBitmap, SizeError> {
-        let granules = checked_granules(size, granularity)?;
-        Ok(DirtyBitmap {
-            size,
-            granularity,
-            levels: Levels::new(granules),
-        })
+        checked_granules(size, granularity)?;
+        Ok(DirtyBitmap::of_shape(size, granularity))
     }
 
     /// A bitmap over `size` bytes with everything dirty.
@@ -48,16 +44,21 @@ impl DirtyBitmap {
         Ok(bitmap)
     }
 
-    /// Wraps leaf words; `size` was checked before.
-    pub(crate) fn from_leaves(
-        size: u64,
-        granularity: Granularity,
-        leaves: Vec<u64>,
-    ) -> DirtyBitmap {
+    /// A clean bitmap of a shape that some bitmap or recorder has already.
+    pub(crate) fn of_shape(size: u64, granularity: Granularity) -> DirtyBitmap {
         DirtyBitmap {
             size,
             granularity,
-            levels: Levels::from_leaves(granularity.granules(size), leaves),
+            levels: Levels::new(granularity.granules(size)),
+        }
+    }
+
+    /// Takes over a hierarchy with the bits of that shape.
+    pub(crate) fn with_levels(size: u64, granularity: Granularity, levels: Levels) -> DirtyBitmap {
+        DirtyBitmap {
+            size,
+            granularity,
+            levels,
         }
     }
 
@@ -76,7 +77,8 @@ impl DirtyBitmap {
         self.levels.bits()
     }
 
-    /// How many granules are dirty.
+    /// How many granules are dirty. Known at once after single granules were marked and cleared; after a merge or
+    /// a long range the words that changed are counted, once.
     pub fn dirty_granules(&self) -> u64 {
         self.levels.ones()
     }
@@ -101,10 +103,11 @@ impl DirtyBitmap {
 
     /// Whether nothing is dirty.
     pub fn is_empty(&self) -> bool {
-        self.levels.ones() == 0
+        self.levels.is_empty()
     }
 
     /// Whether the byte at `offset` lies in a dirty granule; past the end nothing is dirty.
+    #[inline]
     pub fn get(&self, offset: u64) -> bool {
         offset < self.size && self.levels.get(self.granule(offset))
     }
@@ -113,6 +116,7 @@ impl DirtyBitmap {
     ///
     /// # Errors
     /// [`RangeError::PastEnd`] if the range does not lie inside the disk; nothing was marked.
+    #[inline]
     pub fn set(&mut self, offset: u64, length: u64) -> Result<(), RangeError> {
         let end = self.checked_end(offset, length)?;
         if length > 0 {
@@ -130,7 +134,7 @@ impl DirtyBitmap {
     /// part of a granule would forget a write. Nothing was cleared.
     pub fn reset(&mut self, offset: u64, length: u64) -> Result<(), RangeError> {
         let end = self.checked_end(offset, length)?;
-        let aligned = |position: u64| position.is_multiple_of(self.granularity.bytes());
+        let aligned = |position: u64| position & (self.granularity.bytes() - 1) == 0;
         if !aligned(offset) || !(aligned(end) || end == self.size) {
             return Err(RangeError::Misaligned {
                 offset,
@@ -145,12 +149,12 @@ impl DirtyBitmap {
         Ok(())
     }
 
-    /// Marks everything.
+    /// Marks everything; takes no memory, and gives back what was taken.
     pub fn set_all(&mut self) {
         self.levels.set(0, self.levels.bits());
     }
 
-    /// Clears everything.
+    /// Clears everything, and gives the memory back.
     pub fn clear(&mut self) {
         self.levels.clear();
     }
@@ -246,7 +250,7 @@ pub(crate) fn checked_granules(size: u64, granularity: Granularity) -> Result<u6
 /// The disk is too large for a bitmap of this granularity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{size} bytes are too many for a bitmap of {granularity} granules: at most 2^32 granules and 2^63 - 1 bytes"
+    "{size} bytes are too many for a bitmap of {granularity} granules: at most 2^40 granules and 2^63 - 1 bytes"
 )]
 pub struct SizeError {
     /// Bytes asked for.

@@ -24,9 +24,8 @@ impl DirtyBitmap {
     /// disk; [`ChunkError::PastEnd`] if it is not inside the disk.
     pub fn export_chunk(&self, offset: u64, length: u64) -> Result<Vec<u8>, ChunkError> {
         let words = self.chunk_words(offset, length)?;
-        Ok(self.levels.leaves()[words]
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
+        Ok(words
+            .flat_map(|word| self.levels.word(word as u64).to_le_bytes())
             .collect())
     }
 

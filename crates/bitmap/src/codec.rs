@@ -1,170 +1,149 @@
-//! A bitmap as bytes to keep: versioned, checksummed, and compact where much is clean.
+//! A bitmap as bytes to keep: versioned, checksummed, streamed, and compact whether little is dirty or much.
+
+mod read;
+mod write;
+
+use std::io;
 
 use thiserror::Error;
 
-use crate::{DirtyBitmap, Granularity, SizeError, bitmap::checked_granules};
+use crate::{
+    DirtyBitmap, SizeError,
+    levels::{LEAVES, WORD_BITS},
+};
 
 const MAGIC: &[u8; 8] = b"cohortbm";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 32;
-const CHECKSUM_BYTES: usize = 4;
-const BLOCK_WORDS: usize = 64;
+const VERSION: u32 = 2;
+const HEADER_BYTES: usize = 24;
+
+/// Words of a block: positions in it take two bytes.
+const BLOCK_WORDS: usize = if LEAVES < 1024 { LEAVES } else { 1024 };
+const BLOCK_BITS: u64 = BLOCK_WORDS as u64 * WORD_BITS;
+const BLOCKS_OF_A_CHUNK: u64 = (LEAVES / BLOCK_WORDS) as u64;
+
+const END: u8 = 0;
+const FULL: u8 = 1;
+const POSITIONS: u8 = 2;
+const RUNS: u8 = 3;
+const WORDS: u8 = 4;
 
 impl DirtyBitmap {
-    /// The bitmap as bytes that [`decode`](Self::decode) reads back.
+    /// Writes the bitmap as bytes that [`read_from`](Self::read_from) reads back, in pieces of about 64 KiB.
     ///
-    /// All numbers are little-endian.
+    /// All numbers are little-endian. A header:
     ///
     /// | bytes | what |
     /// |---|---|
     /// | 8 | `cohortbm` |
-    /// | 4 | version, 1 |
+    /// | 4 | version, 2 |
     /// | 4 | exponent of the granularity |
     /// | 8 | size of the disk in bytes |
-    /// | 8 | number of dirty granules |
-    /// | … | blocks |
-    /// | 4 | crc32c of everything before |
+    /// | 4 | checksum |
     ///
-    /// A block holds 64 words, that is 4096 granules; only blocks with a dirty granule are written, in
-    /// ascending order: its number (4 bytes), a mask (8 bytes) whose bit i says that word i is not
-    /// zero, then those words (8 bytes each). Bit i of word w is granule `64 w + i`. One set has
-    /// exactly one form.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_BYTES + CHECKSUM_BYTES);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&self.granularity().shift().to_le_bytes());
-        out.extend_from_slice(&self.size().to_le_bytes());
-        out.extend_from_slice(&self.dirty_granules().to_le_bytes());
-        for (number, words) in (0_u32..).zip(self.levels.leaves().chunks(BLOCK_WORDS)) {
-            let mask = mask_of(words);
-            if mask != 0 {
-                out.extend_from_slice(&number.to_le_bytes());
-                out.extend_from_slice(&mask.to_le_bytes());
-                words
-                    .iter()
-                    .filter(|&&word| word != 0)
-                    .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
-            }
-        }
-        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-        out
-    }
-
-    /// Reads what [`encode`](Self::encode) wrote, and nothing else: whatever was cut, flipped,
-    /// swapped or appended is refused.
+    /// Then records, for *blocks* of 2^16 granules that hold anything, in ascending order, each in the shortest of
+    /// four forms:
+    ///
+    /// | bytes | what |
+    /// |---|---|
+    /// | 4 | number of the block |
+    /// | 1 | form |
+    /// | … | what the form says |
+    /// | 4 | checksum |
+    ///
+    /// | form | what follows |
+    /// |---|---|
+    /// | 1, full | 4 bytes: how many blocks, from this one on, are dirty throughout |
+    /// | 2, positions | 2 bytes: how many, less one; then 2 bytes for each dirty granule, ascending |
+    /// | 3, runs | 2 bytes: how many, less one; then 2 bytes each for the first and the last granule of a run, ascending |
+    /// | 4, words | 8 bytes for each 64 granules of the block, fewer in the last; bit i of word w is granule 64 w + i |
+    /// | 0, the end | number 0; 8 bytes: how many granules are dirty |
+    ///
+    /// A checksum is the crc32c of all bytes before it but for the checksums, so it vouches for everything so far: a
+    /// record cannot be cut, flipped, dropped, doubled or taken from another bitmap unnoticed, and the first that is
+    /// wrong is named. The forms 2 to 4 are those of roaring bitmaps (Lemire et al., "Roaring Bitmaps", 2018).
     ///
     /// # Errors
-    /// [`DecodeError`], in the order of its variants.
+    /// What `out` says.
+    pub fn write_to(&self, out: impl io::Write) -> io::Result<()> {
+        write::write(self, out)
+    }
+
+    /// Reads what [`write_to`](Self::write_to) wrote, to its last byte and not beyond. Many short reads: give it
+    /// something buffered. Takes memory for what the bytes say is dirty, whatever size they name.
+    ///
+    /// # Errors
+    /// [`ReadError`]: what `input` says, or how the bytes are wrong.
+    pub fn read_from(input: impl io::Read) -> Result<DirtyBitmap, ReadError> {
+        read::read(input).map(|(bitmap, _)| bitmap)
+    }
+
+    /// The bytes of [`write_to`](Self::write_to), at once.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write::write(self, &mut bytes).expect("memory takes any byte");
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) gave, and nothing else.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<DirtyBitmap, DecodeError> {
-        let mut rest = Reader(bytes);
-        if rest.take::<8>()? != *MAGIC {
-            return Err(DecodeError::NotABitmap);
+        let (bitmap, read) = read::read(bytes).map_err(|error| match error {
+            ReadError::Bitmap(error) => error,
+            ReadError::Input(_) => unreachable!("memory is read without errors"),
+        })?;
+        if read < bytes.len() as u64 {
+            return Err(DecodeError::Trailing { at: read });
         }
-        match rest.u32()? {
-            VERSION => {}
-            version => return Err(DecodeError::Version { version }),
-        }
-        let Some((body, stored)) = rest.0.split_last_chunk::<CHECKSUM_BYTES>() else {
-            return Err(DecodeError::TooShort);
-        };
-        let computed = crc32c::crc32c(&bytes[..bytes.len() - CHECKSUM_BYTES]);
-        let stored = u32::from_le_bytes(*stored);
-        if stored != computed {
-            return Err(DecodeError::Checksum { stored, computed });
-        }
-        decode_body(Reader(body))
+        Ok(bitmap)
     }
 }
 
-/// What follows the version, without the checksum. The bytes are as somebody wrote them, but that
-/// somebody need not have been `encode`.
-fn decode_body(mut rest: Reader<'_>) -> Result<DirtyBitmap, DecodeError> {
-    let shift = rest.u32()?;
-    let bytes = 1_u64
-        .checked_shl(shift)
-        .ok_or(DecodeError::Granularity { shift })?;
-    let granularity = Granularity::new(bytes).map_err(|_| DecodeError::Granularity { shift })?;
-    let (size, count) = (rest.u64()?, rest.u64()?);
-    let granules = checked_granules(size, granularity).map_err(DecodeError::Size)?;
-    let mut leaves = vec![0; granules.div_ceil(64) as usize];
-    let mut next_block = 0;
-    while !rest.0.is_empty() {
-        let (number, mask) = (rest.u32()?, rest.u64()?);
-        let first = number as usize * BLOCK_WORDS;
-        if number < next_block || mask == 0 {
-            return Err(DecodeError::Block { number });
-        }
-        for bit in (0..BLOCK_WORDS).filter(|bit| mask >> bit & 1 == 1) {
-            let word = leaves
-                .get_mut(first + bit)
-                .ok_or(DecodeError::Block { number })?;
-            *word = rest.u64()?;
-            if *word == 0 {
-                return Err(DecodeError::Block { number });
-            }
-        }
-        next_block = number + 1;
-    }
-    let past_the_end = granules % 64 != 0
-        && leaves
-            .last()
-            .is_some_and(|last| last >> (granules % 64) != 0);
-    let bitmap = DirtyBitmap::from_leaves(size, granularity, leaves);
-    if past_the_end || bitmap.dirty_granules() != count {
-        return Err(DecodeError::Count { stored: count });
-    }
-    Ok(bitmap)
+/// Granules of one block: fewer in the last. `None` if there is no such block.
+fn granules_of_block(granules: u64, number: u64) -> Option<u64> {
+    let left = granules.checked_sub(number.checked_mul(BLOCK_BITS)?)?;
+    Some(left.min(BLOCK_BITS)).filter(|&granules| granules > 0)
 }
 
-/// Which of up to 64 words are not zero.
-fn mask_of(words: &[u64]) -> u64 {
-    words
-        .iter()
-        .enumerate()
-        .fold(0, |mask, (bit, &word)| mask | u64::from(word != 0) << bit)
+/// A bitmap that could not be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The bytes could not be had.
+    #[error("a bitmap cannot be read")]
+    Input(#[source] io::Error),
+    /// The bytes are not a bitmap's.
+    #[error(transparent)]
+    Bitmap(#[from] DecodeError),
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (taken, rest) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::TooShort)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.take().map(u64::from_le_bytes)
-    }
-}
-
-/// Bytes that are not a bitmap as [`DirtyBitmap::encode`] writes it.
+/// Bytes that are not a bitmap as [`DirtyBitmap::write_to`] writes it. Places are in bytes from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The bytes end before the bitmap does.
-    #[error("the bitmap is cut short")]
-    TooShort,
+    #[error("the bitmap is cut short: what begins at byte {at} is not all there")]
+    Cut {
+        /// Where the piece begins that is not whole.
+        at: u64,
+    },
     /// The first bytes are not a bitmap's.
-    #[error("these bytes are no bitmap")]
+    #[error("these bytes are no bitmap: one begins with \"cohortbm\"")]
     NotABitmap,
     /// Written by another version of this format.
-    #[error("the bitmap has version {version}; this program reads version 1")]
+    #[error("the bitmap has version {version}; this program reads version 2")]
     Version {
         /// What the bytes say.
         version: u32,
     },
     /// The bytes are not those that were written.
-    #[error("the bitmap is damaged: its checksum is {stored:08x}, its bytes give {computed:08x}")]
+    #[error(
+        "the bitmap is damaged in what begins at byte {at}: its checksum is {stored:08x}, its bytes give {computed:08x}"
+    )]
     Checksum {
+        /// Where the header or record begins that does not fit what is before it.
+        at: u64,
         /// What the bytes say.
         stored: u32,
         /// What they are.
@@ -179,153 +158,39 @@ pub enum DecodeError {
     /// The disk is too large.
     #[error("the bitmap names a size that it cannot have")]
     Size(#[source] SizeError),
-    /// A block is out of order, past the end, or has a zero where none may be.
-    #[error("block {number} of the bitmap is out of order, past the end, or empty")]
-    Block {
-        /// What the block says of itself.
-        number: u32,
+    /// A record has a form that there is not.
+    #[error("the record at byte {at} has form {form}; there are forms 0 to 4")]
+    Form {
+        /// Where the record begins.
+        at: u64,
+        /// What it says.
+        form: u8,
     },
-    /// The number of dirty granules is another one, or one of them is past the end of the disk.
-    #[error("the bitmap should have {stored} dirty granules inside its disk, and has not")]
+    /// A record is out of order, past the end of the disk, or says of its block what cannot be.
+    #[error(
+        "the record at byte {at}, of block {block}, is out of order, past the end, or contradicts itself"
+    )]
+    Block {
+        /// Where the record begins.
+        at: u64,
+        /// The block that it names.
+        block: u32,
+    },
+    /// The number of dirty granules is another one.
+    #[error("the bitmap should have {stored} dirty granules and has {actual}")]
     Count {
         /// What the bytes say.
         stored: u64,
+        /// What its records hold.
+        actual: u64,
+    },
+    /// Something follows the bitmap.
+    #[error("the bitmap ends at byte {at}, and more follows")]
+    Trailing {
+        /// Where it ends.
+        at: u64,
     },
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> DirtyBitmap {
-        let mut bitmap = DirtyBitmap::new(5000 * 512 - 3, Granularity::new(512).unwrap()).unwrap();
-        bitmap.set(512 * 70, 512 * 60).unwrap();
-        bitmap.set(512 * 4999, 1).unwrap();
-        bitmap
-    }
-
-    /// `bytes` with `change` done to all but the checksum, which is made right again.
-    fn crafted(change: impl FnOnce(&mut Vec<u8>)) -> Result<DirtyBitmap, DecodeError> {
-        let mut bytes = sample().encode();
-        bytes.truncate(bytes.len() - CHECKSUM_BYTES);
-        change(&mut bytes);
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        DirtyBitmap::decode(&bytes)
-    }
-
-    /// The form is on disks: it must not change without the version.
-    #[test]
-    fn version_one_is_these_bytes() {
-        let mut bitmap = DirtyBitmap::new(1 << 20, Granularity::DEFAULT).unwrap();
-        bitmap.set(3 << 16, 2 << 16).unwrap();
-        let mut expected =
-            Vec::from(*b"cohortbm\x01\0\0\0\x10\0\0\0\0\0\x10\0\0\0\0\0\x02\0\0\0\0\0\0\0");
-        expected.extend_from_slice(b"\0\0\0\0\x01\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\0");
-        expected.extend_from_slice(&crc32c::crc32c(&expected).to_le_bytes());
-        assert_eq!(bitmap.encode(), expected);
-    }
-
-    #[test]
-    fn every_cut_is_refused() {
-        let bytes = sample().encode();
-        assert_eq!(DirtyBitmap::decode(&bytes), Ok(sample()));
-        for length in 0..bytes.len() {
-            assert!(
-                DirtyBitmap::decode(&bytes[..length]).is_err(),
-                "{length} of {}",
-                bytes.len()
-            );
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_is_refused() {
-        let bytes = sample().encode();
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(DirtyBitmap::decode(&flipped).is_err(), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn each_damage_has_its_error() {
-        let bytes = sample().encode();
-        let decode = |change: &dyn Fn(&mut Vec<u8>)| {
-            let mut changed = bytes.clone();
-            change(&mut changed);
-            DirtyBitmap::decode(&changed)
-        };
-        assert_eq!(decode(&|b| b.truncate(11)), Err(DecodeError::TooShort));
-        assert_eq!(decode(&|b| b[0] = b'C'), Err(DecodeError::NotABitmap));
-        assert_eq!(
-            decode(&|b| b[8] = 2),
-            Err(DecodeError::Version { version: 2 })
-        );
-        assert!(matches!(
-            decode(&|b| b[40] ^= 1),
-            Err(DecodeError::Checksum { .. })
-        ));
-        assert!(matches!(
-            decode(&|b| b.push(0)),
-            Err(DecodeError::Checksum { .. })
-        ));
-    }
-
-    #[test]
-    fn rightly_summed_nonsense_is_refused_too() {
-        assert_eq!(crafted(|_| ()), Ok(sample()));
-        assert_eq!(
-            crafted(|b| b[12] = 58),
-            Err(DecodeError::Granularity { shift: 58 })
-        );
-        assert_eq!(
-            crafted(|b| b[12] = 200),
-            Err(DecodeError::Granularity { shift: 200 })
-        );
-        assert!(matches!(
-            crafted(|b| b[22] = 1),
-            Err(DecodeError::Size(_)) | Err(DecodeError::Count { .. })
-        ));
-        assert!(matches!(
-            crafted(|b| b[23] = 0x7f),
-            Err(DecodeError::Size(_))
-        ));
-        assert_eq!(
-            crafted(|b| b[24] += 1),
-            Err(DecodeError::Count { stored: 62 })
-        );
-        assert_eq!(
-            crafted(|b| b[32] = 1),
-            Err(DecodeError::Block { number: 1 }),
-            "repeated number"
-        );
-        assert_eq!(
-            crafted(|b| b[35] = 1),
-            Err(DecodeError::Block { number: 1 << 24 }),
-            "past the end"
-        );
-        assert_eq!(
-            crafted(|b| b[36..44].fill(0)),
-            Err(DecodeError::Block { number: 0 }),
-            "empty mask"
-        );
-        assert_eq!(
-            crafted(|b| b[44..52].fill(0)),
-            Err(DecodeError::Block { number: 0 }),
-            "zero word"
-        );
-        assert_eq!(
-            crafted(|b| b.truncate(b.len() - 1)),
-            Err(DecodeError::TooShort)
-        );
-        let past_end = crafted(|b| {
-            let last = b.len() - 8;
-            b[last..].fill(0x80);
-        });
-        assert!(
-            matches!(past_end, Err(DecodeError::Count { .. })),
-            "{past_end:?}"
-        );
-    }
-}
+mod tests;

@@ -1,15 +1,49 @@
-//! The bare hierarchy: bits in 64-bit words, and above them summary levels in which a bit is set
-//! exactly when the word below it is not zero. Knows no bytes and no granules, only bit numbers.
+//! The bare hierarchy: bits in 64-bit words, and above them summary levels in which a bit is set exactly when
+//! the word below it is not zero. Knows no bytes and no granules, only bit numbers.
 //!
-//! The idea of the 64-ary summaries is that of `qemu:util/hbitmap.c`; unlike there the number of
-//! levels follows the size, and no end marker lives among the bits.
+//! ```text
+//!   summary of the chunks      1 bit for each chunk that holds anything, and levels above
+//!   slots                      1 pointer for each chunk; null until it is touched
+//!   ----------------------------------------------------------------------- a chunk: 2^18 bits
+//!   top                        1 word
+//!   mids                       64 words
+//!   leaves                     4096 words
+//! ```
+//!
+//! A chunk all of whose bits are set needs no memory either: one bit says so, where that is known. So what is
+//! untouched and what is wholly dirty cost nothing, and the rest 1.02 bits for each bit.
+//!
+//! The idea of the 64-ary summaries is that of `qemu:util/hbitmap.c`; unlike there the words are allocated in
+//! chunks, no end marker lives among the bits, and the count is kept only as far as that is cheap
+//! ([`tally`](self::tally)).
+
+mod check;
+mod chunk;
+mod combine;
+mod seek;
+mod summary;
+mod tally;
 
 use std::iter;
 
-use thiserror::Error;
+pub use check::Inconsistency;
+pub(crate) use chunk::{Chunk, bits_of};
+pub(crate) use seek::BitRuns;
+use summary::Summary;
+use tally::Tally;
 
 /// Bits per word, and so the fan-out of the hierarchy.
 pub(crate) const WORD_BITS: u64 = 64;
+
+/// Words of a chunk. 64 summary words and one above them stand for 4096: with the pointer that makes 1.017 bits
+/// for each bit, and the pointers of 2^28 bits fit the first cache. Two words where loom walks every order.
+pub(crate) const LEAVES: usize = if cfg!(loom) { 2 } else { 4096 };
+
+/// Summary words of a chunk.
+pub(crate) const MIDS: usize = LEAVES.div_ceil(WORD_BITS as usize);
+
+/// Bits of a chunk.
+pub(crate) const CHUNK_BITS: u64 = LEAVES as u64 * WORD_BITS;
 
 /// Numbers of words of each level for `bits` bits, leaves first; the last level is one word.
 pub(crate) fn shape(bits: u64) -> impl Iterator<Item = usize> {
@@ -21,6 +55,7 @@ pub(crate) fn shape(bits: u64) -> impl Iterator<Item = usize> {
 }
 
 /// The bits `from..to` that fall into word `word`; `from..to` must touch it.
+#[inline]
 pub(crate) fn mask(word: u64, from: u64, to: u64) -> u64 {
     let first = word * WORD_BITS;
     let low = from.saturating_sub(first);
@@ -28,33 +63,52 @@ pub(crate) fn mask(word: u64, from: u64, to: u64) -> u64 {
     (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high))
 }
 
+/// The chunks that `from..to` touches, each with the part of the range in it, in bits of the chunk.
+pub(crate) fn pieces(from: u64, to: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+    (from / CHUNK_BITS..to.div_ceil(CHUNK_BITS)).map(move |chunk| {
+        let start = chunk * CHUNK_BITS;
+        (
+            chunk,
+            from.saturating_sub(start),
+            (to - start).min(CHUNK_BITS),
+        )
+    })
+}
+
 /// A plain hierarchy with one owner.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Levels {
     bits: u64,
-    ones: u64,
-    /// `levels[0]` are the leaves.
-    levels: Vec<Vec<u64>>,
+    ones: Tally,
+    /// Null where nothing was touched, and where `full` says enough.
+    slots: Vec<Option<Box<Chunk>>>,
+    /// Which chunks hold anything.
+    present: Summary,
+    /// Chunks of which every bit is set, and which have no words.
+    full: Summary,
+}
+
+/// What a chunk holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Content<'a> {
+    /// No bit is set.
+    Empty,
+    /// Every bit is set.
+    Full,
+    /// Some are.
+    Mixed(&'a Chunk),
 }
 
 impl Levels {
     pub(crate) fn new(bits: u64) -> Levels {
+        let chunks = bits.div_ceil(CHUNK_BITS);
         Levels {
             bits,
-            ones: 0,
-            levels: shape(bits).map(|words| vec![0; words]).collect(),
+            ones: Tally::of(0),
+            slots: vec![None; chunks as usize],
+            present: Summary::new(chunks),
+            full: Summary::new(chunks),
         }
-    }
-
-    /// Takes over leaf words; what they hold past `bits` is dropped, missing words are zero.
-    pub(crate) fn from_leaves(bits: u64, leaves: Vec<u64>) -> Levels {
-        let mut levels = Levels {
-            bits,
-            ones: 0,
-            levels: vec![leaves],
-        };
-        levels.resize(bits);
-        levels
     }
 
     pub(crate) fn bits(&self) -> u64 {
@@ -62,359 +116,261 @@ impl Levels {
     }
 
     pub(crate) fn ones(&self) -> u64 {
-        self.ones
+        self.ones.or_count(|| {
+            self.present
+                .ones()
+                .map(|number| match self.content(number) {
+                    Content::Empty => 0,
+                    Content::Full => self.bits_of_chunk(number),
+                    Content::Mixed(chunk) => chunk.ones(),
+                })
+                .sum()
+        })
     }
 
-    pub(crate) fn leaves(&self) -> &[u64] {
-        &self.levels[0]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.present.is_empty()
+    }
+
+    /// Bits of one chunk: fewer than of the others in the last.
+    #[inline]
+    pub(crate) fn bits_of_chunk(&self, number: u64) -> u64 {
+        (self.bits - number * CHUNK_BITS).min(CHUNK_BITS)
+    }
+
+    #[inline]
+    pub(crate) fn content(&self, number: u64) -> Content<'_> {
+        match &self.slots[number as usize] {
+            Some(chunk) if !chunk.is_empty() => Content::Mixed(chunk),
+            None if self.full.get(number) => Content::Full,
+            Some(_) | None => Content::Empty,
+        }
+    }
+
+    /// The chunks that hold anything, ascending.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (u64, Content<'_>)> {
+        self.present
+            .ones()
+            .map(|number| (number, self.content(number)))
     }
 
     /// Bit `bit`, which must be below `bits`.
+    #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
-        self.levels[0][(bit / WORD_BITS) as usize] >> (bit % WORD_BITS) & 1 == 1
+        match &self.slots[(bit / CHUNK_BITS) as usize] {
+            Some(chunk) => chunk.leaf(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 == 1,
+            None => self.full.get(bit / CHUNK_BITS),
+        }
+    }
+
+    /// Leaf word `word`, which must not lie past `bits`.
+    pub(crate) fn word(&self, word: u64) -> u64 {
+        let number = word * WORD_BITS / CHUNK_BITS;
+        match self.content(number) {
+            Content::Empty => 0,
+            Content::Full => mask(word, 0, self.bits),
+            Content::Mixed(chunk) => chunk.leaf(word),
+        }
     }
 
     /// Sets `from..to`, which must lie below `bits`.
+    #[inline]
     pub(crate) fn set(&mut self, from: u64, to: u64) {
         if from >= to {
             return;
         }
-        self.ones += set_words(&mut self.levels[0], from, to);
-        let (mut from, mut to) = (from, to);
-        for level in &mut self.levels[1..] {
-            (from, to) = (from / WORD_BITS, to.div_ceil(WORD_BITS));
-            set_words(level, from, to);
+        let word = from / WORD_BITS;
+        if word == (to - 1) / WORD_BITS {
+            self.set_in_word(word, mask(word, from, to));
+        } else {
+            self.set_pieces(from, to);
         }
     }
 
     /// Clears `from..to`, which must lie below `bits`.
     pub(crate) fn reset(&mut self, from: u64, to: u64) {
-        let (mut from, mut to) = (from, to);
-        for level in 0..self.levels.len() {
-            if from >= to {
-                return;
+        if from >= to {
+            return;
+        }
+        for (number, from, to) in pieces(from, to) {
+            if !self.present.get(number) {
+                continue;
             }
-            let words = &mut self.levels[level];
-            let cleared = reset_words(words, from, to);
-            if level == 0 {
-                self.ones -= cleared;
+            if to - from == self.bits_of_chunk(number) {
+                self.drop_chunk(number);
+            } else {
+                self.change(number, |chunk| chunk.reset(from, to));
             }
-            // Only words that are zero now lose their summary; those inside the range are.
-            let (first, last) = (from / WORD_BITS, (to - 1) / WORD_BITS);
-            from = first + u64::from(words[first as usize] != 0);
-            to = last + u64::from(words[last as usize] == 0);
         }
     }
 
+    /// Clears everything, and gives the memory back.
     pub(crate) fn clear(&mut self) {
-        self.ones = 0;
-        self.levels.iter_mut().for_each(|level| level.fill(0));
-    }
-
-    /// The first set bit at or after `from`.
-    pub(crate) fn next_one(&self, from: u64) -> Option<u64> {
-        let (mut level, mut bit) = (0, from);
-        loop {
-            let word = bit / WORD_BITS;
-            let rest =
-                self.levels.get(level)?.get(word as usize)? & (u64::MAX << (bit % WORD_BITS));
-            if rest != 0 {
-                bit = word * WORD_BITS + u64::from(rest.trailing_zeros());
-                break;
-            }
-            (level, bit) = (level + 1, word + 1);
-        }
-        while level > 0 {
-            level -= 1;
-            bit = bit * WORD_BITS + u64::from(self.levels[level][bit as usize].trailing_zeros());
-        }
-        Some(bit)
-    }
-
-    /// The first clear bit at or after `from`; `bits` if there is none. Linear in full words.
-    pub(crate) fn next_zero(&self, from: u64) -> u64 {
-        let mut ahead = u64::MAX << (from % WORD_BITS);
-        for word in from / WORD_BITS..self.levels[0].len() as u64 {
-            let clear = !self.levels[0][word as usize] & ahead;
-            if clear != 0 {
-                return self
-                    .bits
-                    .min(word * WORD_BITS + u64::from(clear.trailing_zeros()));
-            }
-            ahead = u64::MAX;
-        }
-        self.bits
-    }
-
-    /// `self ∪ other`; both have the same number of bits.
-    pub(crate) fn union(&mut self, other: &Levels) {
-        if other.ones > 0 {
-            self.combine(other, |mine, theirs| mine | theirs);
-        }
-    }
-
-    /// `self ∩ other`; both have the same number of bits.
-    pub(crate) fn intersect(&mut self, other: &Levels) {
-        if self.ones > 0 {
-            self.combine(other, |mine, theirs| mine & theirs);
-        }
-    }
-
-    /// `self \ other`; both have the same number of bits.
-    pub(crate) fn subtract(&mut self, other: &Levels) {
-        if self.ones > 0 && other.ones > 0 {
-            self.combine(other, |mine, theirs| mine & !theirs);
-        }
+        *self = Levels::new(self.bits);
     }
 
     /// Replaces one leaf word; bits past the end are dropped.
     pub(crate) fn replace_word(&mut self, word: u64, value: u64) {
-        let (from, to) = (word * WORD_BITS, self.bits.min((word + 1) * WORD_BITS));
-        let value = value & mask(word, from, to);
-        self.reset(from, to);
-        if value != 0 {
-            self.set(
-                from + u64::from(value.trailing_zeros()),
-                from + u64::from(value.trailing_zeros()) + 1,
-            );
-            let leaf = &mut self.levels[0][word as usize];
-            self.ones += u64::from(value.count_ones()) - 1;
-            *leaf = value;
+        let number = word * WORD_BITS / CHUNK_BITS;
+        let value = value & mask(word, 0, self.bits);
+        if value != 0 || self.present.get(number) {
+            self.change(number, |chunk| chunk.put_word(word, value));
+        }
+    }
+
+    /// Takes over a whole chunk where nothing was.
+    pub(crate) fn put_chunk(&mut self, number: u64, chunk: Box<Chunk>) {
+        if chunk.is_empty() {
+            return;
+        }
+        match chunk.known_ones() {
+            Some(ones) => self.ones.add(ones),
+            None => self.ones.forget(),
+        }
+        self.slots[number as usize] = Some(chunk);
+        self.present.set(number);
+    }
+
+    /// Sets every bit of a chunk.
+    pub(crate) fn fill_chunk(&mut self, number: u64) {
+        if !self.full.get(number) {
+            self.drop_chunk(number);
+            self.full.set(number);
+            self.present.set(number);
+            self.ones.add(self.bits_of_chunk(number));
         }
     }
 
     /// Changes the number of bits: new ones are clear, dropped ones do not come back.
     pub(crate) fn resize(&mut self, bits: u64) {
-        self.bits = bits;
-        let mut words = shape(bits);
-        let leaves = &mut self.levels[0];
-        leaves.resize(words.next().unwrap_or(1), 0);
-        if let Some(last) = leaves.last_mut() {
-            let used = bits % WORD_BITS;
-            if bits == 0 {
-                *last = 0;
-            } else if used != 0 {
-                *last &= u64::MAX >> (WORD_BITS - used);
+        let mut resized = Levels::new(bits);
+        let kept = bits.min(self.bits);
+        for (number, _, to) in pieces(0, kept) {
+            if self.full.get(number) {
+                resized.set(number * CHUNK_BITS, number * CHUNK_BITS + to);
+            } else if let Some(mut chunk) = self.slots[number as usize].take() {
+                if to < CHUNK_BITS {
+                    chunk.reset(to, CHUNK_BITS);
+                }
+                resized.put_chunk(number, chunk);
             }
         }
-        self.levels.truncate(1);
-        self.levels.extend(words.map(|words| vec![0; words]));
-        self.summarise();
+        *self = resized;
     }
 
-    /// Checks what must always hold of the structure.
-    pub(crate) fn self_check(&self) -> Result<(), Inconsistency> {
-        if !shape(self.bits).eq(self.levels.iter().map(Vec::len)) {
-            return Err(Inconsistency::Shape);
-        }
-        let mut fresh = Levels {
-            bits: self.bits,
-            ones: 0,
-            levels: vec![self.levels[0].clone()],
+    #[inline]
+    fn set_in_word(&mut self, word: u64, bits: u64) {
+        let number = word * WORD_BITS / CHUNK_BITS;
+        let Some(chunk) = &mut self.slots[number as usize] else {
+            return self.set_untouched(number, word, bits);
         };
-        fresh.resize(self.bits);
-        if fresh.levels[0] != self.levels[0] {
-            return Err(Inconsistency::PastTheEnd);
+        let was_empty = chunk.is_empty();
+        let gained = chunk.set_in_word(word, bits);
+        if gained == 0 {
+            return;
         }
-        if fresh.ones != self.ones {
-            return Err(Inconsistency::Count {
-                cached: self.ones,
-                actual: fresh.ones,
-            });
+        let ones = chunk.known_ones();
+        self.ones.add(gained);
+        if was_empty {
+            self.present.set(number);
         }
-        match iter::zip(&fresh.levels, &self.levels).position(|(fresh, mine)| fresh != mine) {
-            Some(level) => Err(Inconsistency::Summary { level }),
-            None => Ok(()),
+        if ones == Some(self.bits_of_chunk(number)) {
+            self.seal(number);
         }
     }
 
-    fn combine(&mut self, other: &Levels, of: impl Fn(u64, u64) -> u64) {
-        for (mine, theirs) in iter::zip(&mut self.levels[0], &other.levels[0]) {
-            *mine = of(*mine, *theirs);
+    /// As [`set_in_word`](Self::set_in_word), where no chunk is.
+    #[cold]
+    fn set_untouched(&mut self, number: u64, word: u64, bits: u64) {
+        if !self.full.get(number) {
+            self.slots[number as usize] = Some(Chunk::new());
+            self.set_in_word(word, bits);
         }
-        self.summarise();
     }
 
-    /// Builds summaries and count anew from the leaves.
-    fn summarise(&mut self) {
-        self.ones = self.levels[0]
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum();
-        for level in 1..self.levels.len() {
-            let (below, above) = self.levels.split_at_mut(level);
-            for (summary, words) in
-                iter::zip(&mut above[0], below[level - 1].chunks(WORD_BITS as usize))
-            {
-                *summary = words
-                    .iter()
-                    .enumerate()
-                    .fold(0, |bits, (bit, &word)| bits | u64::from(word != 0) << bit);
+    fn set_pieces(&mut self, from: u64, to: u64) {
+        for (number, from, to) in pieces(from, to) {
+            if to - from == self.bits_of_chunk(number) {
+                self.fill_chunk(number);
+            } else if !self.full.get(number) {
+                self.change(number, |chunk| chunk.set(from, to));
             }
         }
     }
-}
 
-/// A broken rule of the structure, found by `self_check`: always a defect of this crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Inconsistency {
-    /// A level has the wrong number of words.
-    #[error("a level has the wrong number of words")]
-    Shape,
-    /// A bit past the last granule is set.
-    #[error("a bit past the last granule is set")]
-    PastTheEnd,
-    /// The cached count is not the number of set bits.
-    #[error("the count says {cached} granules, the leaves hold {actual}")]
-    Count {
-        /// What the bitmap believed.
-        cached: u64,
-        /// What the leaves hold.
-        actual: u64,
-    },
-    /// A summary bit does not say whether the word below it is zero.
-    #[error("level {level} does not summarise the level below it")]
-    Summary {
-        /// Levels above the leaves.
-        level: usize,
-    },
-}
-
-/// Sets bits `from..to` (not empty) of one level; says how many were clear.
-fn set_words(words: &mut [u64], from: u64, to: u64) -> u64 {
-    let clear = |words: &[u64]| {
-        words
-            .iter()
-            .map(|word| u64::from(word.count_zeros()))
-            .sum::<u64>()
-    };
-    let mut gained = 0;
-    let mut set = |word: &mut u64, mask: u64| {
-        gained += u64::from((mask & !*word).count_ones());
-        *word |= mask;
-    };
-    match ends(words, from, to) {
-        Ends::One(word) => set(word, mask(from / WORD_BITS, from, to)),
-        Ends::Two(first, between, last) => {
-            set(first, mask(from / WORD_BITS, from, to));
-            set(last, mask((to - 1) / WORD_BITS, from, to));
-            gained += clear(between);
-            between.fill(u64::MAX);
+    /// Changes the words of a chunk, which gets some if it had none, and keeps count and summary right.
+    pub(crate) fn change(&mut self, number: u64, change: impl FnOnce(&mut Chunk)) {
+        if self.full.get(number) {
+            let bits = self.bits_of_chunk(number);
+            self.slots[number as usize] = Some(Chunk::filled(bits));
+            self.full.reset(number);
+        }
+        let chunk = self.slots[number as usize].get_or_insert_with(Chunk::new);
+        let before = chunk.known_ones();
+        change(chunk);
+        match (before, chunk.known_ones()) {
+            (Some(before), Some(after)) => {
+                self.ones.add(after.saturating_sub(before));
+                self.ones.subtract(before.saturating_sub(after));
+            }
+            (Some(_), None) | (None, Some(_) | None) => self.ones.forget(),
+        }
+        let (is_empty, ones) = (chunk.is_empty(), chunk.known_ones());
+        if is_empty {
+            self.present.reset(number);
+        } else {
+            self.present.set(number);
+        }
+        if ones == Some(self.bits_of_chunk(number)) {
+            self.seal(number);
         }
     }
-    gained
-}
 
-/// Clears bits `from..to` (not empty) of one level; says how many were set.
-fn reset_words(words: &mut [u64], from: u64, to: u64) -> u64 {
-    let ones = |words: &[u64]| {
-        words
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum::<u64>()
-    };
-    let mut lost = 0;
-    let mut reset = |word: &mut u64, mask: u64| {
-        lost += u64::from((mask & *word).count_ones());
-        *word &= !mask;
-    };
-    match ends(words, from, to) {
-        Ends::One(word) => reset(word, mask(from / WORD_BITS, from, to)),
-        Ends::Two(first, between, last) => {
-            reset(first, mask(from / WORD_BITS, from, to));
-            reset(last, mask((to - 1) / WORD_BITS, from, to));
-            lost += ones(between);
-            between.fill(0);
+    /// Notes that a chunk is full, and gives its words back.
+    #[cold]
+    fn seal(&mut self, number: u64) {
+        self.slots[number as usize] = None;
+        self.full.set(number);
+    }
+
+    /// Clears a chunk, and gives its words back.
+    fn drop_chunk(&mut self, number: u64) {
+        let lost = match self.content(number) {
+            Content::Empty => Some(0),
+            Content::Full => Some(self.bits_of_chunk(number)),
+            Content::Mixed(chunk) => chunk.known_ones(),
+        };
+        match lost {
+            Some(lost) => self.ones.subtract(lost),
+            None => self.ones.forget(),
+        }
+        self.slots[number as usize] = None;
+        self.full.reset(number);
+        self.present.reset(number);
+        if self.present.is_empty() {
+            self.ones = Tally::of(0);
         }
     }
-    lost
 }
 
-/// The words of a bit range: those at its ends are used in part, those between in whole.
-enum Ends<'a> {
-    One(&'a mut u64),
-    Two(&'a mut u64, &'a mut [u64], &'a mut u64),
-}
-
-fn ends(words: &mut [u64], from: u64, to: u64) -> Ends<'_> {
-    match &mut words[(from / WORD_BITS) as usize..=((to - 1) / WORD_BITS) as usize] {
-        [first, between @ .., last] => Ends::Two(first, between, last),
-        [word] => Ends::One(word),
-        [] => unreachable!("an inclusive range of words has one"),
+/// Only what was touched is looked at.
+impl Clone for Levels {
+    fn clone(&self) -> Levels {
+        let mut slots = vec![None; self.slots.len()];
+        for (number, content) in self.contents() {
+            if let Content::Mixed(chunk) = content {
+                slots[number as usize] = Some(Box::new(chunk.clone()));
+            }
+        }
+        Levels {
+            bits: self.bits,
+            ones: self.ones.clone(),
+            slots,
+            present: self.present.clone(),
+            full: self.full.clone(),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Three levels: 64 * 64 leaves' bits are one word of the second summary level.
-    const BITS: u64 = 3 * 64 * 64 + 7;
-
-    #[test]
-    fn every_level_boundary_keeps_its_summaries() {
-        let mut levels = Levels::new(BITS);
-        for bit in [0, 63, 64, 127, 4095, 4096, 8191, 8192, BITS - 1] {
-            levels.set(bit, bit + 1);
-            assert_eq!(levels.self_check(), Ok(()), "set {bit}");
-        }
-        for bit in [4095, 0, 8192, 63, 64, BITS - 1, 127, 8191, 4096] {
-            levels.reset(bit, bit + 1);
-            assert_eq!(levels.self_check(), Ok(()), "reset {bit}");
-        }
-        assert_eq!(levels.next_one(0), None);
-    }
-
-    #[test]
-    fn self_check_finds_each_kind_of_damage() {
-        let mut sound = Levels::new(BITS);
-        sound.set(100, 200);
-        let damage = |change: fn(&mut Levels)| {
-            let mut broken = sound.clone();
-            change(&mut broken);
-            broken.self_check()
-        };
-        assert_eq!(damage(|_| ()), Ok(()));
-        assert_eq!(damage(|l| l.levels[1].push(0)), Err(Inconsistency::Shape));
-        assert_eq!(
-            damage(|l| *l.levels[0].last_mut().unwrap() = 1 << 7),
-            Err(Inconsistency::PastTheEnd)
-        );
-        assert_eq!(
-            damage(|l| l.ones = 9),
-            Err(Inconsistency::Count {
-                cached: 9,
-                actual: 100
-            })
-        );
-        assert_eq!(
-            damage(|l| l.levels[1][2] = 1),
-            Err(Inconsistency::Summary { level: 1 })
-        );
-        assert_eq!(
-            damage(|l| l.levels[2][0] = 0),
-            Err(Inconsistency::Summary { level: 2 })
-        );
-    }
-
-    #[test]
-    fn replaced_words_are_counted_and_summarised() {
-        let mut levels = Levels::new(130);
-        levels.replace_word(2, u64::MAX);
-        assert_eq!(
-            (levels.ones(), levels.leaves()[2], levels.self_check()),
-            (2, 3, Ok(()))
-        );
-        levels.replace_word(2, 2);
-        assert_eq!(
-            (levels.ones(), levels.next_one(0), levels.self_check()),
-            (1, Some(129), Ok(()))
-        );
-        levels.replace_word(2, 0);
-        assert_eq!(
-            (levels.ones(), levels.next_one(0), levels.self_check()),
-            (0, None, Ok(()))
-        );
-    }
-}
+mod tests;

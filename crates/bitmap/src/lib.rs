@@ -40,9 +40,12 @@
 //!
 //! # Limits
 //!
-//! At most [`MAX_GRANULES`] granules. All words are allocated at once. Finding the next clean
-//! granule is linear in full words. Where sizes and granularities meet everything rounds to the
-//! safe side: a set may say too much, never too little.
+//! At most [`MAX_GRANULES`] granules. Memory is taken in chunks of 2^18 granules (33 KiB) when the first of
+//! them is touched, and given back when all of them are known to be dirty, or to be clean: 1.02 bits for each
+//! granule where some are dirty, next to nothing elsewhere. Of a [`DirtyBitmap`] all chunks have a pointer, in
+//! memory that the operating system fills in when it is touched: 32 MiB of addresses at the very most.
+//! Where sizes and granularities meet everything rounds to the safe side: a set may say too much, never too
+//! little.
 
 mod algebra;
 mod bitmap;
@@ -62,7 +65,7 @@ mod view;
 pub use algebra::SizeMismatch;
 pub use bitmap::{Added, DirtyBitmap, MAX_GRANULES, RangeError, SizeError};
 pub use chunks::ChunkError;
-pub use codec::DecodeError;
+pub use codec::{DecodeError, ReadError};
 pub use granularity::{Granularity, GranularityError};
 pub use levels::Inconsistency;
 pub use query::Stretch;

@@ -2,7 +2,7 @@
 
 use std::{iter::FusedIterator, ops::Range};
 
-use crate::DirtyBitmap;
+use crate::{DirtyBitmap, levels::BitRuns};
 
 /// Neighbouring dirty bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,11 +34,17 @@ impl DirtyBitmap {
     /// The dirty runs inside `start..end`, each cut to at most `max_length` bytes (at least 1):
     /// a longer run comes in several pieces, the next starting where the last ended.
     pub fn runs_in(&self, start: u64, end: u64, max_length: u64) -> Runs<'_> {
+        let end = end.min(self.size());
         Runs {
-            bitmap: self,
-            at: start,
-            end: end.min(self.size()),
+            granules: self.levels.runs_from(self.granule(start.min(end))),
+            shift: self.granularity().shift(),
+            start,
+            end,
             max_length: max_length.max(1),
+            rest: Run {
+                offset: start,
+                length: 0,
+            },
         }
     }
 
@@ -56,21 +62,38 @@ impl DirtyBitmap {
 #[derive(Clone, Debug)]
 #[must_use = "iterators do nothing unless asked"]
 pub struct Runs<'a> {
-    bitmap: &'a DirtyBitmap,
-    at: u64,
+    granules: BitRuns<'a>,
+    shift: u32,
+    start: u64,
     end: u64,
     max_length: u64,
+    /// What is left of the run found last, once it was cut.
+    rest: Run,
 }
 
 impl Iterator for Runs<'_> {
     type Item = Run;
 
+    #[inline]
     fn next(&mut self) -> Option<Run> {
-        let run = self
-            .bitmap
-            .next_dirty_area(self.at, self.end, self.max_length);
-        self.at = run.map_or(self.end, |run| run.end());
-        run
+        if self.rest.length == 0 {
+            let (from, to) = self.granules.next_run()?;
+            let offset = (from << self.shift).max(self.start);
+            let end = (to << self.shift).min(self.end);
+            self.rest = Run {
+                offset,
+                length: end.checked_sub(offset).filter(|&length| length > 0)?,
+            };
+        }
+        let run = Run {
+            offset: self.rest.offset,
+            length: self.rest.length.min(self.max_length),
+        };
+        self.rest = Run {
+            offset: run.end(),
+            length: self.rest.length - run.length,
+        };
+        Some(run)
     }
 }
 

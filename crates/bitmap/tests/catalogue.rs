@@ -2,8 +2,8 @@
 //! differs on purpose the test says "ours".
 
 use cohort_bitmap::{
-    Added, ChunkError, DirtyBitmap, Granularity, MAX_GRANULES, RangeError, Run, SizeError,
-    SizeMismatch, Stretch,
+    Added, ChunkError, DirtyBitmap, Granularity, MAX_GRANULES, RangeError, Recorder, Run,
+    SizeError, SizeMismatch, Stretch,
 };
 
 /// The granule of most cases.
@@ -368,8 +368,8 @@ fn b26_filling_with_ones_leaves_no_bit_past_the_end() {
     );
 }
 
-/// Ours: 2^32 granules for now, and more are refused. With words read one by one this would take
-/// minutes of memory traffic, not one look per level.
+/// Ours: 2^40 granules, and more are refused. Read word by word this would take minutes, not one look a level; and
+/// with all words allocated 128 GiB.
 #[test]
 fn b27_one_bit_in_the_largest_bitmap_is_found_through_the_summaries() {
     let granularity = Granularity::new(1).unwrap();
@@ -389,6 +389,10 @@ fn b27_one_bit_in_the_largest_bitmap_is_found_through_the_summaries() {
     }
     bitmap.reset(last, 1).unwrap();
     assert_eq!(bitmap.next_dirty(0, REST), None);
+    let recorder = Recorder::like(&bitmap);
+    recorder.mark(last, 1);
+    assert_eq!((recorder.marked_granules(), recorder.get(last)), (1, true));
+    assert_eq!(recorder.snapshot().next_dirty(0, REST), Some(last));
 }
 
 #[test]

@@ -16,15 +16,24 @@ fn recorder() -> Recorder {
     Recorder::new(TWO_LEVELS, Granularity::new(1).unwrap()).unwrap()
 }
 
-/// Runs a model and says how many interleavings it has.
+/// How often, in one walk, a thread may be stopped where it would go on. Whole walks take hours: a mark passes a
+/// dozen atomic words.
+const STOPS: usize = 2;
+
+/// Runs a model and says how many interleavings were walked.
 fn walk(name: &str, model: impl Fn() + Send + Sync + 'static) {
     static WALKED: Counter = Counter::new(0);
     let before = WALKED.load(Relaxed);
-    loom::model(move || {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(STOPS);
+    builder.check(move || {
         WALKED.fetch_add(1, Relaxed);
         model();
     });
-    println!("{name}: {} interleavings", WALKED.load(Relaxed) - before);
+    println!(
+        "{name}: {} interleavings, with at most {STOPS} forced stops each",
+        WALKED.load(Relaxed) - before
+    );
 }
 
 fn marked(snapshot: &DirtyBitmap) -> Vec<u64> {

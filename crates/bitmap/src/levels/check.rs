@@ -1,0 +1,66 @@
+//! What must always hold of the structure.
+
+use thiserror::Error;
+
+use super::{CHUNK_BITS, Levels};
+
+impl Levels {
+    /// Checks what must always hold of the structure.
+    pub(crate) fn self_check(&self) -> Result<(), Inconsistency> {
+        if self.slots.len() as u64 != self.bits.div_ceil(CHUNK_BITS) {
+            return Err(Inconsistency::Shape);
+        }
+        let mut actual = 0;
+        for (number, slot) in (0..).zip(&self.slots) {
+            let (holds, full) = (self.present.get(number), self.full.get(number));
+            let sound = match slot {
+                Some(chunk) => !full && holds != chunk.is_empty(),
+                None => holds == full,
+            };
+            if !sound {
+                return Err(Inconsistency::Summary { level: 3 });
+            }
+            match slot {
+                Some(chunk) => {
+                    chunk.self_check(self.bits_of_chunk(number))?;
+                    actual += chunk.ones();
+                }
+                None if full => actual += self.bits_of_chunk(number),
+                None => {}
+            }
+        }
+        if let Some(level) = self.present.defect().or_else(|| self.full.defect()) {
+            return Err(Inconsistency::Summary { level: 3 + level });
+        }
+        match self.ones.known() {
+            Some(cached) if cached != actual => Err(Inconsistency::Count { cached, actual }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A broken rule of the structure, found by `self_check`: always a defect of this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Inconsistency {
+    /// A level has the wrong number of words.
+    #[error("a level has the wrong number of words")]
+    Shape,
+    /// A bit past the last granule is set.
+    #[error("a bit past the last granule is set")]
+    PastTheEnd,
+    /// The cached count is not the number of set bits.
+    #[error("the count says {cached} granules, the leaves hold {actual}")]
+    Count {
+        /// What the bitmap believed.
+        cached: u64,
+        /// What the leaves hold.
+        actual: u64,
+    },
+    /// A summary bit does not say whether the word below it is zero.
+    #[error("level {level} does not summarise the level below it")]
+    Summary {
+        /// Levels above the leaves.
+        level: usize,
+    },
+}

@@ -1,0 +1,381 @@
+//! A chunk: 2^18 granules with their two levels of summaries, allocated when the first of them is touched.
+//!
+//! Positions are bits within the chunk. Everything here is plain words behind `&mut`, in loops over whole
+//! arrays that the compiler turns into vector code.
+
+use super::{Inconsistency, LEAVES, MIDS, Tally, WORD_BITS, mask};
+
+/// Ranges of at most so many words are counted as they are changed; beyond, counting would cost more than
+/// changing.
+const COUNTED_WORDS: usize = 16;
+
+/// Groups of 64 words of which at most so many hold anything are gone through word by word.
+const FEW: u32 = 12;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    ones: Tally,
+    /// Bit i: `mids[i]` is not zero.
+    top: u64,
+    /// Bit i of word m: `leaves[64 m + i]` is not zero.
+    mids: [u64; MIDS],
+    leaves: [u64; LEAVES],
+}
+
+/// Which of up to 64 words are not zero.
+#[inline]
+pub(crate) fn mask_of(words: &[u64]) -> u64 {
+    (0..)
+        .zip(words)
+        .fold(0, |mask, (bit, &word)| mask | u64::from(word != 0) << bit)
+}
+
+/// The set bits of a word, ascending.
+#[inline]
+pub(crate) fn bits_of(word: u64) -> impl Iterator<Item = usize> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let bit = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+        rest &= rest - 1;
+        Some(bit)
+    })
+}
+
+impl Chunk {
+    pub(crate) fn new() -> Box<Chunk> {
+        Box::new(Chunk {
+            ones: Tally::of(0),
+            top: 0,
+            mids: [0; MIDS],
+            leaves: [0; LEAVES],
+        })
+    }
+
+    /// A chunk whose first `bits` bits are set.
+    pub(crate) fn filled(bits: u64) -> Box<Chunk> {
+        let mut chunk = Chunk::new();
+        chunk.set(0, bits);
+        chunk
+    }
+
+    /// A copy of words that others may be setting meanwhile: what their summaries `top` and `mid_at` say is looked
+    /// at, and summarised by what was seen.
+    pub(crate) fn copied(
+        top: u64,
+        mid_at: impl Fn(usize) -> u64,
+        leaf_at: impl Fn(usize) -> u64,
+    ) -> Box<Chunk> {
+        let mut chunk = Chunk::new();
+        chunk.ones.forget();
+        for mid in bits_of(top) {
+            let words = mid_at(mid);
+            if words.count_ones() <= FEW {
+                bits_of(words)
+                    .map(|word| mid * 64 + word)
+                    .for_each(|word| chunk.leaves[word] = leaf_at(word));
+            } else {
+                group(mid).for_each(|word| chunk.leaves[word] = leaf_at(word));
+            }
+            chunk.summarise(mid);
+        }
+        chunk
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.top == 0
+    }
+
+    #[inline]
+    pub(crate) fn top(&self) -> u64 {
+        self.top
+    }
+
+    #[inline]
+    pub(crate) fn mid(&self, mid: usize) -> u64 {
+        self.mids[mid % MIDS]
+    }
+
+    /// Word `word`, counted modulo the words of a chunk: so any granule's word number will do.
+    #[inline]
+    pub(crate) fn leaf(&self, word: u64) -> u64 {
+        self.leaves[word as usize % LEAVES]
+    }
+
+    /// The words from `first` on, at most so many.
+    pub(crate) fn words(&self, first: usize, length: usize) -> &[u64] {
+        &self.leaves[first..LEAVES.min(first + length)]
+    }
+
+    /// Which words of a range hold something, ascending; the range starts at a multiple of 64.
+    pub(crate) fn words_in_use(&self, first: usize, length: usize) -> impl Iterator<Item = usize> {
+        (first / 64..(first + length).div_ceil(64))
+            .flat_map(|mid| bits_of(self.mids[mid]).map(move |bit| mid * 64 + bit))
+    }
+
+    /// How many bits are set, if that is known without counting.
+    #[inline]
+    pub(crate) fn known_ones(&self) -> Option<u64> {
+        self.ones.known()
+    }
+
+    pub(crate) fn ones(&self) -> u64 {
+        self.ones.or_count(|| {
+            bits_of(self.top)
+                .map(|mid| ones_of(&self.leaves[group(mid)]))
+                .sum()
+        })
+    }
+
+    /// Sets the bits of `bits` in one word; says how many were clear.
+    #[inline]
+    pub(crate) fn set_in_word(&mut self, word: u64, bits: u64) -> u64 {
+        let word = word as usize % LEAVES;
+        let was = self.leaves[word];
+        let gained = bits & !was;
+        if gained == 0 {
+            return 0;
+        }
+        self.leaves[word] = was | bits;
+        if was == 0 {
+            self.mids[word / 64] |= 1 << (word % 64);
+            self.top |= 1 << (word / 64);
+        }
+        let gained = count_few(gained);
+        self.ones.add(gained);
+        gained
+    }
+
+    /// Clears the bits of `bits` in one word; says how many were set.
+    #[inline]
+    pub(crate) fn reset_in_word(&mut self, word: u64, bits: u64) -> u64 {
+        let word = word as usize % LEAVES;
+        let lost = bits & self.leaves[word];
+        if lost == 0 {
+            return 0;
+        }
+        self.leaves[word] &= !bits;
+        if self.leaves[word] == 0 {
+            self.mids[word / 64] &= !(1 << (word % 64));
+            if self.mids[word / 64] == 0 {
+                self.top &= !(1 << (word / 64));
+            }
+        }
+        let lost = count_few(lost);
+        self.ones.subtract(lost);
+        lost
+    }
+
+    /// Sets `from..to`, not empty.
+    pub(crate) fn set(&mut self, from: u64, to: u64) {
+        let (first, last) = (from / WORD_BITS, (to - 1) / WORD_BITS);
+        self.set_in_word(first, mask(first, from, to));
+        if first == last {
+            return;
+        }
+        self.set_in_word(last, mask(last, from, to));
+        let between = first as usize + 1..last as usize;
+        if between.is_empty() {
+            return;
+        }
+        if self.is_clear(first + 1, last) {
+            self.ones.add(WORD_BITS * between.len() as u64);
+        } else if between.len() <= COUNTED_WORDS {
+            let zeroes = WORD_BITS * between.len() as u64 - ones_of(&self.leaves[between.clone()]);
+            self.ones.add(zeroes);
+        } else {
+            self.ones.forget();
+        }
+        self.leaves[between].fill(u64::MAX);
+        for mid in first / 64..=last / 64 {
+            self.mids[mid as usize] |= mask(mid, first, last + 1);
+            self.top |= 1 << mid;
+        }
+    }
+
+    /// Clears `from..to`, not empty.
+    pub(crate) fn reset(&mut self, from: u64, to: u64) {
+        let (first, last) = (from / WORD_BITS, (to - 1) / WORD_BITS);
+        self.reset_in_word(first, mask(first, from, to));
+        if first == last {
+            return;
+        }
+        self.reset_in_word(last, mask(last, from, to));
+        if first + 1 == last || self.is_clear(first + 1, last) {
+            return;
+        }
+        let between = first as usize + 1..last as usize;
+        if between.len() <= COUNTED_WORDS {
+            let lost = ones_of(&self.leaves[between.clone()]);
+            self.ones.subtract(lost);
+        } else {
+            self.ones.forget();
+        }
+        self.leaves[between].fill(0);
+        for mid in (first + 1) / 64..=(last - 1) / 64 {
+            self.mids[mid as usize] &= !mask(mid, first + 1, last);
+            if self.mids[mid as usize] == 0 {
+                self.top &= !(1 << mid);
+            }
+        }
+        if self.top == 0 {
+            self.ones = Tally::of(0);
+        }
+    }
+
+    /// Replaces one word.
+    pub(crate) fn put_word(&mut self, word: u64, value: u64) {
+        let was = self.leaf(word);
+        self.reset_in_word(word, was & !value);
+        self.set_in_word(word, value);
+    }
+
+    /// Puts whole words in from word `first` on, where all was clear.
+    pub(crate) fn put_words(&mut self, first: usize, words: &[u64]) {
+        self.ones.forget();
+        self.leaves[first..first + words.len()].copy_from_slice(words);
+        for mid in first / 64..(first + words.len()).div_ceil(64) {
+            self.summarise(mid);
+        }
+    }
+
+    /// `self ∪ other`.
+    pub(crate) fn union(&mut self, other: &Chunk) {
+        self.ones.forget();
+        self.top |= other.top;
+        for mid in bits_of(other.top) {
+            let theirs = other.mids[mid];
+            self.mids[mid] |= theirs;
+            let (mine, others) = (&mut self.leaves[group(mid)], &other.leaves[group(mid)]);
+            if theirs.count_ones() <= FEW {
+                bits_of(theirs).for_each(|word| mine[word] |= others[word]);
+            } else {
+                std::iter::zip(mine, others).for_each(|(mine, theirs)| *mine |= theirs);
+            }
+        }
+    }
+
+    /// `self ∩ other`.
+    pub(crate) fn intersect(&mut self, other: &Chunk) {
+        self.ones.forget();
+        for mid in bits_of(self.top) {
+            let (mine, others) = (&mut self.leaves[group(mid)], &other.leaves[group(mid)]);
+            std::iter::zip(mine, others).for_each(|(mine, theirs)| *mine &= theirs);
+            self.summarise(mid);
+        }
+    }
+
+    /// `self \ other`.
+    pub(crate) fn subtract(&mut self, other: &Chunk) {
+        self.ones.forget();
+        for mid in bits_of(self.top & other.top) {
+            let (mine, others) = (&mut self.leaves[group(mid)], &other.leaves[group(mid)]);
+            std::iter::zip(mine, others).for_each(|(mine, theirs)| *mine &= !theirs);
+            self.summarise(mid);
+        }
+    }
+
+    /// The first set bit at or after `from`.
+    pub(crate) fn next_one(&self, from: u64) -> Option<u64> {
+        let word = from / WORD_BITS;
+        let rest = self.leaf(word) & (u64::MAX << (from % WORD_BITS));
+        if rest != 0 {
+            return Some(word * WORD_BITS + u64::from(rest.trailing_zeros()));
+        }
+        let word = self.next_word(word as usize + 1)?;
+        Some(word as u64 * WORD_BITS + u64::from(self.leaves[word].trailing_zeros()))
+    }
+
+    /// The first clear bit at or after `from`, if any.
+    pub(crate) fn next_zero(&self, from: u64) -> Option<u64> {
+        let word = from / WORD_BITS;
+        let clear = !self.leaf(word) & (u64::MAX << (from % WORD_BITS));
+        if clear != 0 {
+            return Some(word * WORD_BITS + u64::from(clear.trailing_zeros()));
+        }
+        let ahead = &self.leaves[word as usize + 1..];
+        let (word, bits) = (word + 1..)
+            .zip(ahead)
+            .find(|&(_, &bits)| bits != u64::MAX)?;
+        Some(word * WORD_BITS + u64::from(bits.trailing_ones()))
+    }
+
+    pub(crate) fn self_check(&self, bits: u64) -> Result<(), Inconsistency> {
+        let in_use = |word: u64| match bits.saturating_sub(word * WORD_BITS) {
+            0 => 0,
+            left => u64::MAX >> (WORD_BITS - left.min(WORD_BITS)),
+        };
+        if (0..)
+            .zip(&self.leaves)
+            .any(|(word, leaf)| leaf & !in_use(word) != 0)
+        {
+            return Err(Inconsistency::PastTheEnd);
+        }
+        let mids = self.leaves.chunks(64).map(mask_of);
+        if !mids.eq(self.mids) {
+            return Err(Inconsistency::Summary { level: 1 });
+        }
+        if mask_of(&self.mids) != self.top {
+            return Err(Inconsistency::Summary { level: 2 });
+        }
+        let actual = ones_of(&self.leaves);
+        match self.ones.known() {
+            Some(cached) if cached != actual => Err(Inconsistency::Count { cached, actual }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The first word that is not zero, at or after `from`.
+    fn next_word(&self, from: usize) -> Option<usize> {
+        let rest = self.mids.get(from / 64)? & (u64::MAX << (from % 64));
+        if rest != 0 {
+            return Some(from / 64 * 64 + rest.trailing_zeros() as usize);
+        }
+        let tops = self.top & u64::MAX.checked_shl(from as u32 / 64 + 1).unwrap_or(0);
+        let mid = (tops != 0).then(|| tops.trailing_zeros() as usize)?;
+        Some(mid * 64 + self.mids[mid].trailing_zeros() as usize)
+    }
+
+    /// Whether no word of `from..to` (not empty) holds anything.
+    fn is_clear(&self, from: u64, to: u64) -> bool {
+        (from / 64..=(to - 1) / 64).all(|mid| self.mids[mid as usize] & mask(mid, from, to) == 0)
+    }
+
+    /// Makes the summaries of one group anew.
+    fn summarise(&mut self, mid: usize) {
+        self.mids[mid] = mask_of(&self.leaves[group(mid)]);
+        let bit = 1 << mid;
+        self.top = if self.mids[mid] == 0 {
+            self.top & !bit
+        } else {
+            self.top | bit
+        };
+    }
+}
+
+/// Equal sets, whatever is known of their counts.
+impl PartialEq for Chunk {
+    fn eq(&self, other: &Chunk) -> bool {
+        self.top == other.top && self.mids == other.mids && self.leaves == other.leaves
+    }
+}
+
+/// The words that one summary word stands for.
+#[inline]
+fn group(mid: usize) -> std::ops::Range<usize> {
+    mid * 64..LEAVES.min(mid * 64 + 64)
+}
+
+pub(crate) fn ones_of(words: &[u64]) -> u64 {
+    words.iter().map(|word| u64::from(word.count_ones())).sum()
+}
+
+/// The ones of a word that mostly has one: without the instruction for it counting takes a dozen others.
+#[inline]
+fn count_few(bits: u64) -> u64 {
+    if bits & (bits - 1) == 0 {
+        1
+    } else {
+        u64::from(bits.count_ones())
+    }
+}

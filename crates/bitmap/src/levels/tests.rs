@@ -1,0 +1,156 @@
+//! The bare hierarchy at its edges: every level's, a chunk's, the end's.
+
+use super::*;
+
+/// Three chunks and a bit.
+const BITS: u64 = 3 * CHUNK_BITS + 7;
+
+#[test]
+fn every_level_boundary_keeps_its_summaries() {
+    let mut levels = Levels::new(BITS);
+    let places = [
+        0,
+        63,
+        64,
+        127,
+        4095,
+        4096,
+        8191,
+        8192,
+        CHUNK_BITS - 1,
+        CHUNK_BITS,
+        2 * CHUNK_BITS,
+        BITS - 1,
+    ];
+    for bit in places {
+        levels.set(bit, bit + 1);
+        assert_eq!(levels.self_check(), Ok(()), "set {bit}");
+    }
+    for step in 0..places.len() {
+        let bit = places[step * 5 % places.len()];
+        levels.reset(bit, bit + 1);
+        assert_eq!(levels.self_check(), Ok(()), "reset {bit}");
+    }
+    assert_eq!((levels.next_one(0), levels.is_empty()), (None, true));
+}
+
+#[test]
+fn what_is_full_needs_no_words_and_what_is_not_has_them_again() {
+    let mut levels = Levels::new(BITS);
+    let chunks = |levels: &Levels| levels.slots.iter().flatten().count();
+    levels.set(5, BITS - 2);
+    assert_eq!((chunks(&levels), levels.ones()), (2, BITS - 7));
+    (0..5).for_each(|bit| levels.set(bit, bit + 1));
+    levels.set(BITS - 2, BITS);
+    assert_eq!((chunks(&levels), levels.ones()), (0, BITS));
+    assert_eq!((levels.next_zero(0), levels.self_check()), (BITS, Ok(())));
+    levels.reset(CHUNK_BITS, CHUNK_BITS + 1);
+    levels.reset(BITS - 1, BITS);
+    assert_eq!((chunks(&levels), levels.ones()), (2, BITS - 2));
+    assert_eq!(
+        (levels.next_zero(0), levels.self_check()),
+        (CHUNK_BITS, Ok(()))
+    );
+    levels.reset(CHUNK_BITS, BITS);
+    assert_eq!((chunks(&levels), levels.ones()), (0, CHUNK_BITS));
+}
+
+#[test]
+fn runs_begin_and_end_wherever_chunks_do() {
+    let cases: [&[(u64, u64)]; 6] = [
+        &[(0, BITS)],
+        &[(CHUNK_BITS - 1, CHUNK_BITS + 1)],
+        &[(CHUNK_BITS, 2 * CHUNK_BITS)],
+        &[(3, 64), (65, 2 * CHUNK_BITS + 64), (BITS - 7, BITS)],
+        &[
+            (CHUNK_BITS + 4095, CHUNK_BITS + 4097),
+            (3 * CHUNK_BITS, BITS - 1),
+        ],
+        &[
+            (64, 128),
+            (4096, 8192),
+            (2 * CHUNK_BITS - 64, 3 * CHUNK_BITS),
+        ],
+    ];
+    for runs in cases {
+        let mut levels = Levels::new(BITS);
+        runs.iter().for_each(|&(from, to)| levels.set(from, to));
+        for start in runs
+            .iter()
+            .flat_map(|&(from, to)| [from, from + 1, to - 1, to])
+            .chain([0])
+        {
+            let expected: Vec<_> = runs
+                .iter()
+                .filter(|run| run.1 > start)
+                .map(|&(from, to)| (from.max(start), to))
+                .collect();
+            let mut walk = levels.runs_from(start);
+            let walked: Vec<_> = iter::from_fn(|| walk.next_run()).collect();
+            assert_eq!(walked, expected, "from {start}");
+        }
+    }
+}
+
+#[test]
+fn self_check_finds_each_kind_of_damage() {
+    let mut sound = Levels::new(BITS);
+    sound.set(100, 200);
+    let damage = |change: fn(&mut Levels)| {
+        let mut broken = sound.clone();
+        change(&mut broken);
+        broken.self_check()
+    };
+    assert_eq!(damage(|_| ()), Ok(()));
+    assert_eq!(damage(|l| l.slots.push(None)), Err(Inconsistency::Shape));
+    assert_eq!(
+        damage(|l| l.put_chunk(3, Chunk::filled(8))),
+        Err(Inconsistency::PastTheEnd)
+    );
+    let wrong = Inconsistency::Count {
+        cached: 109,
+        actual: 100,
+    };
+    assert_eq!(damage(|l| l.ones.add(9)), Err(wrong));
+    assert_eq!(
+        damage(|l| l.present.set(1)),
+        Err(Inconsistency::Summary { level: 3 })
+    );
+    assert_eq!(
+        damage(|l| l.full.set(0)),
+        Err(Inconsistency::Summary { level: 3 })
+    );
+}
+
+#[test]
+fn replaced_words_are_counted_and_summarised() {
+    let mut levels = Levels::new(130);
+    levels.replace_word(2, u64::MAX);
+    assert_eq!(
+        (levels.ones(), levels.word(2), levels.self_check()),
+        (2, 3, Ok(()))
+    );
+    levels.replace_word(2, 2);
+    assert_eq!(
+        (levels.ones(), levels.next_one(0), levels.self_check()),
+        (1, Some(129), Ok(()))
+    );
+    levels.replace_word(2, 0);
+    assert_eq!(
+        (levels.ones(), levels.next_one(0), levels.self_check()),
+        (0, None, Ok(()))
+    );
+}
+
+#[test]
+fn the_largest_number_of_bits_costs_nothing_untouched() {
+    let mut levels = Levels::new(1 << 40);
+    levels.set((1 << 40) - 1, 1 << 40);
+    assert_eq!(
+        (levels.next_one(0), levels.ones()),
+        (Some((1 << 40) - 1), 1)
+    );
+    levels.set(0, 1 << 40);
+    assert_eq!((levels.next_zero(0), levels.ones()), (1 << 40, 1 << 40));
+    assert_eq!(levels.slots.iter().flatten().count(), 0);
+}

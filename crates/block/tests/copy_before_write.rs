@@ -132,7 +132,7 @@ fn sealed_filter_passes_nothing_while_any_copy_is_in_flight() {
         assert!(rig.finish(first));
         assert!(!rig.filter.is_spent());
         assert!(rig.finish(second));
-        sealing.join().unwrap();
+        assert_eq!(sealing.join().unwrap().voided, 0);
     });
     assert!(rig.filter.is_spent());
 }

@@ -7,6 +7,11 @@ mod checks;
 use cohort_tests::mutants::root;
 
 #[test]
+fn nbd_peers() {
+    replay("nbd", checks::nbd::check);
+}
+
+#[test]
 fn serialised_bitmaps() {
     replay("serialised", checks::serialised::check);
 }

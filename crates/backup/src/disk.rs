@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split};
-use cohort_block::{BeforeWrite, Device, Ledger, Savers};
+use cohort_block::{BeforeWrite, Device, Ledger, Savers, StagingLevel, WriteMeter};
 
 use crate::catalogue::{
     ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId, StoredDigests,
@@ -42,6 +42,8 @@ pub(crate) struct Disk {
     /// Whether to stop without waiting for a flush.
     pub(crate) hurry: Arc<AtomicBool>,
     pub(crate) meter: Meter,
+    /// How long writes to a served disk are held up, from the fence on.
+    pub(crate) writes: Arc<WriteMeter>,
     pub(crate) state: Mutex<DiskState>,
 }
 
@@ -81,6 +83,8 @@ pub(crate) struct DiskState {
     pub(crate) notes: Vec<String>,
     pub(crate) stepped_down: Option<StepDown>,
     pub(crate) rows: Option<Rows>,
+    /// How much old data waited, once a served disk is settled.
+    pub(crate) staged: Option<StagingLevel>,
     /// Whether the source changed while it was read, and that was accepted.
     pub(crate) changed: bool,
 }

@@ -163,6 +163,7 @@ impl Disk {
         }
         if let Some(tracked) = self.source.tracked() {
             tracked.gated().drop_spent_filters();
+            tracked.gated().remove_meter(&self.writes);
         }
         let mut spent = std::mem::take(&mut self.state().digests);
         // Of a partial that was continued: replaced, unless all is as it was.
@@ -317,8 +318,12 @@ impl Disk {
         partial: Option<ImageName>,
     ) {
         let FencedDisk {
-            split, manifest, ..
+            split,
+            manifest,
+            filter,
+            ..
         } = fenced;
+        self.state().staged = Some(filter.staging());
         let owed = in_granules(&manifest, &ledger.remaining());
         let skipped = in_granules(&manifest, &ledger.skipped());
         let (base, successor) = (split.base().clone(), split.successor().clone());

@@ -7,7 +7,7 @@
 //!
 //! Between the closing of the last gate and the opening of the first no write to any of the disks is
 //! under way: that is the instant. Whatever goes wrong, gates open before anything else is done, and
-//! what froze is thawed.
+//! whatever was asked to freeze is thawed.
 
 use std::error::Error;
 use std::fmt;
@@ -74,8 +74,9 @@ impl<'a> Fence<'a> {
         self
     }
 
-    /// One more hook: `freeze` runs before any gate closes, `thaw` after all are open again, if its
-    /// freeze succeeded. Freezes run in the order given, thaws in the reverse.
+    /// One more hook: `freeze` runs before any gate closes, `thaw` after all are open again, also if its
+    /// freeze failed: part of it may be frozen. Freezes run in the order given, thaws in the reverse.
+    /// Neither is stopped when it takes long; [`Hook`](crate::Hook) has deadlines.
     pub fn hook(
         mut self,
         name: impl Into<String>,
@@ -105,14 +106,15 @@ impl<'a> Fence<'a> {
     ) -> Result<Fenced<R>, FenceError> {
         // Dropped last, so that also a panic opens the gates before it thaws.
         let mut frozen = Frozen { thaws: Vec::new() };
+        let froze = Instant::now();
         for hook in self.hooks {
-            if let Err(failure) = run(hook.name.clone(), hook.freeze) {
+            frozen.thaws.push((hook.name.clone(), hook.thaw));
+            if let Err(failure) = run(hook.name, hook.freeze) {
                 return Err(FenceError {
                     cause: FenceCause::Freeze(failure),
                     thaw_failures: frozen.thaw(),
                 });
             }
-            frozen.thaws.push((hook.name, hook.thaw));
         }
         let began = Instant::now();
         let mut closed = match close_all(&self.gates, &self.name, began + self.bound.min(FOREVER)) {
@@ -127,10 +129,12 @@ impl<'a> Fence<'a> {
         let value = action(&mut closed);
         drop(closed);
         let closed_for = began.elapsed();
+        let thaw_failures = frozen.thaw();
         Ok(Fenced {
             value,
             closed_for,
-            thaw_failures: frozen.thaw(),
+            frozen_for: froze.elapsed(),
+            thaw_failures,
         })
     }
 }
@@ -154,6 +158,8 @@ pub struct Fenced<R> {
     pub value: R,
     /// From the first gate's closing to the opening of all: no write waited longer for this fence.
     pub closed_for: Duration,
+    /// From the begin of the first freeze to the end of the last thaw.
+    pub frozen_for: Duration,
     /// Hooks that did not thaw; somebody must look after them.
     pub thaw_failures: Vec<HookFailure>,
 }
@@ -173,7 +179,7 @@ pub struct FenceError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FenceCause {
-    /// A hook refused to freeze; gates were not touched.
+    /// A hook did not freeze; gates were not touched.
     #[error(transparent)]
     Freeze(HookFailure),
     /// A gate did not close in time, or was named twice.
@@ -191,7 +197,7 @@ pub struct HookFailure {
     pub message: String,
 }
 
-/// The hooks that froze. Thaws them when dropped, if that was not done before.
+/// The hooks that were asked to freeze. Thaws them when dropped, if that was not done before.
 struct Frozen<'a> {
     thaws: Vec<(String, Thaw<'a>)>,
 }

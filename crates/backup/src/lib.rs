@@ -32,6 +32,7 @@ mod ending;
 mod error;
 mod expected;
 mod fence;
+mod hook;
 mod lent;
 mod name;
 mod options;
@@ -51,9 +52,10 @@ mod target;
 mod tracked;
 mod verify;
 
-pub use cohort_block::OnMiss;
+pub use cohort_block::{Delays, OnMiss, StagingLevel};
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
+pub use hook::Hook;
 pub use options::{
     BitmapPolicy, Budget, ErrorPolicy, OnUndecided, Options, OptionsBuilder, OptionsError,
     SyncMode, UnknownWord,
@@ -62,7 +64,10 @@ pub use plan::{Rung, StepDown};
 pub use qcow2_builder::{
     Backing, BuildError, CreateOptions, FileOperation, Held, Qcow2Builder, Staged,
 };
-pub use report::{DiskOutcome, DiskPhase, DiskProgress, DiskReport, Rows, RunReport, Unanswered};
+pub use report::{
+    DiskOutcome, DiskPhase, DiskProgress, DiskReport, FenceReport, Rows, RunReport, Unanswered,
+    WritersReport,
+};
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};
 pub use run::Backup;
 pub use running::{Running, RunningDisk};

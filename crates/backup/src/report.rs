@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use cohort_bitmap::DirtyBitmap;
+use cohort_block::{Delays, StagingLevel};
 use cohort_job::{Cause, Disposition};
 
 use crate::catalogue::{ByteRange, DiskName, Partial, Point, RunId};
@@ -18,6 +20,34 @@ pub struct RunReport {
     pub run: Option<RunId>,
     /// Its disks in the order given, those that did not take part included.
     pub disks: Vec<DiskReport>,
+    /// What the common instant cost; none if no served disk took part.
+    pub fence: Option<FenceReport>,
+}
+
+/// What the fence of a run cost its writers.
+#[derive(Clone, Debug)]
+pub struct FenceReport {
+    /// How long closing all gates might have taken: the least `writer_wait` of the disks.
+    pub bound: Duration,
+    /// From the first gate's closing to the opening of all.
+    pub closed_for: Duration,
+    /// How long those writes waited that found a gate closed, of all disks together.
+    pub delays: Delays,
+    /// From the begin of the first freeze to the end of the last thaw; none without hooks.
+    pub frozen_for: Option<Duration>,
+    /// Hooks that did not thaw, and why: somebody must look after them.
+    pub thaw_failures: Vec<String>,
+}
+
+/// What a run cost the writers of one served disk.
+#[derive(Clone, Copy, Debug)]
+pub struct WritersReport {
+    /// The longest that one write might have been held up.
+    pub bound: Duration,
+    /// How long writes were held up from the fence to the end, fence included.
+    pub delays: Delays,
+    /// How much old data waited for the target, at the most.
+    pub staging: StagingLevel,
 }
 
 impl RunReport {
@@ -50,6 +80,8 @@ pub struct DiskReport {
     pub notes: Vec<String>,
     /// What could not be read and was left out with permission.
     pub skipped: Vec<ByteRange>,
+    /// What the run cost its writers; only of served disks that were fenced.
+    pub writers: Option<WritersReport>,
     /// The sets behind the outcome; only of served disks that were fenced.
     pub rows: Option<Rows>,
 }

@@ -15,11 +15,12 @@ use crate::disk::{Disk, DiskState};
 use crate::driver::BackupDriver;
 use crate::error::{DiskError, StartError};
 use crate::fence::Fence;
+use crate::hook::Hook;
 use crate::lent::Lent;
 use crate::options::{OnUndecided, Options};
 use crate::plan::Base;
 use crate::report::{DiskOutcome, DiskReport, Meter, Unanswered};
-use crate::running::{Member, Place, Running};
+use crate::running::{Member, Place, Raised, Running};
 use crate::served;
 use crate::source::{DiskSpec, Source};
 use crate::survey::{Survey, Surveyed, survey};
@@ -44,6 +45,7 @@ pub struct Backup {
     disks: Vec<DiskSpec>,
     options: Options,
     individual: bool,
+    hooks: Vec<Hook>,
     inside_fence: Option<Box<dyn FnOnce() + Send>>,
     through: Option<Through>,
 }
@@ -56,6 +58,7 @@ impl Backup {
             disks: Vec::new(),
             options: Options::default(),
             individual: false,
+            hooks: Vec::new(),
             inside_fence: None,
             through: None,
         }
@@ -77,6 +80,13 @@ impl Backup {
     /// share one fence.
     pub fn individual(mut self, individual: bool) -> Self {
         self.individual = individual;
+        self
+    }
+
+    /// Freezes and thaws this around the common instant. Hooks freeze in the order given and thaw in the reverse.
+    /// None is called if no served disk takes part: there is no fence then.
+    pub fn hook(mut self, hook: Hook) -> Self {
+        self.hooks.push(hook);
         self
     }
 
@@ -318,6 +328,7 @@ impl Launch {
             through: self.plan.through.clone(),
             hurry: self.hurry.clone(),
             meter: Meter::default(),
+            writes: Arc::default(),
             state: Mutex::new(state),
         });
         let prepared = directory.map_err(DiskError::from).and_then(|_| {
@@ -362,9 +373,10 @@ impl Launch {
                 }
             }
         }
-        if let Err(error) = self.fence(&members) {
-            return Err(roll_back(txns, error));
-        }
+        let fence = match self.fence(&members) {
+            Ok(fence) => fence,
+            Err(error) => return Err(roll_back(txns, error)),
+        };
         let groups: Vec<TxnHandle> = txns.into_iter().map(Txn::launch).collect();
         for (disk, job) in members {
             if let Some(place) = places.iter_mut().find(|place| place.name() == &disk.name) {
@@ -378,11 +390,12 @@ impl Launch {
             groups,
             places,
             self.hurry,
+            fence,
         ))
     }
 
     /// One instant for all served disks.
-    fn fence(&mut self, members: &[(Arc<Disk>, JobHandle)]) -> Result<(), StartError> {
+    fn fence(&mut self, members: &[(Arc<Disk>, JobHandle)]) -> Result<Option<Raised>, StartError> {
         let served = members
             .iter()
             .filter_map(|(disk, _)| disk.source.tracked().map(|tracked| (disk, tracked)));
@@ -392,14 +405,21 @@ impl Launch {
             .map(|(disk, _)| disk.options.writer_wait)
             .min()
         else {
-            return Ok(());
+            return Ok(None);
         };
         let mut fence = Fence::new(format!("run {}", self.run), bound);
         for (_, tracked) in &served {
             fence = fence.gate(tracked.gated());
         }
+        let hooks = std::mem::take(&mut self.plan.hooks);
+        let frozen = !hooks.is_empty();
+        for hook in hooks {
+            fence = hook
+                .join(fence)
+                .map_err(|error| StartError::Engine(format!("no thread for a hook: {error}")))?;
+        }
         let look = self.plan.inside_fence.take();
-        fence.raise(|closed| {
+        let fenced = fence.raise(|closed| {
             for ((disk, _), gate) in served.iter().zip(closed) {
                 served::start(disk, gate);
             }
@@ -407,7 +427,16 @@ impl Launch {
                 look();
             }
         })?;
-        Ok(())
+        Ok(Some(Raised {
+            bound,
+            closed_for: fenced.closed_for,
+            frozen_for: frozen.then_some(fenced.frozen_for),
+            thaw_failures: fenced
+                .thaw_failures
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        }))
     }
 }
 
@@ -495,6 +524,7 @@ pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> Dis
         stepped_down: None,
         notes: Vec::new(),
         skipped: Vec::new(),
+        writers: None,
         rows: None,
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use cohort_block::WriteMeter;
 use cohort_job::{Disposition, Engine, JobHandle, Outcome, TxnHandle};
 
 use crate::catalogue::{DiskName, RunId};
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::lent::Lent;
-use crate::report::{DiskOutcome, DiskProgress, DiskReport, RunReport};
+use crate::report::{DiskOutcome, DiskProgress, DiskReport, FenceReport, RunReport, WritersReport};
 use crate::run::hurry;
 
 /// A run under way. Dropping it does not stop it.
@@ -24,6 +25,16 @@ pub struct Running {
     disks: Vec<RunningDisk>,
     hurry: Arc<AtomicBool>,
     journal: Option<Arc<Lent>>,
+    fence: Option<Raised>,
+}
+
+/// What is known of a fence when it stood.
+#[derive(Debug)]
+pub(crate) struct Raised {
+    pub(crate) bound: Duration,
+    pub(crate) closed_for: Duration,
+    pub(crate) frozen_for: Option<Duration>,
+    pub(crate) thaw_failures: Vec<String>,
 }
 
 /// One disk of a run under way. Cheap to clone.
@@ -68,6 +79,7 @@ impl Running {
         groups: Vec<TxnHandle>,
         places: Vec<Place>,
         hurry: Arc<AtomicBool>,
+        fence: Option<Raised>,
     ) -> Self {
         let disks = places.iter().filter_map(|place| match place {
             Place::In(member) => Some(RunningDisk {
@@ -86,6 +98,7 @@ impl Running {
             disks,
             hurry,
             journal,
+            fence,
         }
     }
 
@@ -99,6 +112,7 @@ impl Running {
             disks: Vec::new(),
             hurry: Arc::default(),
             journal: None,
+            fence: None,
         }
     }
 
@@ -150,8 +164,11 @@ impl Running {
             places,
             disks,
             journal,
+            fence,
             ..
         } = self;
+        let meters = disks.iter().map(|disk| &*disk.disk.writes);
+        let delays = WriteMeter::all_fence_delays(meters);
         let disks_report = places
             .into_iter()
             .map(|place| finished(place, &groups))
@@ -164,6 +181,13 @@ impl Running {
         RunReport {
             run,
             disks: disks_report,
+            fence: fence.map(|raised| FenceReport {
+                bound: raised.bound,
+                closed_for: raised.closed_for,
+                delays,
+                frozen_for: raised.frozen_for,
+                thaw_failures: raised.thaw_failures,
+            }),
         }
     }
 }
@@ -220,6 +244,8 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
     let doubt = groups
         .iter()
         .any(|group| group.in_doubt() && *group.name().as_str() == *disk.group);
+    let bound = disk.options.writer_wait;
+    let delays = disk.writes.delays();
     let mut state = disk.state();
     let outcome = match job.outcome() {
         _ if doubt => DiskOutcome::InDoubt(job.why()),
@@ -245,6 +271,11 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
         stepped_down: state.stepped_down.take(),
         notes: std::mem::take(&mut state.notes),
         skipped: std::mem::take(&mut state.skipped),
+        writers: state.staged.map(|staging| WritersReport {
+            bound,
+            delays,
+            staging,
+        }),
         rows: state.rows.take(),
     }
 }

@@ -135,6 +135,7 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
     let source = disk.source.device.clone();
     let filter = Arc::new(BeforeWrite::new(ledger.clone(), source, savers, patience));
     closed.install_filter(filter.clone());
+    closed.install_meter(disk.writes.clone());
     let partial = if continues { partial } else { None };
     disk.state().started = Some(Started {
         ledger,

@@ -19,6 +19,7 @@ use cohort_bitmap::store::Recording;
 
 use crate::before_write::BeforeWrite;
 use crate::device::check_range;
+use crate::meter::WriteMeter;
 use crate::sync::Monitor;
 use crate::{Device, DeviceError, Extent, Operation};
 
@@ -112,6 +113,7 @@ struct Installed {
     recorders: Vec<Recorder>,
     recordings: Vec<Recording>,
     filters: Vec<Arc<BeforeWrite>>,
+    meters: Vec<Arc<WriteMeter>>,
 }
 
 impl Gated {
@@ -173,6 +175,13 @@ impl Gated {
         }
     }
 
+    /// Counts no more writes in `meter`. Allowed at any time.
+    pub fn remove_meter(&self, meter: &Arc<WriteMeter>) {
+        let mut state = self.gate.lock();
+        let installed = Arc::make_mut(&mut state.installed);
+        installed.meters.retain(|m| !Arc::ptr_eq(m, meter));
+    }
+
     /// How a write of any kind is carried out.
     fn write_through(
         &self,
@@ -186,8 +195,14 @@ impl Gated {
             return Ok(());
         }
         let inside = self.enter();
-        for filter in &inside.installed.filters {
-            filter.before(operation, offset, length, inside.arrived)?;
+        let began = inside.begins();
+        let mut filters = inside.installed.filters.iter();
+        let passed = filters.try_for_each(|f| f.before(operation, offset, length, inside.arrived));
+        if let Err(refused) = passed {
+            if let Some(began) = began {
+                inside.count(began, Instant::now());
+            }
+            return Err(refused);
         }
         for recorder in &inside.installed.recorders {
             recorder.mark(offset, length);
@@ -195,7 +210,13 @@ impl Gated {
         for recording in &inside.installed.recordings {
             recording.record(offset, length);
         }
-        write()
+        let Some(began) = began else {
+            return write();
+        };
+        let asked = Instant::now();
+        let written = write();
+        inside.count(began, asked);
+        written
     }
 
     fn enter(&self) -> Inside<'_> {
@@ -244,6 +265,23 @@ struct Inside<'a> {
     installed: Arc<Installed>,
     /// When it arrived, if it had to wait: its patience counts from there.
     arrived: Option<Instant>,
+}
+
+impl Inside<'_> {
+    /// The present, if anybody wants to know how long this write takes.
+    fn begins(&self) -> Option<Instant> {
+        (!self.installed.meters.is_empty()).then(Instant::now)
+    }
+
+    /// The write was let in, its disk was asked, and now it has answered.
+    fn count(&self, began: Instant, asked: Instant) {
+        let device = asked.elapsed();
+        let at_gate = self.arrived.map(|arrived| began - arrived);
+        let delay = asked - self.arrived.unwrap_or(began);
+        for meter in &self.installed.meters {
+            meter.count(at_gate, delay, device);
+        }
+    }
 }
 
 impl Drop for Inside<'_> {
@@ -364,6 +402,11 @@ impl<'a> ClosedGate<'a> {
         })
     }
 
+    /// From now on every write is counted in `meter`, those that wait at this gate included.
+    pub fn install_meter(&mut self, meter: Arc<WriteMeter>) {
+        self.change(|installed| installed.meters.push(meter));
+    }
+
     fn change<R>(&mut self, change: impl FnOnce(&mut Installed) -> R) -> R {
         change(Arc::make_mut(&mut self.gated.gate.lock().installed))
     }
@@ -423,6 +466,40 @@ mod tests {
 
     use super::*;
     use crate::{Fault, Faulty, MemoryDevice};
+
+    #[test]
+    fn meter_tells_the_gate_from_the_disk_and_counts_who_waited_when_it_came() {
+        let disk = Gated::new(Arc::new(MemoryDevice::new("vda", 2)));
+        let meter = Arc::new(WriteMeter::default());
+        let waited = thread::scope(|scope| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let mut closed = disk.close("test", deadline).unwrap();
+            let late = scope.spawn(|| {
+                let arrived = Instant::now();
+                disk.write_at(&[1], 0).unwrap();
+                arrived.elapsed()
+            });
+            while disk.gate.lock().waiting == 0 {
+                thread::yield_now();
+            }
+            let waits = Instant::now();
+            closed.install_meter(Arc::clone(&meter));
+            let at_least = waits.elapsed();
+            drop(closed);
+            at_least..=late.join().unwrap()
+        });
+        disk.write_at(&[1], 0).unwrap();
+        let (delays, fence) = (meter.delays(), meter.fence_delays());
+        assert_eq!(
+            (delays.writes, fence.writes, meter.device().writes),
+            (2, 1, 2)
+        );
+        assert!(waited.contains(&fence.worst), "{fence:?} {waited:?}");
+        assert!(delays.worst >= fence.worst);
+        disk.remove_meter(&meter);
+        disk.write_at(&[1], 0).unwrap();
+        assert_eq!(meter.delays().writes, 2);
+    }
 
     #[test]
     fn write_that_arrives_after_a_closer_waits_for_it() {

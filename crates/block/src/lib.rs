@@ -69,6 +69,7 @@ mod lock;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod memory;
+mod meter;
 mod open;
 mod open_error;
 mod qcow2;
@@ -87,6 +88,7 @@ pub use file::{File, FileRun, OsFile};
 pub use gated::{CloseError, ClosedGate, GateId, Gated, HeldBy, close_all};
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
+pub use meter::{Delays, DeviceTime, WriteMeter};
 pub use open::{Access, Format, Image, ImageFile, LayerBitmaps, OpenOptions, open};
 pub use open_error::OpenError;
 pub use raw::RawDevice;

@@ -248,6 +248,13 @@ pub(crate) struct Demo {
     /// Keep the directory of the demonstration and print its path.
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Call this command with `freeze` before and `thaw` after each common instant, to try a hook out.
+    #[arg(long, value_name = "CMD")]
+    pub(crate) hook: Option<String>,
+    /// Kill a call of the hook after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "hook",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) hook_wait: u64,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

@@ -105,7 +105,7 @@ fn a_disk_named_twice_is_refused_at_once() {
 }
 
 #[test]
-fn what_froze_thaws_in_reverse_and_what_did_not_is_left_alone() {
+fn whoever_was_asked_to_freeze_thaws_in_reverse_and_others_are_left_alone() {
     let log = RefCell::new(Vec::new());
     let say = |word: &'static str| {
         log.borrow_mut().push(word);
@@ -121,7 +121,13 @@ fn what_froze_thaws_in_reverse_and_what_did_not_is_left_alone() {
     assert_eq!(error, "no instant for the group: hook three: busy");
     assert_eq!(
         *log.borrow(),
-        ["freeze one", "freeze two", "thaw two", "thaw one"]
+        [
+            "freeze one",
+            "freeze two",
+            "thaw three",
+            "thaw two",
+            "thaw one"
+        ]
     );
 }
 

@@ -2,6 +2,7 @@
 
 mod cancelled;
 mod failing;
+mod fenced;
 mod grouped;
 mod random;
 mod refused;

@@ -12,6 +12,7 @@ mod sources;
 mod verify;
 mod watched;
 
+pub(crate) use report::fence_line;
 pub(crate) use restore::restore_raw;
 
 use crate::args::{self, Command};

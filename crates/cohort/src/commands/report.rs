@@ -1,7 +1,7 @@
 //! How a run ended, disk by disk: text or JSON, and the exit code that follows from it.
 
 use cohort_backup::catalogue::{ByteRange, Decision, Partial};
-use cohort_backup::{DiskOutcome, DiskReport, RunReport};
+use cohort_backup::{Delays, DiskOutcome, DiskReport, FenceReport, RunReport, WritersReport};
 use cohort_job::{Cause, Disposition};
 use serde::Serialize;
 
@@ -19,6 +19,36 @@ struct JsonRun<'a> {
     code: u8,
     run: Option<u64>,
     disks: Vec<JsonDisk<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<JsonFence<'a>>,
+}
+
+/// What the common instant of served disks cost, in microseconds.
+#[derive(Debug, Serialize)]
+struct JsonFence<'a> {
+    bound_us: u128,
+    closed_us: u128,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_us: Option<u128>,
+    delays: JsonDelays,
+    thaw_failures: &'a [String],
+}
+
+/// How long writes were held up.
+#[derive(Debug, Serialize)]
+struct JsonDelays {
+    writes: u64,
+    p99_us: u128,
+    worst_us: u128,
+}
+
+/// What a run cost the writers of a served disk.
+#[derive(Debug, Serialize)]
+struct JsonWriters {
+    bound_us: u128,
+    delays: JsonDelays,
+    staged_peak_bytes: u64,
+    staging_bytes: u64,
 }
 
 /// A disk's result as JSON gives it.
@@ -38,6 +68,8 @@ struct JsonDisk<'a> {
     partial: Option<&'a Partial>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stepped_down: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writers: Option<JsonWriters>,
     skipped: &'a [ByteRange],
     notes: &'a [String],
 }
@@ -56,10 +88,17 @@ pub(super) fn print(report: &RunReport, args: &args::Backup) -> Exit {
                 .iter()
                 .map(|disk| json_disk(report, disk))
                 .collect(),
+            fence: report.fence.as_ref().map(json_fence),
         });
     }
     for disk in &report.disks {
         print_disk(report, disk, args.output.json);
+    }
+    if let Some(fence) = &report.fence {
+        eprint_line(&format!("cohort: {}", fence_line(fence)));
+        for failure in &fence.thaw_failures {
+            eprint_line(&format!("cohort: did not thaw: {failure}"));
+        }
     }
     exit
 }
@@ -119,9 +158,53 @@ fn json_disk<'a>(report: &'a RunReport, disk: &'a DiskReport) -> JsonDisk<'a> {
         copied_bytes: disk.copied_bytes,
         partial: disk.left.as_ref(),
         stepped_down: disk.stepped_down.as_ref().map(ToString::to_string),
+        writers: disk.writers.as_ref().map(json_writers),
         skipped: &disk.skipped,
         notes: &disk.notes,
     }
+}
+
+fn json_fence(fence: &FenceReport) -> JsonFence<'_> {
+    JsonFence {
+        bound_us: fence.bound.as_micros(),
+        closed_us: fence.closed_for.as_micros(),
+        frozen_us: fence.frozen_for.map(|time| time.as_micros()),
+        delays: json_delays(&fence.delays),
+        thaw_failures: &fence.thaw_failures,
+    }
+}
+
+fn json_writers(writers: &WritersReport) -> JsonWriters {
+    JsonWriters {
+        bound_us: writers.bound.as_micros(),
+        delays: json_delays(&writers.delays),
+        staged_peak_bytes: writers.staging.peak,
+        staging_bytes: writers.staging.size,
+    }
+}
+
+fn json_delays(delays: &Delays) -> JsonDelays {
+    JsonDelays {
+        writes: delays.writes,
+        p99_us: delays.p99.as_micros(),
+        worst_us: delays.worst.as_micros(),
+    }
+}
+
+/// What a fence cost, in a line for people.
+pub(crate) fn fence_line(fence: &FenceReport) -> String {
+    let FenceReport {
+        bound,
+        closed_for,
+        delays,
+        frozen_for,
+        ..
+    } = fence;
+    let frozen = frozen_for.map_or_else(String::new, |time| format!(", frozen for {time:.1?}"));
+    format!(
+        "fence: closed for {closed_for:.1?}{frozen}; {} writes waited, 99 % of them {:.1?} at most, the longest {:.1?} (bound {bound:?})",
+        delays.writes, delays.p99, delays.worst
+    )
 }
 
 /// Why a group that this disk belonged to did not commit.

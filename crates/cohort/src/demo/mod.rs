@@ -10,12 +10,13 @@ mod show;
 mod stage;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 
 pub use checks::{Evidence, Tamper, Verdict};
 use show::Show;
-use stage::Stage;
+use stage::{HookCommand, Stage};
 
 use crate::args;
 use crate::exit::Exit;
@@ -30,7 +31,10 @@ pub(crate) fn run(args: &args::Demo) -> Result {
             exit: Exit::Other,
             error,
         })?;
-    let played = play(directory.path(), args.output.json, &mut |_| {});
+    let hook = args.hook.clone();
+    let hook = hook.map(|command| (command, Duration::from_secs(args.hook_wait)));
+    let show = Show::new(args.output.json);
+    let played = play_all(directory.path(), show, hook, &mut |_| {});
     if args.keep {
         let kept = directory.keep();
         crate::output::eprint_line(&format!("kept: {}", kept.display()));
@@ -51,7 +55,16 @@ pub(crate) fn run(args: &args::Demo) -> Result {
 /// # Errors
 /// Something broke that was not meant to.
 pub fn play(directory: &Path, json: bool, tamper: Tamper<'_>) -> anyhow::Result<Verdict> {
-    let mut stage = Stage::set(directory, Show::new(json), tamper)?;
+    play_all(directory, Show::new(json), None, tamper)
+}
+
+fn play_all(
+    directory: &Path,
+    show: Show,
+    hook: Option<HookCommand>,
+    tamper: Tamper<'_>,
+) -> anyhow::Result<Verdict> {
+    let mut stage = Stage::set(directory, show, hook, tamper)?;
     acts::prologue(&mut stage)?;
     acts::first_backup(&mut stage)?;
     acts::increment(&mut stage)?;

@@ -9,13 +9,15 @@ use std::time::Duration;
 use anyhow::Result;
 use cohort_backup::catalogue::{self, DiskName, RunId};
 use cohort_backup::{
-    Backup, BitmapPolicy, DiskOutcome, DiskSpec, OnUndecided, Options, Rows, RunReport, Running,
+    Backup, BitmapPolicy, DiskOutcome, DiskSpec, Hook, OnUndecided, Options, Rows, RunReport,
+    Running,
 };
 
 use super::checks::{self, End, Evidence, Tamper, Verdict};
 use super::disks::{CLUSTER, Disk};
 use super::rows::Kind;
 use super::show::{Show, during};
+use crate::commands::fence_line;
 
 /// How the three disks' bitmaps are to be settled, in the order of the disks.
 pub(super) const POLICIES: [BitmapPolicy; 3] = [
@@ -34,9 +36,14 @@ pub(super) struct Stage<'a> {
     pub(super) scratch: PathBuf,
     /// What every point must restore to: the bytes read while the gates were closed.
     pub(super) copies: BTreeMap<(DiskName, RunId), Vec<u8>>,
+    /// A command to be called around every fence, and how long each call may take.
+    hook: Option<HookCommand>,
     tamper: Tamper<'a>,
     verdict: Verdict,
 }
+
+/// A hook's command line, and the time each call of it has.
+pub(super) type HookCommand = (String, Duration);
 
 /// A run under way, and the copies that were taken inside its fence.
 pub(super) struct Act {
@@ -46,7 +53,12 @@ pub(super) struct Act {
 
 impl<'a> Stage<'a> {
     /// Makes the disks, full of data and being written to, in `directory`.
-    pub(super) fn set(directory: &Path, show: Show, tamper: Tamper<'a>) -> Result<Stage<'a>> {
+    pub(super) fn set(
+        directory: &Path,
+        show: Show,
+        hook: Option<HookCommand>,
+        tamper: Tamper<'a>,
+    ) -> Result<Stage<'a>> {
         let disks = [
             Disk::make(directory, "root", "raw", &[2, 3])?,
             Disk::make(directory, "data", "qcow2", &[10, 11])?,
@@ -60,6 +72,7 @@ impl<'a> Stage<'a> {
             directory,
             scratch,
             copies,
+            hook,
             tamper,
             verdict,
         })
@@ -105,6 +118,9 @@ impl<'a> Stage<'a> {
             *aside.lock().unwrap_or_else(PoisonError::into_inner) =
                 devices.iter().map(copy).collect();
         };
+        if let Some((command, wait)) = &self.hook {
+            backup = backup.hook(Hook::command(command, *wait));
+        }
         let running = during("starting a run", backup.inside_fence(copy_aside).start())?;
         Ok(Act { running, fenced })
     }
@@ -112,6 +128,12 @@ impl<'a> Stage<'a> {
     /// Waits for the end of a run. The copies of disks that committed are what their points must restore to.
     pub(super) fn finish(&mut self, act: Act) -> Result<RunReport> {
         let report = act.running.wait();
+        if let Some(fence) = &report.fence {
+            self.show.say(&format!("  {}", fence_line(fence)));
+            for failure in &fence.thaw_failures {
+                self.show.say(&format!("  did not thaw: {failure}"));
+            }
+        }
         let copies =
             std::mem::take(&mut *act.fenced.lock().unwrap_or_else(PoisonError::into_inner));
         for ((disk, copy), ended) in self.disks.iter().zip(copies).zip(&report.disks) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::Request;
-use crate::group::{Group, Turn};
+use crate::group::Group;
 use crate::seat::{Seat, Task};
 use crate::testing::Bench;
 use crate::token::Anchor;
+use crate::turn::Turn;
 use crate::{Asked, Error, Progress, Token, Waker};
 
 /// A driver's view of the engine during one call.
@@ -70,8 +71,14 @@ enum Home<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(group: &'a Arc<Group>, member: u32, seat: &'a Seat) -> Self {
-        let in_flight = seat.odds_if_any().map_or(0, |odds| odds.tasks());
+    /// A call of a member with so many tasks in flight.
+    #[inline]
+    pub(crate) fn new(
+        group: &'a Arc<Group>,
+        member: u32,
+        seat: &'a Seat,
+        in_flight: usize,
+    ) -> Self {
         Self {
             home: Home::Group(group),
             member,
@@ -193,6 +200,7 @@ impl<'a> Context<'a> {
     }
 
     /// What the call asked for: tasks, and whether the job is ready.
+    #[inline]
     pub(crate) fn into_wishes(self) -> (Vec<Task>, bool) {
         (self.spawned, self.ready)
     }

@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::claim::Claim;
 use crate::core::{Event, Order};
-use crate::group::{Group, Later, Span};
+use crate::group::{Group, Later};
 use crate::shell::now;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::span::Span;
+use crate::sync::Mutex;
 
 /// A call that is still the same after this long counts as blocked.
 pub(crate) const BLOCKED_AFTER: Duration = Duration::from_millis(10);
@@ -15,9 +17,7 @@ pub(crate) const BLOCKED_AFTER: Duration = Duration::from_millis(10);
 /// One worker's place of work.
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
-    /// The member the worker is at, in the low half, and above it a few bits of the sitting. Only the worker writes it:
-    /// what keeps two from calling one member is [`Seat::begin`](crate::seat::Seat::begin).
-    at: AtomicU64,
+    pub(crate) claim: Claim,
     /// None while the worker has nothing, and once it was disowned.
     place: Mutex<Option<Place>>,
 }
@@ -26,17 +26,13 @@ pub(crate) struct Desk {
 struct Place {
     group: Arc<Group>,
     order: Order,
-    /// Numbers the times that anybody sat down, in order.
-    sitting: u64,
-    /// Where the worker is to stop: members from here on are not its own.
-    end: u32,
     /// Members from here on are not reported yet; all before the one the worker is at came to `same`.
     unreported: u32,
     same: Option<Same>,
     /// The member that the core was told is stuck.
     stuck: Option<u32>,
     /// Where the worker was at the last look, and since when; none before the first.
-    seen: Option<(u64, Instant)>,
+    seen: Option<(u32, Instant)>,
     blocked: bool,
 }
 
@@ -57,20 +53,15 @@ pub(crate) enum Look {
     Blocked,
 }
 
-/// The worker is not where it was seen.
-struct WentOn;
-
 impl Desk {
-    /// The worker begins with a span. Sittings are numbered in order, over all desks of an engine.
-    pub(crate) fn sit(&self, span: &Span, sitting: u64) {
-        let Range { start, end } = span.members;
-        self.be_at(start, sitting);
-        *self.place.lock() = Some(Place {
+    /// The worker begins with a span.
+    pub(crate) fn sit(&self, span: &Span) {
+        let mut place = self.place.lock();
+        self.claim.stake(&span.members);
+        *place = Some(Place {
             group: Arc::clone(&span.group),
             order: span.order,
-            sitting,
-            end,
-            unreported: start,
+            unreported: span.members.start,
             same: None,
             stuck: None,
             seen: None,
@@ -84,33 +75,38 @@ impl Desk {
         drop(place);
     }
 
-    /// The worker goes on to this member: all before it are done.
-    pub(crate) fn be_at(&self, member: u32, sitting: u64) {
-        let word = sitting << 32 | u64::from(member);
-        self.at.store(word, Ordering::Release);
-    }
-
     /// Whether this member is still the worker's, who could not begin: the watch may have been looking just then.
     pub(crate) fn still_has(&self, member: u32) -> bool {
         let place = self.place.lock();
-        place.as_ref().is_some_and(|place| member < place.end)
+        place.is_some() && self.claim.covers(member)
     }
 
     /// The worker gives back what it has from here on; what is left of that.
     pub(crate) fn give_back(&self, from: u32) -> Range<u32> {
-        let mut place = self.place.lock();
-        place.as_mut().map_or(from..from, |place| {
-            from..std::mem::replace(&mut place.end, from)
-        })
+        let place = self.place.lock();
+        let end = if place.is_some() {
+            self.claim.end()
+        } else {
+            from
+        };
+        self.claim.set_end(from);
+        from..end.max(from)
     }
 
     /// Reports what is unreported below `upto`; from `next` on results are `same`. False if the worker was
     /// disowned: then nothing of it counts.
-    pub(crate) fn report(&self, upto: u32, same: Option<Same>, next: u32) -> bool {
-        self.report_with(upto, same, next, Vec::new(), || ())
+    pub(crate) fn report(
+        &self,
+        upto: u32,
+        same: Option<Same>,
+        next: u32,
+        onward: &mut Option<Span>,
+    ) -> bool {
+        self.report_with(upto, same, next, Vec::new(), || (), onward)
     }
 
-    /// The same with events to follow, in the same turn; `under` runs under the group's lock.
+    /// The same with events to follow, in the same turn; `under` runs under the group's lock. What hook is ordered next
+    /// is for the worker to go on with.
     pub(crate) fn report_with(
         &self,
         upto: u32,
@@ -118,6 +114,7 @@ impl Desk {
         next: u32,
         events: Vec<Event>,
         under: impl FnOnce(),
+        onward: &mut Option<Span>,
     ) -> bool {
         let mut desk = self.place.lock();
         let Some(place) = desk.as_mut() else {
@@ -127,46 +124,46 @@ impl Desk {
         (place.unreported, place.same) = (next, same);
         let group = later.is_some().then(|| Arc::clone(&place.group));
         drop(desk);
-        if let (Some(group), Some(later)) = (group, later) {
-            group.carry_out(later);
+        if let (Some(group), Some(later)) = (group, later)
+            && let Some(span) = group.carry_on(later, Span::is_hook)
+        {
+            // There is at most one hook span out at a time.
+            *onward = Some(span);
         }
         true
     }
 
-    /// The watch looks: takes the rest of a step span from a blocked worker, and tells the core of a
-    /// call that is stuck.
+    /// The watch looks: takes the rest of a step span from a blocked worker, reports for it what it did before, and tells
+    /// the core of a call that is stuck.
     pub(crate) fn look(&self, stuck_after: Duration) -> Look {
         let mut desk = self.place.lock();
         let Some(place) = desk.as_mut() else {
             return Look::Idle;
         };
-        let (word, time) = (self.at.load(Ordering::Acquire), now());
+        let (member, time) = (self.claim.at(), now());
         let since = match place.seen {
-            Some((seen, since)) if seen == word => since,
+            Some((seen, since)) if seen == member => since,
             Some(_) | None => {
-                place.seen = Some((word, time));
+                place.seen = Some((member, time));
                 place.blocked = false;
                 return Look::Moving;
             }
         };
-        let member = word as u32;
         let blocked_for = time.saturating_duration_since(since);
         if blocked_for < BLOCKED_AFTER.min(stuck_after) {
             return Look::Moving;
         }
         place.blocked = true;
         if place.order == Order::Step {
-            let rest = place.take_rest(member);
+            let group = &place.group;
+            let rest = self
+                .claim
+                .take_rest(|member| group.drivers().is_free(member));
             if !rest.is_empty() {
-                let span = Span {
-                    group: Arc::clone(&place.group),
-                    order: place.order,
-                    members: rest,
-                };
-                place.group.shell.queue.put(span);
+                group.shell.queue.put(Span::new(group, place.order, rest));
             }
         }
-        let later = place.stuck_now(member, blocked_for >= stuck_after);
+        let later = place.blocked_at(member, blocked_for >= stuck_after);
         let group = Arc::clone(&place.group);
         drop(desk);
         if let Some(later) = later {
@@ -194,24 +191,32 @@ impl Desk {
         if !Arc::ptr_eq(&place.group, group) || place.stuck != Some(member) {
             return None;
         }
-        let barred = place.bar_after(member, self.at.load(Ordering::Acquire) as u32);
-        let Ok(barred) = barred else {
+        let end = self.claim.end();
+        if !self.bar_after(member, group) {
+            self.claim.set_end(end);
             // It came back and went on: the core must hear of that first.
             let later = place.report(member + 1, Vec::new(), || ());
             (place.unreported, place.stuck) = (member + 1, None);
             drop(desk);
             later.into_iter().for_each(|later| group.carry_out(later));
             return None;
-        };
+        }
         let result = give_up();
         if result.is_ok() {
             let place = desk.take();
             drop(desk);
             drop(place);
-        } else if let Some(before) = barred {
-            group.seats()[member as usize + 1].unbar(before);
+        } else {
+            self.claim.set_end(end);
         }
         Some(result)
+    }
+
+    /// Keeps the worker from going on after a member it is stuck in; false if it went on already.
+    fn bar_after(&self, member: u32, group: &Group) -> bool {
+        let next = member + 1;
+        let is_free = |next| group.drivers().is_free(next);
+        self.claim.at() == member && (next >= self.claim.end() || self.claim.bar(next, is_free))
     }
 }
 
@@ -222,12 +227,8 @@ impl Place {
         let run = self.same.filter(|_| !span.is_empty());
         if run == Some(Same::Again) && events.is_empty() {
             // To the core a job that goes on is still in its step: whoever takes it looks at its gate.
-            let group = Arc::clone(&self.group);
-            self.group.shell.queue.put(Span {
-                group,
-                order: self.order,
-                members: span,
-            });
+            let span = Span::new(&self.group, self.order, span);
+            self.group.shell.queue.put(span);
             return None;
         }
         let ran = run.map(|same| Event::Ran {
@@ -241,36 +242,18 @@ impl Place {
         Some(self.group.tell_locked(ran.into_iter().chain(events), under))
     }
 
-    /// Takes what comes after the member the worker is at, which is a blocked one. It may come back any moment and go on,
-    /// so what is taken begins with the first that it can be kept from; there it stops by itself.
-    fn take_rest(&mut self, at: u32) -> Range<u32> {
-        let seats = self.group.seats();
-        let can_bar = |member: &u32| seats[*member as usize].bar(self.sitting).is_some();
-        let from = (at + 1..self.end).find(can_bar).unwrap_or(self.end);
-        from..std::mem::replace(&mut self.end, from)
-    }
-
-    /// Keeps the worker from going on after a member it is stuck in. Says what [`Seat::unbar`](crate::seat::Seat::unbar)
-    /// needs, if there is a member after it; refused if the worker went on already.
-    fn bar_after(&self, member: u32, at: u32) -> Result<Option<u64>, WentOn> {
-        if at != member {
-            return Err(WentOn);
-        }
-        if member + 1 >= self.end {
-            return Ok(None);
-        }
-        let next = &self.group.seats()[member as usize + 1];
-        next.bar(self.sitting).map(Some).ok_or(WentOn)
-    }
-
-    /// Tells the core that the member the worker is at is stuck, and again at every look: the end of one of
-    /// its tasks takes it back.
-    fn stuck_now(&mut self, member: u32, is_stuck: bool) -> Option<Later> {
-        if !is_stuck || member < self.unreported {
+    /// Reports what the worker did before the member it is blocked in. If that one is stuck, tells the core so, and
+    /// again at every look: the end of one of its tasks takes it back.
+    fn blocked_at(&mut self, member: u32, is_stuck: bool) -> Option<Later> {
+        if member < self.unreported {
             return None;
         }
-        self.stuck = Some(member);
-        let later = self.report(member, vec![Event::Stuck(member)], || ());
+        let mut events = Vec::new();
+        if is_stuck {
+            self.stuck = Some(member);
+            events.push(Event::Stuck(member));
+        }
+        let later = self.report(member, events, || ());
         self.unreported = member;
         later
     }

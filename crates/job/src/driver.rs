@@ -199,7 +199,7 @@ pub(crate) fn panic_error(payload: &(dyn Any + Send)) -> Error {
 /// A driver whose type is forgotten: what the engine keeps. Every [`Driver`] is one.
 ///
 /// Example: [`Txn::add_boxed`](crate::Txn::add_boxed).
-pub trait ErasedDriver: Send + sealed::Sealed {
+pub trait ErasedDriver: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn hooks(&self) -> Hooks;
     #[doc(hidden)]
@@ -240,6 +240,33 @@ impl<D: Driver> ErasedDriver for D {
     }
 }
 
+/// One in a box is one too, so that drivers of different types can be kept like those of one.
+impl ErasedDriver for Box<dyn ErasedDriver> {
+    fn hooks(&self) -> Hooks {
+        (**self).hooks()
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Step {
+        (**self).step(cx)
+    }
+
+    fn prepare(&mut self, cx: &mut Context<'_>) -> Result<Record, Error> {
+        (**self).prepare(cx)
+    }
+
+    fn commit(&mut self, how: &Commit) {
+        (**self).commit(how);
+    }
+
+    fn abort(&mut self, why: &Abort) {
+        (**self).abort(why);
+    }
+
+    fn clean(&mut self) {
+        (**self).clean();
+    }
+}
+
 impl fmt::Debug for dyn ErasedDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Driver")
@@ -250,4 +277,5 @@ mod sealed {
     /// Keeps [`ErasedDriver`](super::ErasedDriver) ours: users implement `Driver`.
     pub trait Sealed {}
     impl<D: super::Driver> Sealed for D {}
+    impl Sealed for Box<dyn super::ErasedDriver> {}
 }

@@ -8,10 +8,10 @@ use crate::core::Request;
 use crate::driver::ErasedDriver;
 use crate::handle::{JobHandle, Owner, TxnHandle};
 use crate::journal::{Journal, JournalError};
+use crate::members::Limits;
 use crate::notice::Subscription;
 use crate::open::{AddError, Txn};
 use crate::recording::Recorder;
-use crate::seat::Seat;
 use crate::shell::{Settings, Shell};
 use crate::{Driver, GroupName, JobId, Kind, MemberName, Outcome, Record, Spec, Status, Verdict};
 
@@ -180,10 +180,17 @@ impl Engine {
     /// Runs one job in a group of its own and waits for it; none if its group is in doubt. Do not call this inside a
     /// driver.
     ///
+    /// The calling thread itself makes the first call of the driver, and those that follow from it at once: a short
+    /// job ends without waking anybody. So a call that never returns keeps this from returning too, even when
+    /// the job is given up.
+    ///
     /// # Errors
     /// As [`Txn::add`].
     pub fn run(&self, spec: JobSpec, driver: impl Driver) -> Result<Option<Outcome>, AddError> {
-        Ok(self.launch(spec, driver)?.wait())
+        let mut txn = self.group(spec.group_name());
+        let job = txn.add(spec, driver)?;
+        txn.launch_here();
+        Ok(job.wait())
     }
 
     /// The job of this name that is not dismissed.
@@ -286,10 +293,10 @@ impl Engine {
                 hooks: driver.hooks(),
                 ..Spec::default()
             };
-            let added = group.add(1, spec, |seats, names, member| {
-                seats.push(Seat::new(driver));
+            let added = group.add(1, spec, |members, names| {
                 // Without a claim on the name: a replayed job is on its way out, and takes nobody's place.
-                names.add(member, name, kind);
+                names.add(members.seats().len() as u32, name, kind);
+                members.push(driver, Limits::default());
             });
             debug_assert!(added.is_ok(), "an open group takes members");
         }

@@ -1,25 +1,26 @@
-//! One transaction in the shell: its core behind a lock, its seats, and how an event takes its turn.
+//! One transaction in the shell: its core behind a lock, its members, and how an event takes its turn.
 //!
 //! Whoever brings an event takes the lock, applies it, changes gates, alarms and notices under it, and
 //! carries the rest out after letting go. The shell decides nothing.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::core::{Action, Core, Event, Notice, Order, Request};
-use crate::future::Wakers;
+use crate::core::{Action, Event, Notice, Order, Request};
 use crate::journal::Entry;
-use crate::queue::Cut;
+use crate::members::Members;
+use crate::names::Names;
 use crate::recording::Input;
 use crate::seat::Seat;
 use crate::shell::{Shell, now};
+use crate::slab::Drivers;
+use crate::span::Span;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::trace::Trace;
+use crate::turn::Turn;
 use crate::{
-    Error, GroupName, Hooks, JobId, Kind, MemberName, Outcome, Refused, Spec, Status, TxnId,
-    Verdict,
+    Error, GroupName, Hooks, JobId, Kind, MemberName, Refused, Spec, Status, TxnId, Verdict,
 };
 
 /// One transaction and its members.
@@ -30,113 +31,9 @@ pub(crate) struct Group {
     pub(crate) name: GroupName,
     pub(crate) trace: Trace,
     /// Filled at the launch: from then on read without a lock.
-    seats: OnceLock<Box<[Seat]>>,
+    members: OnceLock<Members>,
     turn: Mutex<Turn>,
     changed: Condvar,
-}
-
-/// What only changes under the lock.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    pub(crate) core: Core,
-    pub(crate) names: Names,
-    /// The seats until the launch.
-    open: Vec<Seat>,
-    /// The verdict was read from the journal at start.
-    pub(crate) replayed: bool,
-    /// Some driver has no clean hook, at whose end it would be dropped.
-    pub(crate) keeps_drivers: bool,
-    /// Some driver could not be built again: the journal must keep what it knows.
-    incomplete: bool,
-    /// How members ended, by span: the core forgets those who are dismissed, handles do not.
-    outcomes: Vec<(Range<u32>, Outcome)>,
-    /// Every hook returned, the journal was told, and every driver is gone.
-    over: bool,
-    waiters: u32,
-    /// Futures that wait for the end.
-    pub(crate) wakers: Wakers,
-    /// Why drivers paused their own jobs.
-    pub(crate) paused_themselves: BTreeMap<u32, Error>,
-    /// Kept between turns, so that they need no memory of their own.
-    actions: Vec<Action>,
-}
-
-/// The names of those members that have one, in creation order.
-#[derive(Debug, Default)]
-pub(crate) struct Names(Vec<(u32, MemberName, Kind)>);
-
-impl Names {
-    pub(crate) fn add(&mut self, member: u32, name: MemberName, kind: Kind) {
-        self.0.push((member, name, kind));
-    }
-
-    pub(crate) fn of(&self, member: u32) -> Option<&MemberName> {
-        self.entry(member).map(|(_, name, _)| name)
-    }
-
-    /// Those of a span, with whose they are.
-    fn within(&self, span: &Range<u32>) -> impl Iterator<Item = (u32, &MemberName)> {
-        let from = self.0.partition_point(|(member, ..)| *member < span.start);
-        let to = self.0.partition_point(|(member, ..)| *member < span.end);
-        let named = self.0[from..to].iter();
-        named.map(|(member, name, _)| (*member, name))
-    }
-
-    fn entry(&self, member: u32) -> Option<&(u32, MemberName, Kind)> {
-        self.0
-            .binary_search_by_key(&member, |(member, ..)| *member)
-            .ok()
-            .map(|at| &self.0[at])
-    }
-
-    /// Both as texts, empty for a member that has none.
-    pub(crate) fn name_and_kind(&self, member: u32) -> (String, String) {
-        self.entry(member)
-            .map(|(_, name, kind)| (name.to_string(), kind.to_string()))
-            .unwrap_or_default()
-    }
-
-    /// What a person calls this member.
-    pub(crate) fn text(&self, member: u32) -> String {
-        self.of(member)
-            .map_or_else(|| format!("#{member}"), ToString::to_string)
-    }
-}
-
-/// Members to be run, as they wait in the ready queue.
-#[derive(Debug)]
-pub(crate) struct Span {
-    pub(crate) group: Arc<Group>,
-    pub(crate) order: Order,
-    pub(crate) members: Range<u32>,
-}
-
-/// Large enough that the turn per piece is cheap, small enough that nobody waits long behind one.
-const PIECE_MAX: u32 = 64;
-/// A step span is shared out in pieces that shrink with it, so that workers finish together.
-const PIECES: u32 = 8;
-
-impl Cut for Span {
-    /// Steps are shared out; hooks run in order, so one worker takes the whole span.
-    fn cut(self) -> (Self, Option<Self>) {
-        let Range { start, end } = self.members;
-        if self.order != Order::Step || end - start <= 1 {
-            return (self, None);
-        }
-        let middle = start + ((end - start) / PIECES).clamp(1, PIECE_MAX);
-        let rest = Self {
-            group: Arc::clone(&self.group),
-            order: self.order,
-            members: middle..end,
-        };
-        (
-            Self {
-                members: start..middle,
-                ..self
-            },
-            Some(rest),
-        )
-    }
 }
 
 /// What is carried out after the lock was let go.
@@ -159,7 +56,7 @@ impl Group {
             id,
             trace: Trace::new(id, &name),
             name,
-            seats: OnceLock::new(),
+            members: OnceLock::new(),
             turn: Mutex::new(Turn::new()),
             changed: Condvar::new(),
         }
@@ -240,18 +137,16 @@ impl Group {
         asked
     }
 
-    /// Adds so many like members, before the launch. `fill` puts their seats in, and the names of those who have one;
-    /// it is told the position of the first.
+    /// Adds so many like members, before the launch. `fill` puts them in, and the names of those who have one.
     pub(crate) fn add(
         self: &Arc<Self>,
         count: u32,
         spec: Spec,
-        fill: impl FnOnce(&mut Vec<Seat>, &mut Names, u32),
+        fill: impl FnOnce(&mut Members, &mut Names),
     ) -> Result<(), Refused> {
         self.ask(Request::Add { count, spec }, |turn| {
-            let first = turn.open.len() as u32;
-            fill(&mut turn.open, &mut turn.names, first);
-            debug_assert_eq!(turn.open.len() as u32, first + count, "a seat for each");
+            fill(&mut turn.open, &mut turn.names);
+            debug_assert_eq!(turn.open.seats().len(), turn.core.len() as usize);
             turn.keeps_drivers |= !spec.hooks.has(Hooks::CLEAN);
         })
     }
@@ -262,34 +157,48 @@ impl Group {
         request: Request,
         incomplete: bool,
     ) -> Result<(), Refused> {
+        let later = self.seal_locked(request, incomplete)?;
+        self.carry_out(later);
+        Ok(())
+    }
+
+    /// The locked half of [`Group::seal`].
+    pub(crate) fn seal_locked(
+        self: &Arc<Self>,
+        request: Request,
+        incomplete: bool,
+    ) -> Result<Later, Refused> {
         let mut turn = self.turn.lock();
         turn.replayed = matches!(request, Request::Replay(_));
-        // The seats must be in place before the core's first order; a refusal finds them there already.
-        if self.seats.get().is_none() {
-            let seats = std::mem::take(&mut turn.open).into_boxed_slice();
-            let _ = self.seats.set(seats);
+        // The members must be in place before the core's first order; a refusal finds them there already.
+        if self.members.get().is_none() {
+            let _ = self.members.set(std::mem::take(&mut turn.open).sealed());
             turn.incomplete = incomplete;
         }
         let mut actions = std::mem::take(&mut turn.actions);
         let asked = self.apply(&mut turn, request, &mut actions);
         let later = self.obey(&mut turn, actions);
-        drop(turn);
-        self.carry_out(later);
-        asked
+        asked.map(|()| later)
     }
 
     /// The seats of a sealed group; none before.
     pub(crate) fn seats(&self) -> &[Seat] {
-        self.seats.get().map_or(&[], |seats| seats)
+        self.members.get().map_or(&[], Members::seats)
+    }
+
+    /// The drivers of a sealed group.
+    pub(crate) fn drivers(&self) -> &Drivers {
+        // Nobody calls a driver before the launch.
+        let members = self.members.get();
+        members.expect("a sealed group").drivers()
     }
 
     /// Looks at a member's seat, before or after the launch.
     pub(crate) fn with_seat<R>(&self, member: u32, look: impl FnOnce(&Seat) -> R) -> Option<R> {
-        if let Some(seats) = self.seats.get() {
-            return seats.get(member as usize).map(look);
+        match self.members.get() {
+            Some(members) => members.seats().get(member as usize).map(look),
+            None => self.lock().open.seats().get(member as usize).map(look),
         }
-        let turn = self.turn.lock();
-        seat(&turn, self.seats(), member).map(look)
     }
 
     /// Waits until the group is over or in doubt, at most until the deadline; whether it is over.
@@ -346,11 +255,10 @@ impl Group {
     }
 
     fn each(&self, turn: &Turn, span: Range<u32>, change: impl Fn(&Seat)) {
-        for member in span {
-            if let Some(seat) = seat(turn, self.seats(), member) {
-                change(seat);
-            }
-        }
+        let seats = self.members.get().unwrap_or(&turn.open).seats();
+        seats[span.start as usize..span.end as usize]
+            .iter()
+            .for_each(change);
     }
 
     fn set_alarms(self: &Arc<Self>, span: Range<u32>, time: Duration) {
@@ -402,18 +310,27 @@ impl Group {
     }
 
     /// Carries out what must not hold the lock.
-    pub(crate) fn carry_out(self: &Arc<Self>, mut later: Later) {
+    pub(crate) fn carry_out(self: &Arc<Self>, later: Later) {
+        let left = self.carry_on(later, |_| false);
+        debug_assert!(left.is_none(), "none was asked for");
+    }
+
+    /// The same, for somebody who goes on with one of the spans that are ordered, if there is one that is `mine`.
+    pub(crate) fn carry_on(
+        self: &Arc<Self>,
+        mut later: Later,
+        mine: impl Fn(&Span) -> bool,
+    ) -> Option<Span> {
+        let mut taken = None;
         loop {
             self.trace.tell(self, later.told);
             for (order, members) in later.runs {
-                self.shell.queue.put(Span {
-                    group: Arc::clone(self),
-                    order,
-                    members,
-                });
-            }
-            if let Some(verdict) = later.decide {
-                self.shell.decide(self, verdict);
+                let span = Span::new(self, order, members);
+                if taken.is_none() && mine(&span) {
+                    taken = Some(span);
+                } else {
+                    self.shell.queue.put(span);
+                }
             }
             if let Some(owed) = later.ended {
                 self.shell.conclude(self, owed);
@@ -421,14 +338,18 @@ impl Group {
             if later.empty {
                 self.shell.forget(self);
             }
-            if !later.again {
+            let decide = later.decide;
+            let decided = decide.and_then(|verdict| self.shell.decide(self, verdict));
+            let again = later.again.then_some(Event::Continue);
+            if decided.is_none() && again.is_none() {
                 break;
             }
-            later = self.tell_locked([Event::Continue], || ());
+            later = self.tell_locked(decided.into_iter().chain(again), || ());
         }
         if self.shell.is_orphaned() {
             self.shell.speak_for_the_user(self);
         }
+        taken
     }
 
     /// The journal answered. Who waits for a group in doubt is let go: nothing more will come.
@@ -468,65 +389,4 @@ impl Group {
         }
         true
     }
-}
-
-impl Turn {
-    pub(crate) fn new() -> Self {
-        Self {
-            core: Core::new(),
-            names: Names::default(),
-            open: Vec::new(),
-            replayed: false,
-            keeps_drivers: false,
-            incomplete: false,
-            outcomes: Vec::new(),
-            over: false,
-            waiters: 0,
-            wakers: Wakers::default(),
-            paused_themselves: BTreeMap::new(),
-            actions: Vec::new(),
-        }
-    }
-
-    /// Keeps how members ended, which the core forgets.
-    pub(crate) fn remember(&mut self, notice: &Notice) {
-        if let Notice::Ended(span, outcome) = notice {
-            // In creation order, as all that is said of members: see `Turn::outcome`.
-            debug_assert!(
-                self.outcomes
-                    .last()
-                    .is_none_or(|(last, _)| last.end <= span.start)
-            );
-            self.outcomes.push((span.clone(), outcome.clone()));
-        }
-    }
-
-    /// Whether nobody need wait any more: it is over, or in doubt, which no waiting changes.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.over || self.core.in_doubt()
-    }
-
-    /// A member's own error, also after it was dismissed.
-    pub(crate) fn failure(&self, member: u32) -> Option<Error> {
-        let ended = || match self.outcome(member)? {
-            Outcome::Failed { error, .. } => Some(error),
-            Outcome::Committed { .. } | Outcome::Cancelled { .. } => None,
-        };
-        self.core.error(member).cloned().or_else(ended)
-    }
-
-    /// How a member ended, also after it was dismissed.
-    pub(crate) fn outcome(&self, member: u32) -> Option<Outcome> {
-        let at = self
-            .outcomes
-            .partition_point(|(span, _)| span.end <= member);
-        let (span, outcome) = self.outcomes.get(at)?;
-        span.contains(&member).then(|| outcome.clone())
-    }
-}
-
-fn seat<'a>(turn: &'a Turn, sealed: &'a [Seat], member: u32) -> Option<&'a Seat> {
-    sealed
-        .get(member as usize)
-        .or_else(|| turn.open.get(member as usize))
 }

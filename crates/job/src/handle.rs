@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::core::Request;
-use crate::group::{Group, Turn};
+use crate::group::Group;
 use crate::seat::Seat;
 use crate::shell::Shell;
+use crate::turn::Turn;
 use crate::{
     Cause, Disposition, GroupName, JobId, MemberName, Meter, Outcome, Phase, Refused, Snapshot,
     Status, TxnId, VerbError, Verdict, watch, why,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::core::{self, Order};
-use crate::group::Names;
+use crate::names::Names;
 use crate::shell::now;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::{Error, GroupName, JobId, MemberName, Outcome, Status, TxnId, Verdict};

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use crate::core::Request;
 use crate::driver::ErasedDriver;
 use crate::engine::JobSpec;
-use crate::group::Group;
+use crate::group::{Group, Later};
 use crate::handle::{JobHandle, Owner, TxnHandle};
-use crate::limit::Limit;
-use crate::seat::Seat;
+use crate::members::Limits;
+use crate::slab::{Slab, slot};
 use crate::{
     Cause, Disposition, Driver, GroupName, Hooks, InvalidName, JobId, Kind, MemberName, Refused,
-    Spec,
+    Spec, worker,
 };
 
-/// So many seats are made before the group is locked to take them in.
+/// So many drivers are put in a slab before the group is locked to take them in.
 const ADDED_AT_ONCE: usize = 1024;
 
 /// Why a job was not added. Nothing changed.
@@ -145,12 +145,12 @@ impl Txn {
             .transpose()?;
         let freed = name.clone();
         let core_spec = spec.for_core(driver.hooks());
-        let seat = spec.seat(driver);
-        let added = self.group.add(1, core_spec, |seats, names, member| {
-            debug_assert_eq!(member, id.member, "only the transaction adds members");
-            seats.push(seat);
+        let limits = spec.limits();
+        let added = self.group.add(1, core_spec, |members, names| {
+            members.push(driver, limits);
             if let Some(name) = name {
-                names.add(member, name, spec.kind.unwrap_or_else(|| Kind::new("")));
+                let kind = spec.kind.unwrap_or_else(|| Kind::new(""));
+                names.add(id.member, name, kind);
             }
         });
         if let Err(refused) = added {
@@ -183,13 +183,16 @@ impl Txn {
         loop {
             // The iterator is the user's: it runs while no lock is held.
             let next = drivers.by_ref().take(ADDED_AT_ONCE);
-            let new: Vec<_> = next.map(|driver| spec.seat(Box::new(driver))).collect();
-            let count = new.len() as u32;
+            let slots: Vec<_> = next.map(slot).collect();
+            let count = slots.len() as u32;
             if count == 0 {
                 return Ok(start..self.len);
             }
+            let slab = Box::new(Slab::new(slots));
             self.group
-                .add(count, core_spec, |seats, _, _| seats.extend(new))
+                .add(count, core_spec, |members, _| {
+                    members.append(slab, spec.limits());
+                })
                 .map_err(|refused| self.refused(refused))?;
             self.len += count;
         }
@@ -198,6 +201,20 @@ impl Txn {
     /// Closes the group and starts every job. A group that was cancelled before ends as aborted instead,
     /// without having run.
     pub fn launch(mut self) -> TxnHandle {
+        let later = self.start();
+        self.group.carry_out(later);
+        self.handle()
+    }
+
+    /// The same, and the calling thread runs what it can itself.
+    pub(crate) fn launch_here(mut self) {
+        let later = self.start();
+        if let Some(span) = self.group.carry_on(later, |_| true) {
+            worker::run_here(&self.owner.shell, span);
+        }
+    }
+
+    fn start(&mut self) -> Later {
         self.launched = true;
         if self.owner.shell.is_closing() {
             // Refused only if its verdict is fixed, which it cannot be before the launch.
@@ -206,9 +223,8 @@ impl Txn {
                 |_| (),
             );
         }
-        let sealed = self.group.seal(Request::Launch, false);
-        debug_assert!(sealed.is_ok(), "a group is launched once");
-        TxnHandle::new(Arc::clone(&self.group), Arc::clone(&self.owner))
+        let sealed = self.group.seal_locked(Request::Launch, false);
+        sealed.expect("a group is launched once")
     }
 
     /// The handle of the group, which outlives this value.
@@ -252,14 +268,11 @@ impl JobSpec {
         }
     }
 
-    fn seat(&self, driver: Box<dyn ErasedDriver>) -> Seat {
-        let seat = Seat::new(driver);
-        if self.speed > 0 || self.tasks > 0 {
-            let mut odds = seat.odds();
-            odds.limit = Limit::new(self.speed);
-            odds.task_limit = self.tasks;
+    fn limits(&self) -> Limits {
+        Limits {
+            speed: self.speed,
+            tasks: self.tasks,
         }
-        seat
     }
 }
 

@@ -4,6 +4,7 @@
 //! look may be late by one step, never wrong for good: `Stop` is final, whatever hold arrives after it.
 
 use crate::Asked;
+use crate::reasons::Reason;
 use crate::sync::{AtomicU64, Ordering};
 
 /// What a job that comes to its pause point does.
@@ -17,24 +18,20 @@ pub(crate) enum Pass {
     Stop,
 }
 
-/// The orders one job is under, in one word.
-#[derive(Debug)]
+/// The orders one job is under, and what it waits for, in one word.
+#[derive(Debug, Default)]
 pub(crate) struct Gate(AtomicU64);
 
 const HELD: u64 = 1;
 const STOPPED: u64 = 2;
-/// Given up: whatever still comes from the driver no longer counts.
-const ABANDONED: u64 = 4;
-const ASKED_SHIFT: u32 = 3;
+const ASKED_SHIFT: u32 = 2;
 const ASKED: u64 = 0b11 << ASKED_SHIFT;
+const REASON_SHIFT: u32 = 32;
+const REASON: u64 = (Reason::MAX as u64) << REASON_SHIFT;
 
 impl Gate {
-    /// An open gate.
-    pub(crate) fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// What the job is to do here.
+    #[inline]
     pub(crate) fn pass(&self) -> Pass {
         let word = self.0.load(Ordering::Acquire);
         // Stop first: a hold that came late must not keep a stopped job waiting.
@@ -48,6 +45,7 @@ impl Gate {
     }
 
     /// What the driver is asked.
+    #[inline]
     pub(crate) fn asked(&self) -> Asked {
         match (self.0.load(Ordering::Acquire) & ASKED) >> ASKED_SHIFT {
             0 => Asked::Run,
@@ -76,23 +74,32 @@ impl Gate {
             Asked::Complete => 1,
             Asked::Finish => 2,
         } << ASKED_SHIFT;
+        self.replace(ASKED, bits);
+    }
+
+    /// What the driver said last that it waits for.
+    pub(crate) fn reason(&self) -> Reason {
+        (self.0.load(Ordering::Acquire) >> REASON_SHIFT) as Reason
+    }
+
+    /// Keeps what the driver says that it waits for. Called by whoever calls the driver.
+    pub(crate) fn set_reason(&self, reason: Reason) {
+        if self.reason() != reason {
+            self.replace(REASON, u64::from(reason) << REASON_SHIFT);
+        }
+    }
+
+    /// Changes some bits, and leaves to the others what others change meanwhile.
+    fn replace(&self, mask: u64, bits: u64) {
         let mut seen = self.0.load(Ordering::Acquire);
         while let Err(now) = self.0.compare_exchange(
             seen,
-            seen & !ASKED | bits,
+            seen & !mask | bits,
             Ordering::AcqRel,
             Ordering::Acquire,
         ) {
             seen = now;
         }
-    }
-
-    pub(crate) fn abandon(&self) {
-        self.0.fetch_or(ABANDONED | STOPPED, Ordering::AcqRel);
-    }
-
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.0.load(Ordering::Acquire) & ABANDONED != 0
     }
 }
 
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_late_hold_does_not_undo_stop() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         gate.hold();
         assert_eq!(gate.pass(), Pass::Hold);
         gate.stop();
@@ -114,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_leaves_the_orders_alone() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         gate.hold();
         gate.ask(Asked::Complete);
         assert_eq!((gate.pass(), gate.asked()), (Pass::Hold, Asked::Complete));
@@ -135,7 +142,7 @@ mod loom_tests {
     #[test]
     fn stop_is_sticky_whatever_hold_and_release_do() {
         explore("stop, hold and release", || {
-            let gate = Arc::new(Gate::new());
+            let gate = Arc::new(Gate::default());
             let holder = thread::spawn({
                 let gate = Arc::clone(&gate);
                 move || {
@@ -162,9 +169,29 @@ mod loom_tests {
     }
 
     #[test]
+    fn a_reason_that_is_kept_loses_no_order_given_meanwhile() {
+        explore("a reason against ask, hold and stop", || {
+            let gate = Arc::new(Gate::default());
+            let worker = thread::spawn({
+                let gate = Arc::clone(&gate);
+                move || gate.set_reason(7)
+            });
+            let stopper = thread::spawn({
+                let gate = Arc::clone(&gate);
+                move || gate.stop()
+            });
+            gate.ask(Asked::Complete);
+            worker.join().unwrap();
+            stopper.join().unwrap();
+            assert_eq!((gate.pass(), gate.asked()), (Pass::Stop, Asked::Complete));
+            assert_eq!(gate.reason(), 7);
+        });
+    }
+
+    #[test]
     fn asking_loses_no_order_given_meanwhile() {
-        explore("ask against stop and abandon", || {
-            let gate = Arc::new(Gate::new());
+        explore("ask against stop and hold", || {
+            let gate = Arc::new(Gate::default());
             let asker = thread::spawn({
                 let gate = Arc::clone(&gate);
                 move || gate.ask(Asked::Finish)
@@ -173,10 +200,9 @@ mod loom_tests {
                 let gate = Arc::clone(&gate);
                 move || gate.stop()
             });
-            gate.abandon();
+            gate.hold();
             asker.join().unwrap();
             stopper.join().unwrap();
-            assert!(gate.is_abandoned());
             assert_eq!((gate.pass(), gate.asked()), (Pass::Stop, Asked::Finish));
         });
     }

@@ -47,6 +47,12 @@ impl Core {
         self.txn.errors.get(&member)
     }
 
+    /// Whether any member was ever ready.
+    #[must_use]
+    pub fn any_has_converged(&self) -> bool {
+        self.txn.converged > 0
+    }
+
     /// Where the group is in its life.
     #[must_use]
     pub fn phase(&self) -> Phase {

@@ -11,11 +11,14 @@ use crate::core::{Event, Request};
 use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::driver::panic_error;
-use crate::group::{Group, Span};
+use crate::group::Group;
+use crate::guests::Guests;
 use crate::journal::Journal;
 use crate::notice::Hub;
 use crate::queue::Queue;
+use crate::reasons::Reasons;
 use crate::recording::Recorder;
+use crate::span::Span;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::tasks::Tasks;
 use crate::timer::Timer;
@@ -51,8 +54,10 @@ pub(crate) struct Shell {
     pub(crate) directory: Directory,
     pub(crate) hub: Hub,
     pub(crate) desks: Mutex<Vec<Arc<Desk>>>,
-    /// Numbers the next time that a worker sits down.
-    pub(crate) sittings: AtomicU64,
+    /// Where those sit who run a job themselves.
+    pub(crate) guests: Guests,
+    /// What drivers wait for.
+    pub(crate) reasons: Reasons,
     pub(crate) watch: Watch,
     life: Mutex<Life>,
     calmed: Condvar,
@@ -91,7 +96,8 @@ impl Shell {
             directory: Directory::new(),
             hub: Hub::new(),
             desks: Mutex::new(Vec::new()),
-            sittings: AtomicU64::new(1),
+            guests: Guests::default(),
+            reasons: Reasons::default(),
             watch: Watch::default(),
             life: Mutex::new(Life::default()),
             calmed: Condvar::new(),
@@ -156,12 +162,11 @@ impl Shell {
         self.life.lock().closing
     }
 
-    /// Writes a verdict down and tells the group, from a thread that may block.
-    pub(crate) fn decide(self: &Arc<Self>, group: &Arc<Group>, verdict: Verdict) {
+    /// Writes a verdict down and tells the group, from a thread that may block; or has the answer at once.
+    pub(crate) fn decide(self: &Arc<Self>, group: &Arc<Group>, verdict: Verdict) -> Option<Event> {
         let Some(journal) = self.journal() else {
             // No journal was given: nothing could ever be read back.
-            group.decided(Ok(()));
-            return;
+            return Some(Event::Decided(Ok(())));
         };
         let (shell, group, journal) = (Arc::clone(self), Arc::clone(group), Arc::clone(journal));
         self.tasks.run(Box::new(move || {
@@ -170,6 +175,7 @@ impl Shell {
             drop(journal);
             group.decided(answer);
         }));
+        None
     }
 
     /// A group is in doubt: who waits for the engine to calm down need not wait for it.
@@ -206,16 +212,9 @@ impl Shell {
 
     /// The last hook of a group returned: drops its drivers, tells the journal, lets the waiting go.
     pub(crate) fn conclude(self: &Arc<Self>, group: &Arc<Group>, owed: bool) {
-        let left = if owed || group.lock().keeps_drivers {
-            group.seats()
-        } else {
-            &[]
-        };
-        for seat in left {
-            if let Some(driver) = seat.take_driver() {
-                // A panic while dropping has nobody left to concern.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
-            }
+        if owed || group.lock().keeps_drivers {
+            let drivers = group.drivers();
+            (0..drivers.len()).for_each(|member| drivers.discard(member));
         }
         let Some(journal) = self.journal().filter(|_| !owed) else {
             self.finish(group);
@@ -346,8 +345,16 @@ impl Shell {
         spare
     }
 
+    /// Wherever drivers are called.
+    pub(crate) fn every_desk(&self) -> Vec<Arc<Desk>> {
+        let mut desks = self.desks.lock().clone();
+        desks.extend(self.guests.all());
+        desks
+    }
+
     /// This desk has no worker any more.
     pub(crate) fn leave(&self, desk: &Arc<Desk>) {
+        self.guests.lose(desk);
         self.desks.lock().retain(|other| !Arc::ptr_eq(other, desk));
     }
 }

@@ -46,6 +46,7 @@ impl<T> Baton<T> {
     }
 
     /// None while another thread holds it.
+    #[inline]
     pub(crate) fn take(&self) -> Option<impl std::ops::DerefMut<Target = T> + '_> {
         let held = self.0.try_borrow_mut().ok()?;
         Some(atomic_refcell::AtomicRefMut::map(held, |mutex| {

@@ -95,11 +95,10 @@ impl Watch {
 /// One look at everything; when to look again.
 pub(crate) fn look(shell: &Arc<Shell>) -> Option<Duration> {
     let desks = shell.desks.lock().clone();
-    let looks: Vec<_> = desks
-        .iter()
-        .map(|desk| desk.look(shell.stuck_after()))
-        .collect();
+    let look = |desk: &Arc<Desk>| desk.look(shell.stuck_after());
+    let mut looks: Vec<_> = desks.iter().map(look).collect();
     let blocked = looks.iter().filter(|look| **look == Look::Blocked).count();
+    looks.extend(shell.guests.all().iter().map(look));
     let short = desks.len() - blocked < shell.threads() && desks.len() < WORKERS_MAX;
     if short && shell.queue.is_backed_up() && worker::start(shell).is_err() {
         tracing::warn!("no thread can be had in place of a blocked one");
@@ -114,8 +113,7 @@ pub(crate) fn look(shell: &Arc<Shell>) -> Option<Duration> {
         // A worker that sat down or a task that began just now may have seen the watch awake.
         let idle = watch.tasks.lock().tasks.is_empty()
             && shell
-                .desks
-                .lock()
+                .every_desk()
                 .iter()
                 .all(|desk| desk.look(Duration::MAX) == Look::Idle);
         if idle || watch.awake.swap(1, Ordering::AcqRel) == 1 {
@@ -129,11 +127,10 @@ pub(crate) fn look(shell: &Arc<Shell>) -> Option<Duration> {
 pub(crate) fn give_up(shell: &Shell, group: &Arc<Group>, member: u32) -> Result<(), Refused> {
     let give_up = || {
         let request = crate::core::Request::GiveUp(member);
-        let abandon = |_: &mut _| group.seats()[member as usize].gate.abandon();
-        group.ask_locked(request, abandon).map(|((), later)| later)
+        let stop = |_: &mut _| group.seats()[member as usize].gate.stop();
+        group.ask_locked(request, stop).map(|((), later)| later)
     };
-    let desks: Vec<Arc<Desk>> = shell.desks.lock().clone();
-    for desk in desks {
+    for desk in shell.every_desk() {
         if let Some(result) = desk.disown_if(group, member, give_up) {
             let later = result?;
             // Its thread is lost until the call comes back, if ever: it is no worker any more.

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use crate::core::Order;
-use crate::group::{Group, Turn};
-use crate::seat::Seat;
+use crate::group::Group;
+use crate::turn::Turn;
 use crate::{Asked, Cause, Disposition, Error, Outcome, Status, WaitsFor};
 
 /// What this member waits for, or what ended it.
 pub(crate) fn sentence(group: &Arc<Group>, member: u32) -> String {
-    let reason = group.with_seat(member, Seat::reason);
+    let reason = group.with_seat(member, |seat| seat.gate.reason());
+    let reason = group.shell.reasons.text(reason.unwrap_or_default());
     let turn = group.lock();
     let doubt = turn.core.in_doubt().then(|| group.shell.doubt()).flatten();
-    tell(&turn, member, reason.unwrap_or(""), doubt.as_ref())
+    tell(&turn, member, reason, doubt.as_ref())
 }
 
 fn tell(turn: &Turn, member: u32, reason: &str, doubt: Option<&Error>) -> String {

@@ -1,29 +1,20 @@
-//! The threads that call drivers: one drain loop each.
+//! The threads that call drivers: one drain loop each, and whoever runs a job where it stands.
 //!
 //! A worker goes through a span one member after the other, and the watch can take the rest away from one that is
 //! blocked: whoever has a driver in hand first, calls it. The worker reports runs of like results in creation order.
+//! A hook that follows from what it reported it goes on with itself, as long as its turn lasts.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::calls::{Calls, Came};
+use crate::calls::{Came, Own, Round, Stop};
 use crate::core::{Event, Order, Report};
 use crate::desk::{Desk, Same};
-use crate::group::Span;
 use crate::seat::Task;
-use crate::shell::{Shell, now};
-use crate::sync::Ordering;
+use crate::shell::Shell;
+use crate::slice::Slice;
+use crate::span::Span;
 use crate::tasks;
-
-/// After this long a worker lets others have their turn.
-const SLICE: Duration = Duration::from_millis(1);
-/// The clock is asked once in so many calls: asking it costs as much as a short call. While the calls are short, once in more.
-const CALLS_PER_LOOK: u32 = 8;
-const CALLS_PER_LOOK_MAX: u32 = 32;
-/// So many calls in less than this are short ones.
-const SHORT: Duration = Duration::from_micros(16);
 
 /// Starts one worker.
 pub(crate) fn start(shell: &Arc<Shell>) -> std::io::Result<()> {
@@ -42,6 +33,16 @@ pub(crate) fn start(shell: &Arc<Shell>) -> std::io::Result<()> {
     started.map(drop)
 }
 
+/// Runs a span, and what follows from it, on the thread that asks.
+pub(crate) fn run_here(shell: &Arc<Shell>, span: Span) {
+    let guest = Worker {
+        shell: Arc::clone(shell),
+        desk: shell.guests.come(),
+    };
+    guest.work(span);
+    shell.guests.go(guest.desk);
+}
+
 struct Worker {
     shell: Arc<Shell>,
     desk: Arc<Desk>,
@@ -50,8 +51,7 @@ struct Worker {
 impl Worker {
     fn drain(self) {
         while let Some(span) = self.shell.queue.take() {
-            self.work(&span);
-            drop(span);
+            self.work(span);
             if self.shell.is_to_spare(&self.desk) {
                 break;
             }
@@ -59,107 +59,83 @@ impl Worker {
         self.shell.leave(&self.desk);
     }
 
-    fn work(&self, span: &Span) {
-        let sitting = self.shell.sittings.fetch_add(1, Ordering::Relaxed);
-        self.desk.sit(span, sitting);
-        self.shell.watch.stir(&self.shell);
-        self.work_off(span, sitting);
-        self.desk.rise();
-    }
-
-    /// Runs the members of a span that nobody takes away meanwhile.
-    fn work_off(&self, span: &Span, sitting: u64) {
+    /// Runs a span, then the hooks that it leads to, until its turn is over.
+    fn work(&self, span: Span) {
         let mut slice = Slice::begin();
-        let calls = Calls::of(span);
-        let seats = span.group.seats();
-        let mut same = None;
-        let mut member = span.members.start;
-        while member < span.members.end {
-            self.desk.be_at(member, sitting);
-            let seat = &seats[member as usize];
-            let Some(mut hands) = seat.begin(sitting) else {
-                if self.desk.still_has(member) {
-                    continue;
-                }
-                break;
-            };
-            let came = calls.call(member, seat, &mut hands);
-            drop(hands);
-            let refused = matches!(
-                &came,
-                Came::Own {
-                    report: Report::Failed(_) | Report::Panicked(_),
-                    ..
-                }
-            );
-            let counts = match came {
-                Came::Same(result) if same == Some(result) => true,
-                Came::Same(result) => {
-                    same = Some(result);
-                    self.desk.report(member, same, member)
-                }
-                Came::Own {
-                    tasks,
-                    ready,
-                    report,
-                } => {
-                    same = None;
-                    self.report_own(span, member, tasks, ready, report)
-                }
-            };
-            if !counts {
-                return disown(span, member);
-            }
-            member += 1;
-            if (refused && span.order == Order::Prepare) || slice.is_over() {
-                self.give_back(span, member);
+        let mut next = Some(span);
+        while let Some(span) = next.take() {
+            if slice.was_over() {
+                self.shell.queue.put(span);
                 break;
             }
-        }
-        let kept = self.desk.report(member, None, member);
-        if !kept && member > span.members.start {
-            disown(span, member - 1);
+            self.desk.sit(&span);
+            self.shell.watch.stir(&self.shell);
+            self.work_off(&span, &mut slice, &mut next);
+            self.desk.rise();
         }
     }
 
-    /// Reports a result of its own, with what the call asked for; false if it counts no more.
-    fn report_own(
-        &self,
-        span: &Span,
-        member: u32,
-        tasks: Vec<Task>,
-        ready: bool,
-        report: Report,
-    ) -> bool {
-        let mut events = Vec::with_capacity(3);
-        let spawned = tasks.len() as u32;
-        if spawned > 0 {
-            events.push(Event::Spawned {
-                member,
-                tasks: spawned,
-            });
+    /// Runs the members of a span that nobody takes away meanwhile. What hook is ordered next comes into `onward`.
+    fn work_off(&self, span: &Span, slice: &mut Slice, onward: &mut Option<Span>) {
+        let drivers = span.group.drivers();
+        let mut round = Round::new(span, &self.desk.claim, slice);
+        let end = span.members.end;
+        let mut member = span.members.start;
+        while member < end {
+            match drivers.call(member..end, &mut round) {
+                Stop::End => member = end,
+                Stop::SlabEnd(next) => member = next,
+                Stop::Taken(at) => {
+                    member = at;
+                    if !self.desk.still_has(member) {
+                        break;
+                    }
+                }
+                Stop::TimeUp(next) => {
+                    member = next;
+                    self.give_back(span, member, onward);
+                    break;
+                }
+                Stop::Other(at, came) => {
+                    let refused = span.order == Order::Prepare && came.is_failure();
+                    round.same = came.same();
+                    if !self.report_one(span, at, came, onward) {
+                        return span.group.drivers().discard(at);
+                    }
+                    member = at + 1;
+                    if refused || round.slice.is_over() {
+                        self.give_back(span, member, onward);
+                        break;
+                    }
+                }
+            }
         }
-        if ready {
-            events.push(Event::Ready(member));
+        let kept = self.desk.report(member, None, member, onward);
+        if !kept && member > span.members.start {
+            // It was given up while it was in its call: what came back is dropped.
+            drivers.discard(member - 1);
         }
-        events.push(Event::Ran {
-            order: span.order,
-            members: member..member + 1,
+    }
+
+    /// Reports what came before a member that came to something else, and what is not shared with neighbours; false if
+    /// it counts no more.
+    fn report_one(&self, span: &Span, member: u32, came: Came, onward: &mut Option<Span>) -> bool {
+        let Own {
+            tasks,
+            ready,
             report,
-        });
+        } = match came {
+            Came::Same(same) => return self.desk.report(member, Some(same), member, onward),
+            Came::Own(own) => *own,
+        };
+        let spawned = tasks.len() as u32;
+        let events = events(span.order, member, spawned, ready, report);
         // Under the lock: a task of this job that ends now may start one of these, and must not tell the
         // core of its end before the core has heard of its beginning.
-        let enqueue = || {
-            if spawned > 0 {
-                span.group.seats()[member as usize]
-                    .odds()
-                    .waiting
-                    .extend(tasks);
-            }
-        };
+        let enqueue = || enqueue(span, member, tasks);
         let counts = self
             .desk
-            .report_with(member, None, member + 1, events, enqueue);
+            .report_with(member, None, member + 1, events, enqueue, onward);
         if counts && spawned > 0 {
             tasks::launch(&span.group, member);
         }
@@ -168,17 +144,14 @@ impl Worker {
 
     /// Leaves the unclaimed rest of a span to others: a step to whoever is free, a hook to the core,
     /// which may have changed its mind.
-    fn give_back(&self, span: &Span, from: u32) {
+    fn give_back(&self, span: &Span, from: u32, onward: &mut Option<Span>) {
         let rest = self.desk.give_back(from);
         if rest.is_empty() {
             return;
         }
-        if span.order == Order::Step {
-            self.shell.queue.put(Span {
-                group: Arc::clone(&span.group),
-                order: span.order,
-                members: rest,
-            });
+        if !span.is_hook() {
+            let rest = Span::new(&span.group, span.order, rest);
+            self.shell.queue.put(rest);
             return;
         }
         let next = rest.start;
@@ -187,51 +160,35 @@ impl Worker {
             members: rest,
             report: Report::Left,
         };
-        self.desk.report_with(next, None, next, vec![left], || ());
+        self.desk
+            .report_with(next, None, next, vec![left], || (), onward);
     }
 }
 
-/// This worker's member was given up while it was in its call: drops what came back.
-fn disown(span: &Span, member: u32) {
-    let driver = span.group.seats()[member as usize].take_driver();
-    // A panic while dropping has nobody left to concern.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
-}
-
-/// One worker's turn.
-struct Slice {
-    end: Instant,
-    /// The last look at the clock, the calls since, and how many to wait for.
-    looked: Instant,
-    calls: u32,
-    until_look: u32,
-}
-
-impl Slice {
-    fn begin() -> Self {
-        let looked = now();
-        Self {
-            end: looked + SLICE,
-            looked,
-            calls: 0,
-            until_look: CALLS_PER_LOOK,
-        }
+/// What one call came to, as the core hears it.
+fn events(order: Order, member: u32, spawned: u32, ready: bool, report: Report) -> Vec<Event> {
+    let mut events = Vec::with_capacity(3);
+    if spawned > 0 {
+        events.push(Event::Spawned {
+            member,
+            tasks: spawned,
+        });
     }
+    if ready {
+        events.push(Event::Ready(member));
+    }
+    events.push(Event::Ran {
+        order,
+        members: member..member + 1,
+        report,
+    });
+    events
+}
 
-    fn is_over(&mut self) -> bool {
-        self.calls += 1;
-        if self.calls < self.until_look {
-            return false;
-        }
-        let time = now();
-        let short = time.saturating_duration_since(self.looked) < SHORT;
-        self.until_look = if short {
-            CALLS_PER_LOOK_MAX.min(self.until_look * 2)
-        } else {
-            CALLS_PER_LOOK
-        };
-        (self.calls, self.looked) = (0, time);
-        time >= self.end
+fn enqueue(span: &Span, member: u32, tasks: Vec<Task>) {
+    if !tasks.is_empty() {
+        let mut odds = span.group.seats()[member as usize].odds();
+        odds.waiting.extend(tasks);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::sync::{Condvar, Mutex};
 /// One driver's seat, its clock, and whether somebody woke it.
 pub(crate) struct Bench {
     seat: Seat,
+    driver: Mutex<Option<Box<dyn ErasedDriver>>>,
     time: Mutex<Duration>,
     woken: Mutex<bool>,
     /// The driver pauses its own job.
@@ -21,7 +22,8 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(driver: Box<dyn ErasedDriver>) -> Self {
         Self {
-            seat: Seat::new(driver),
+            seat: Seat::default(),
+            driver: Mutex::new(Some(driver)),
             time: Mutex::new(Duration::ZERO),
             woken: Mutex::new(false),
             pauses: Mutex::new(false),
@@ -31,6 +33,16 @@ impl Bench {
 
     pub(crate) fn seat(&self) -> &Seat {
         &self.seat
+    }
+
+    /// Takes the driver out, for a call or for good.
+    pub(crate) fn take_driver(&self) -> Option<Box<dyn ErasedDriver>> {
+        self.driver.lock().take()
+    }
+
+    /// Puts it, or another one, in.
+    pub(crate) fn put_driver(&self, driver: Box<dyn ErasedDriver>) {
+        *self.driver.lock() = Some(driver);
     }
 
     pub(crate) fn wake(&self) {

@@ -28,8 +28,8 @@ impl Run<'_> {
                     self.plan.disturbance == Disturbance::Crash && !self.record.0.is_empty();
                 if crash && let Some(rebuild) = &mut self.check.rebuild {
                     self.live.note("killed, and rebuilt from its record".into());
-                    drop(self.bench.seat().take_driver());
-                    self.bench.seat().put_driver(rebuild(&self.record));
+                    drop(self.bench.take_driver());
+                    self.bench.put_driver(rebuild(&self.record));
                 }
                 let how = Commit {
                     replayed: crash,
@@ -56,8 +56,8 @@ impl Run<'_> {
         if !self.record.0.is_empty()
             && let Some(rebuild) = &mut self.check.rebuild
         {
-            drop(self.bench.seat().take_driver());
-            self.bench.seat().put_driver(rebuild(&self.record));
+            drop(self.bench.take_driver());
+            self.bench.put_driver(rebuild(&self.record));
         }
         let hooks = self.hooks();
         self.live.note("after a crash, again:".into());
@@ -110,13 +110,13 @@ impl Run<'_> {
     }
 
     fn hook(&mut self, name: &'static str, call: impl FnOnce(&mut dyn ErasedDriver)) {
-        let Some(mut driver) = self.bench.seat().take_driver() else {
+        let Some(mut driver) = self.bench.take_driver() else {
             return;
         };
         let called = self.live.call(name, || {
             catch_unwind(AssertUnwindSafe(|| call(&mut *driver)))
         });
-        self.bench.seat().put_driver(driver);
+        self.bench.put_driver(driver);
         match called {
             Ok(()) => self.live.note(name.into()),
             Err(panic) => {
@@ -130,7 +130,7 @@ impl Run<'_> {
     fn prepare(&mut self) {
         let me = self.plan.me;
         let bench = std::sync::Arc::clone(&self.bench);
-        let Some(mut driver) = bench.seat().take_driver() else {
+        let Some(mut driver) = bench.take_driver() else {
             return;
         };
         let mut cx = Context::on_bench(&bench, 0);
@@ -138,7 +138,7 @@ impl Run<'_> {
             catch_unwind(AssertUnwindSafe(|| driver.prepare(&mut cx)))
         });
         let (spawned, _) = cx.into_wishes();
-        bench.seat().put_driver(driver);
+        bench.put_driver(driver);
         let report = match prepared {
             Ok(Ok(record)) => {
                 self.note_prepared(&record);
@@ -181,7 +181,7 @@ impl Run<'_> {
         if bench.seat().gate.pass() != Pass::Run {
             return self.report(Order::Step, me, Report::Left);
         }
-        let Some(mut driver) = bench.seat().take_driver() else {
+        let Some(mut driver) = bench.take_driver() else {
             return;
         };
         self.steps += 1;
@@ -190,7 +190,7 @@ impl Run<'_> {
             catch_unwind(AssertUnwindSafe(|| driver.step(&mut cx)))
         });
         let (spawned, ready) = cx.into_wishes();
-        bench.seat().put_driver(driver);
+        bench.put_driver(driver);
 
         let count = spawned.len();
         self.note_step(&step, count, ready);

@@ -118,7 +118,7 @@ impl<'a> Run<'a> {
         } else {
             None
         };
-        if let Some(driver) = self.bench.seat().take_driver()
+        if let Some(driver) = self.bench.take_driver()
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(driver)))
         {
             let what = crate::driver::panic_error(&*panic);
@@ -388,11 +388,11 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn hooks(&self) -> Hooks {
-        let Some(driver) = self.bench.seat().take_driver() else {
+        let Some(driver) = self.bench.take_driver() else {
             return Hooks::NONE;
         };
         let hooks = driver.hooks();
-        self.bench.seat().put_driver(driver);
+        self.bench.put_driver(driver);
         hooks
     }
 

@@ -11,6 +11,7 @@ mod kit;
 mod launch;
 mod notices;
 mod pause;
+mod slabs;
 mod storm;
 mod stuck;
 mod tasks;

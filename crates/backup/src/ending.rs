@@ -82,6 +82,7 @@ impl Disk {
             skipped: skipped.clone(),
             bytes_copied: started.target.written_bytes(),
             digests: state.stored.clone(),
+            merging: Vec::new(),
         };
         let anchor = match (self.options.policy, started.parent) {
             (BitmapPolicy::Never, Some(older)) => older,

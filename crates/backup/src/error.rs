@@ -278,7 +278,7 @@ pub enum StartError {
     Engine(String),
 }
 
-fn no_room(error: &io::Error) -> bool {
+pub(crate) fn no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

@@ -11,8 +11,8 @@ use crate::digests::{Digest, Sidecar, SidecarError};
 use crate::qcow2_builder::BuildError;
 use crate::scan::is_zero;
 
-/// Bytes that are read at once.
-const PIECE: u64 = 1 << 20;
+/// Bytes that are read at once: whole clusters, whatever their size.
+const PIECE: u64 = 2 << 20;
 
 /// Bytes of a disk about which one thing is known.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Piece {
     /// Of the disk; cut at its end.
     pub(crate) bytes: Range<u64>,
     pub(crate) says: Says,
+    /// Which image of the chain holds them, counted from the top; none if nobody does.
+    pub(crate) layer: Option<usize>,
 }
 
 /// What is known of the bytes of a piece.
@@ -49,16 +51,12 @@ pub(crate) enum ExpectedError {
 impl Piece {
     /// Cuts the piece into some that are read at once.
     pub(crate) fn cut(self) -> impl Iterator<Item = Piece> {
-        let Piece { bytes, says } = self;
-        let step = match &says {
-            Says::Digests(sidecar, _) => PIECE.max(sidecar.cluster()),
-            Says::Zeroes | Says::Nothing => PIECE,
-        };
+        let Piece { bytes, says, layer } = self;
         let end = bytes.end;
-        let starts = bytes.step_by(usize::try_from(step).unwrap_or(usize::MAX));
-        starts.map(move |start| Piece {
-            bytes: start..(start + step).min(end),
+        bytes.step_by(PIECE as usize).map(move |start| Piece {
+            bytes: start..(start + PIECE).min(end),
             says: says.clone(),
+            layer,
         })
     }
 
@@ -101,6 +99,7 @@ pub(crate) fn of_layer(sidecar: &Arc<Sidecar>, size: u64) -> impl Iterator<Item 
     let piece = move |(index, run): (usize, &crate::digests::Run)| Piece {
         bytes: (run.clusters().start * cluster).min(size)..(run.clusters().end * cluster).min(size),
         says: Says::Digests(Arc::clone(sidecar), index),
+        layer: Some(0),
     };
     let pieces = sidecar.runs().iter().enumerate().map(piece);
     pieces.filter(|piece| !piece.bytes.is_empty())
@@ -124,15 +123,46 @@ pub(crate) fn of_point(
         .unwrap_or_default();
     let mut left = DirtyBitmap::all_dirty(size, unit)?;
     let mut pieces = Vec::new();
-    for layer in layers {
-        pieces.extend(visible(directory, &layer, size, &mut left)?);
+    for (depth, layer) in layers.iter().enumerate() {
+        let seen = visible(directory, layer, size, &mut left)?.into_iter();
+        pieces.extend(seen.map(|piece| Piece {
+            layer: Some(depth),
+            ..piece
+        }));
+        pieces.extend(beyond(layer.size, depth, unit, &mut left));
     }
     pieces.extend(left.runs().map(|run| Piece {
         bytes: run.offset..run.offset + run.length,
         says: Says::Zeroes,
+        layer: None,
     }));
     pieces.sort_by_key(|piece| piece.bytes.start);
     Ok(pieces)
+}
+
+/// The bytes that are left beyond the end of a layer, whose disk was smaller: they are zeroes, whatever lies below. Of the
+/// unit in which it ended nothing is said.
+fn beyond(end: u64, depth: usize, unit: Granularity, left: &mut DirtyBitmap) -> Vec<Piece> {
+    let (size, unit) = (left.size(), unit.bytes());
+    if end >= size {
+        return Vec::new();
+    }
+    let (start, whole) = (end - end % unit, end.next_multiple_of(unit).min(size));
+    let piece = |run: cohort_bitmap::Run, says| Piece {
+        bytes: run.range(),
+        says,
+        layer: Some(depth),
+    };
+    let cut = left
+        .runs_in(start, whole, u64::MAX)
+        .map(|run| piece(run, Says::Nothing));
+    let rest = left
+        .runs_in(whole, size, u64::MAX)
+        .map(|run| piece(run, Says::Zeroes));
+    let pieces = cut.chain(rest).collect();
+    let cleared = left.reset(start, size - start);
+    cleared.expect("it begins at a unit and ends with the disk");
+    pieces
 }
 
 /// What a layer says of the bytes that are left by the layers above it; takes them away.
@@ -169,6 +199,7 @@ fn split(piece: &Piece, cluster: u64, seen: Range<u64>, whole_tail: bool) -> Vec
     let nothing = |bytes| Piece {
         bytes,
         says: Says::Nothing,
+        layer: piece.layer,
     };
     let first = seen.start.next_multiple_of(cluster).min(seen.end);
     let whole_end = seen.end - seen.end % cluster;
@@ -181,6 +212,7 @@ fn split(piece: &Piece, cluster: u64, seen: Range<u64>, whole_tail: bool) -> Vec
     let middle = Piece {
         bytes: first..last,
         says: piece.says.clone(),
+        layer: piece.layer,
     };
     [nothing(seen.start..first), middle, nothing(last..seen.end)]
         .into_iter()
@@ -200,6 +232,7 @@ fn held(directory: &Path, layer: &Layer<'_>, size: u64) -> Result<Vec<Piece>, Ex
         Ok(Piece {
             bytes: (clusters.start * cluster).min(size)..(clusters.end * cluster).min(size),
             says: Says::Nothing,
+            layer: Some(0),
         })
     };
     let pieces: Result<Vec<Piece>, BuildError> = builder.held().map(piece).collect();

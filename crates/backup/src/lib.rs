@@ -37,6 +37,7 @@ mod lent;
 mod name;
 mod options;
 mod plan;
+mod prune;
 mod qcow2_builder;
 mod report;
 mod restore;
@@ -61,6 +62,9 @@ pub use options::{
     SyncMode, UnknownWord,
 };
 pub use plan::{Rung, StepDown};
+pub use prune::{
+    Keep, KeepReason, Merged, PointFate, PruneError, PruneReport, Pruned, plan_prune, prune,
+};
 pub use qcow2_builder::{
     Backing, BuildError, CreateOptions, FileOperation, Held, Qcow2Builder, Staged,
 };

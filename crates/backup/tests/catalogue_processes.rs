@@ -134,6 +134,7 @@ fn record(
         skipped: Vec::new(),
         bytes_copied: 0,
         digests: None,
+        merging: Vec::new(),
     };
     let view = CommittedView {
         anchor: run,

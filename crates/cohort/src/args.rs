@@ -37,6 +37,11 @@ pub(crate) enum Command {
     /// Damage is told by file, disk and byte range, with the points that die of it; the exit code is then 49. Nothing is
     /// changed.
     Verify(Verify),
+    /// Remove points that are not wanted any more, and merge their images into those of the points that stay.
+    ///
+    /// A point stays if one of the two rules keeps it. The newest point of a disk always stays, and so does what the next
+    /// run needs. Killed at any moment, every point that stays can be restored; the next prune finishes the rest.
+    Prune(Prune),
     /// Show what a backup directory holds, and what every file in it is.
     List(List),
     /// Answer what happens to the partial copies that a run left undecided.
@@ -156,6 +161,27 @@ pub(crate) struct Verify {
     /// Where points are restored to for that; by default the system's directory for temporary files.
     #[arg(long, value_name = "DIR", requires = "restore_test")]
     pub(crate) scratch: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `cohort prune`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("keep").required(true).multiple(true))]
+pub(crate) struct Prune {
+    /// The backup directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Keep the N newest points of each disk.
+    #[arg(long, value_name = "N", group = "keep", value_parser = crate::human::parse_count)]
+    pub(crate) keep_last: Option<usize>,
+    /// Keep the newest point of a day, for the N newest days that have one; days are local.
+    #[arg(long, value_name = "N", group = "keep", value_parser = crate::human::parse_count)]
+    pub(crate) keep_daily: Option<usize>,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

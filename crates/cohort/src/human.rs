@@ -77,6 +77,17 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("'{text}' is more bytes than there can be"))
 }
 
+/// Reads a number of things, at least one.
+///
+/// # Errors
+/// A sentence that names the text and the rule.
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("'{text}' is not a number from 1 on")),
+        Ok(count) => Ok(count),
+    }
+}
+
 /// Reads `OFFSET:LENGTH`, both as [`parse_bytes`] does.
 ///
 /// # Errors

@@ -1,9 +1,13 @@
 //! How a catalogue's content may change: a run begins, a group is decided, a partial is kept, answered
 //! or dropped. Pure; the rules are checked afterwards, by [`Contents::check`].
 
+use std::collections::BTreeSet;
+
 use super::Kept;
 use super::contents::{Broken, Contents, ensure};
-use super::model::{Anchor, Answer, Decided, Decision, Disk, Partial, Run, View, Views};
+use super::model::{
+    Anchor, Answer, Decided, Decision, Disk, Merging, Partial, Run, StoredDigests, View, Views,
+};
 use super::name::{DiskName, RunId};
 use super::record::PointRecord;
 
@@ -128,6 +132,52 @@ impl Contents {
             views.partial = None;
         }
         Some(partial)
+    }
+
+    /// Points that are points no more; what lay on them goes on with their images.
+    pub(super) fn remove_points(&mut self, disk: &DiskName, removed: &BTreeSet<RunId>) {
+        let left: Vec<RunId> = self.points_of(disk).map(|(run, _)| run).collect();
+        for run in left.into_iter().filter(|run| !removed.contains(run)) {
+            let mut parent = self.point(disk, run).and_then(|point| point.parent);
+            let mut merging = Vec::new();
+            while let Some(point) = parent
+                .filter(|run| removed.contains(run))
+                .and_then(|run| self.point(disk, run))
+            {
+                merging.push(Merging {
+                    file: point.file.clone(),
+                    size: point.size,
+                    cluster_size: point.cluster_size,
+                    digests: point.digests.clone(),
+                });
+                merging.extend(point.merging.iter().cloned());
+                parent = point.parent;
+            }
+            if let Some(point) = self.points.get_mut(&(disk.clone(), run)) {
+                point.parent = parent;
+                point.merging.extend(merging);
+            }
+        }
+        self.points
+            .retain(|(of, run), _| of != disk || !removed.contains(run));
+    }
+
+    /// A point's image holds all that those it was merged with held.
+    pub(super) fn merged(
+        &mut self,
+        disk: &DiskName,
+        run: RunId,
+        cluster_size: u32,
+        digests: Option<StoredDigests>,
+    ) -> Result<(), Broken> {
+        let row = || format!("point {disk}@{run}");
+        let Some(point) = self.points.get_mut(&(disk.clone(), run)) else {
+            return ensure(false, row, "it is not there");
+        };
+        point.merging.clear();
+        point.cluster_size = cluster_size;
+        point.digests = digests;
+        Ok(())
     }
 
     /// Answers an undecided partial. Keeping a kept one changes nothing.

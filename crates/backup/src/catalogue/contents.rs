@@ -155,6 +155,7 @@ impl Contents {
         // `check` makes every parent older than its child, so this ends.
         while let Some(point) = next.and_then(|run| self.point(disk, run)) {
             files.push(&point.file);
+            files.extend(point.merging.iter().map(|layer| &layer.file));
             next = point.parent;
         }
         files
@@ -173,6 +174,12 @@ impl Contents {
                 cluster_size: point.cluster_size,
                 digests: point.digests.as_ref(),
             });
+            layers.extend(point.merging.iter().map(|layer| Layer {
+                file: &layer.file,
+                size: layer.size,
+                cluster_size: layer.cluster_size,
+                digests: layer.digests.as_ref(),
+            }));
             next = point.parent;
         }
         layers
@@ -194,12 +201,17 @@ impl Contents {
     /// Every image file that the catalogue names.
     pub fn images(&self) -> impl Iterator<Item = &ImageName> {
         let points = self.points.values().map(|point| &point.file);
-        points.chain(self.partials.values().map(|partial| &partial.file))
+        let merging = self.points.values().flat_map(|point| &point.merging);
+        points
+            .chain(merging.map(|layer| &layer.file))
+            .chain(self.partials.values().map(|partial| &partial.file))
     }
 
     /// Every file of digests that the catalogue names.
     pub fn digests(&self) -> impl Iterator<Item = &ImageName> {
         let points = self.points.values().map(|point| &point.digests);
+        let merging = self.points.values().flat_map(|point| &point.merging);
+        let points = points.chain(merging.map(|layer| &layer.digests));
         let all = points.chain(self.partials.values().map(|partial| &partial.digests));
         all.flatten().map(|digests| &digests.file)
     }
@@ -274,6 +286,13 @@ impl Contents {
                 row,
                 "its cluster size is not allowed",
             )?;
+            for layer in &point.merging {
+                let fits = layer.file.disk() == disk
+                    && layer.file.run() <= *run
+                    && cluster_size_allowed(layer.cluster_size)
+                    && digests_fit(&layer.digests, disk, *run);
+                ensure(fits, row, "what it is merged with is not of older points")?;
+            }
             let skipped = are_apart_and_inside(&point.skipped, point.size);
             ensure(
                 skipped,

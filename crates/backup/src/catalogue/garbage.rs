@@ -19,6 +19,8 @@ use super::store::{CATALOGUE_FILE, NEW_FILE};
 pub enum FileRole {
     /// The image of this point.
     Point(DiskName, RunId),
+    /// An image of points that were pruned, still to be merged into this point.
+    Merging(DiskName, RunId),
     /// The image of this disk's partial.
     Partial(DiskName),
     /// The digests of this point's image.
@@ -41,6 +43,9 @@ impl fmt::Display for FileRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Point(disk, run) => write!(f, "point {disk}@{run}"),
+            Self::Merging(disk, run) => {
+                write!(f, "part of point {disk}@{run}, to be merged into it")
+            }
             Self::Partial(disk) => write!(f, "partial of {disk}"),
             Self::PointDigests(disk, run) => write!(f, "digests of point {disk}@{run}"),
             Self::PartialDigests(disk) => write!(f, "digests of the partial of {disk}"),
@@ -74,6 +79,12 @@ impl Contents {
         for (run, point) in self.points_of(disk) {
             match point {
                 _ if point.file == image => return FileRole::Point(disk.clone(), run),
+                _ if point.merging.iter().any(|layer| layer.file == image) => {
+                    return FileRole::Merging(disk.clone(), run);
+                }
+                _ if point.merging.iter().any(|layer| is(&layer.digests)) => {
+                    return FileRole::PointDigests(disk.clone(), run);
+                }
                 _ if is(&point.digests) => return FileRole::PointDigests(disk.clone(), run),
                 _ => {}
             }
@@ -96,7 +107,7 @@ impl Contents {
     #[must_use]
     pub fn dying_with(&self, file_name: &OsStr) -> Vec<(DiskName, RunId)> {
         match self.role_of(file_name) {
-            FileRole::Point(disk, run) => {
+            FileRole::Point(disk, run) | FileRole::Merging(disk, run) => {
                 let resting = self.resting_on(&disk, run).into_iter();
                 resting.map(|run| (disk.clone(), run)).collect()
             }
@@ -115,6 +126,7 @@ impl Contents {
         let unfinished = |name| match self.role_of(name) {
             FileRole::Unfinished(image) => Some(image),
             FileRole::Point(..)
+            | FileRole::Merging(..)
             | FileRole::Partial(_)
             | FileRole::PointDigests(..)
             | FileRole::PartialDigests(_)

@@ -42,8 +42,8 @@ pub use error::{ChangeError, OpenError};
 pub use garbage::FileRole;
 pub use model::{
     AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Decided, Decision, Disk,
-    Instant, Member, Meta, Outcome, Partial, Point, Proof, RecordBytes, Root, Run, SetName,
-    Settling, StoredDigests, Tracking, View, Views,
+    Instant, Member, Merging, Meta, Outcome, Partial, Point, Proof, RecordBytes, Root, Run,
+    SetName, Settling, StoredDigests, Tracking, View, Views,
 };
 pub use name::{
     BadDiskName, BadName, BadPointName, DISK_NAME_MAX, DirectoryId, DiskName, FileKind, ImageName,
@@ -231,6 +231,36 @@ impl Catalogue {
         self.change(|contents| Ok(contents.drop_partial(disk)))
     }
 
+    /// Prunes points of a disk, none of which another disk, a view or a partial needs: from now on they are points no
+    /// more. A point that lay on them lies on the next one that is left, and has their images to be merged with.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if something still needs one of them as a point.
+    pub fn remove_points(
+        &self,
+        disk: &DiskName,
+        removed: &BTreeSet<RunId>,
+    ) -> Result<(), ChangeError> {
+        self.change(|contents| {
+            contents.remove_points(disk, removed);
+            Ok(())
+        })
+    }
+
+    /// The image of a point holds what those it was merged with held.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn merged(
+        &self,
+        disk: &DiskName,
+        run: RunId,
+        cluster_size: u32,
+        digests: Option<StoredDigests>,
+    ) -> Result<(), ChangeError> {
+        self.change(|contents| contents.merged(disk, run, cluster_size, digests))
+    }
+
     /// The partial of this disk ends with that group: if the verdict is *abort, Discard*, the partial
     /// is dropped in the verdict's own transaction. To be said before the group may be decided.
     pub fn enlist(&self, group: &str, disk: &DiskName) {
@@ -281,6 +311,22 @@ impl Catalogue {
         self.unlink(image)?;
         state.in_use.remove(image);
         Ok(true)
+    }
+
+    /// Bytes that the files of this catalogue take, as far as they are there.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub fn bytes(&self) -> Result<u64, OpenError> {
+        use std::os::unix::fs::MetadataExt;
+        let named = list_files(&self.directory)?;
+        let ours = named.iter().filter(|name| {
+            let name = name.to_str().map(str::parse::<ImageName>);
+            name.is_some_and(|name| name.is_ok())
+        });
+        let taken =
+            |name| fs::metadata(self.directory.join(name)).map_or(0, |found| found.blocks() * 512);
+        Ok(ours.map(taken).sum())
     }
 
     /// Makes the directory's entries durable: to be called between creating image files and the

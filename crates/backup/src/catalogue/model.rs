@@ -127,6 +127,25 @@ pub struct Point {
     /// The digests of what its image holds; none if they were not wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<StoredDigests>,
+    /// Images of points that were pruned and that this one is still to be merged with, from the top down: its image lies
+    /// on the first of them, and the last on the image of `parent`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merging: Vec<Merging>,
+}
+
+/// An image that no point shows any more and that another point needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merging {
+    /// The image file, in the backup directory.
+    pub file: ImageName,
+    /// The disk's size when it was taken.
+    pub size: u64,
+    /// The image's cluster size.
+    pub cluster_size: u32,
+    /// The digests of what it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<StoredDigests>,
 }
 
 impl Point {

@@ -82,7 +82,7 @@ impl Recording {
     pub(crate) fn load(&self, stored: &Sidecar) -> Result<(), SidecarError> {
         for run in stored.runs() {
             match run.digests {
-                None => self.fill(run.clusters(), self.zeroes),
+                None => self.zeroes(run.clusters()),
                 Some(_) => {
                     for piece in pieces(run.clusters()) {
                         let digests = stored.read(run, piece.clone())?;

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 
 use super::Watch;
 use super::damage::Finding;
-use crate::catalogue::{Contents, DiskName, Layer, Partial, RunId};
+use crate::catalogue::{Contents, DiskName, Layer, Merging, Partial, RunId};
 use crate::digests::Sidecar;
-use crate::expected::{Piece, Says, of_layer};
+use crate::expected::{Piece, Says, of_layer, of_point};
 use crate::qcow2_builder::{Held, Qcow2Builder};
 
 /// An image to look at.
@@ -25,6 +25,8 @@ pub(super) struct Subject<'a> {
     pub(super) layer: Layer<'a>,
     /// The file that it lies on.
     below: Option<String>,
+    /// The images that it is to be merged with, if it is a pruned chain's.
+    merging: &'a [Merging],
 }
 
 /// What was found out about an image.
@@ -38,11 +40,13 @@ pub(super) struct Found {
 impl<'a> Subject<'a> {
     pub(super) fn of_point(contents: &'a Contents, disk: &DiskName, run: RunId) -> Option<Self> {
         let layers = contents.layers(disk, run);
+        let merging = &contents.point(disk, run)?.merging[..];
         Some(Self {
             disk: disk.clone(),
             run: Some(run),
             layer: *layers.first()?,
             below: layers.get(1).map(|layer| layer.file.to_string()),
+            merging,
         })
     }
 
@@ -62,12 +66,21 @@ impl<'a> Subject<'a> {
                 digests: partial.digests.as_ref(),
             },
             below: parent.map(|parent| parent.file.to_string()),
+            merging: &[],
         }
     }
 }
 
 /// Looks at an image and at its digests.
-pub(super) fn check(directory: &Path, subject: &Subject<'_>, watch: &Watch<'_>) -> Found {
+pub(super) fn check(
+    directory: &Path,
+    contents: &Contents,
+    subject: &Subject<'_>,
+    watch: &Watch<'_>,
+) -> Found {
+    if !subject.merging.is_empty() {
+        return check_merging(directory, contents, subject, watch);
+    }
     let mut found = Found::default();
     let path = directory.join(subject.layer.file.to_string());
     let builder = match open(&path, subject) {
@@ -113,6 +126,7 @@ pub(super) fn check(directory: &Path, subject: &Subject<'_>, watch: &Watch<'_>) 
             .map(|(clusters, _)| Piece {
                 bytes: clusters.start * cluster..(clusters.end * cluster).min(subject.layer.size),
                 says: Says::Nothing,
+                layer: Some(0),
             })
             .collect();
     }
@@ -122,6 +136,45 @@ pub(super) fn check(directory: &Path, subject: &Subject<'_>, watch: &Watch<'_>) 
         .without_lock();
     match cohort_block::open(&path, options) {
         Ok(device) => found.damage.extend(read(&*device, pieces, watch)),
+        Err(error) => found.damage.push(Finding::whole(error.to_string())),
+    }
+    found
+}
+
+/// Looks at a point that is being merged: which of its images holds what changes from moment to moment, and what all of
+/// them together show does not.
+fn check_merging(
+    directory: &Path,
+    contents: &Contents,
+    subject: &Subject<'_>,
+    watch: &Watch<'_>,
+) -> Found {
+    let mut found = Found::default();
+    let Some(run) = subject.run else {
+        return found;
+    };
+    let layers = subject.merging.iter().map(|layer| &layer.digests);
+    found.unchecked = subject.layer.digests.is_none() || layers.into_iter().any(Option::is_none);
+    let path = directory.join(subject.layer.file.to_string());
+    let options = OpenOptions::read_only()
+        .format(Format::Qcow2)
+        .without_lock();
+    let device = match cohort_block::open(&path, options) {
+        Ok(device) => device,
+        Err(error) => {
+            found.damage.push(Finding::whole(error.to_string()));
+            return found;
+        }
+    };
+    match of_point(directory, contents, &subject.disk, run) {
+        Ok(mut pieces) => {
+            pieces.retain(|piece| {
+                piece
+                    .layer
+                    .is_some_and(|depth| depth <= subject.merging.len())
+            });
+            found.damage.extend(read(&*device, pieces, watch));
+        }
         Err(error) => found.damage.push(Finding::whole(error.to_string())),
     }
     found

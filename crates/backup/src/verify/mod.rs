@@ -172,18 +172,43 @@ pub fn verify(
     progress: &(dyn Fn(u64, u64) + Sync),
     cancel: &AtomicBool,
 ) -> Result<VerifyReport, VerifyError> {
-    let contents = catalogue::read(directory)?;
-    let selected = select(&contents, &what.selection)?;
-    let subjects = subjects(&contents, &selected, what.selection == Selection::All);
+    let mut contents = catalogue::read(directory)?;
+    for _ in 0..TRIES {
+        let report = once(directory, &contents, what, progress, cancel)?;
+        let now = match report.sound() {
+            true => return Ok(report),
+            false => catalogue::read(directory)?,
+        };
+        // A run or a prune may have moved what was being read; then it is read again.
+        if (&now.points, &now.partials) == (&contents.points, &contents.partials) {
+            return Ok(report);
+        }
+        contents = now;
+    }
+    once(directory, &contents, what, progress, cancel)
+}
+
+/// How often a directory that changes under the reader is read again, if something seems wrong.
+const TRIES: usize = 4;
+
+fn once(
+    directory: &Path,
+    contents: &Contents,
+    what: &Verify,
+    progress: &(dyn Fn(u64, u64) + Sync),
+    cancel: &AtomicBool,
+) -> Result<VerifyReport, VerifyError> {
+    let selected = select(contents, &what.selection)?;
+    let subjects = subjects(contents, &selected, what.selection == Selection::All);
     let watch = Watch {
         progress,
         cancel,
         read: AtomicU64::new(0),
-        total: estimate(directory, &contents, &subjects, what, &selected),
+        total: estimate(directory, contents, &subjects, what, &selected),
     };
     let (mut damage, mut unchecked) = (Vec::new(), BTreeSet::new());
     for subject in &subjects {
-        let found = layer::check(directory, subject, &watch);
+        let found = layer::check(directory, contents, subject, &watch);
         if watch.cancelled() {
             return Err(VerifyError::Cancelled);
         }
@@ -191,22 +216,16 @@ pub fn verify(
             unchecked.extend(subject.run.map(|run| (subject.disk.clone(), run)));
         }
         damage.extend(found.damage.into_iter().map(|finding| {
-            let points = points_that_die(directory, &contents, subject, &finding);
+            let points = points_that_die(directory, contents, subject, &finding);
             finding.into_damage(subject, points)
         }));
-    }
-    // A run or a prune may have removed what was being read.
-    if !damage.is_empty() {
-        let now = catalogue::read(directory)?;
-        let named: BTreeSet<String> = now.files().map(ToString::to_string).collect();
-        damage.retain(|damage: &Damage| named.contains(&damage.file));
     }
     let mut points = Vec::new();
     for (disk, run) in selected {
         let dies = damage
             .iter()
             .any(|damage| damage.disk == disk && damage.points.contains(&run));
-        let chain = chain_of(&contents, &disk, run);
+        let chain = chain_of(contents, &disk, run);
         let state = match () {
             () if dies => PointState::Damaged,
             () if chain
@@ -227,7 +246,7 @@ pub fn verify(
     if let Some(scratch) = &what.restore_test {
         rebuilt::rebuild_all(
             directory,
-            &contents,
+            contents,
             scratch,
             &mut points,
             &mut damage,

@@ -4,6 +4,7 @@ mod cancelled;
 mod failing;
 mod fenced;
 mod grouped;
+mod pruned;
 mod random;
 mod refused;
 mod served;

@@ -22,6 +22,9 @@ struct Listing<'a> {
     partials: Vec<PartialRow<'a>>,
     files: Vec<FileRow>,
     missing: Vec<String>,
+    /// Images to be merged that are not there: their merge was interrupted after its last step but one.
+    #[serde(skip)]
+    merged: Vec<String>,
 }
 
 /// One point.
@@ -134,6 +137,9 @@ fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> 
             point: run.0,
             row,
         };
+    let missing = contents.missing(names.iter().map(OsString::as_os_str));
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let merged = |name: &str| matches!(contents.role_of(OsStr::new(name)), FileRole::Merging(..));
     Listing {
         event: "list",
         directory: directory.display().to_string(),
@@ -148,10 +154,15 @@ fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> 
             })
             .collect(),
         files: names.iter().map(|name| file_row(contents, name)).collect(),
-        missing: contents
-            .missing(names.iter().map(OsString::as_os_str))
+        missing: missing
             .iter()
-            .map(ToString::to_string)
+            .filter(|name| !merged(name))
+            .cloned()
+            .collect(),
+        merged: missing
+            .iter()
+            .filter(|name| merged(name))
+            .cloned()
             .collect(),
     }
 }
@@ -189,7 +200,7 @@ fn print(listing: &Listing<'_>) {
         print_line(&partial_line(partial));
     }
     for file in &listing.files {
-        match file.role {
+        match &file.role {
             FileRole::Unfinished(_) => {
                 print_line(&format!(
                     "{}: unfinished: not a point; the next run removes it unless one is writing it now",
@@ -199,12 +210,21 @@ fn print(listing: &Listing<'_>) {
             FileRole::Stray(_) | FileRole::Other => {
                 print_line(&format!("{}: {}; left alone", file.name, file.what))
             }
+            FileRole::Merging(disk, run) => print_line(&format!(
+                "{}: part of {disk}@{run}: a prune was interrupted; the next one finishes it",
+                file.name
+            )),
             FileRole::Point(..)
             | FileRole::Partial(_)
             | FileRole::PointDigests(..)
             | FileRole::PartialDigests(_)
             | FileRole::Catalogue => {}
         }
+    }
+    for name in &listing.merged {
+        print_line(&format!(
+            "{name}: gone: merged already, if a prune was interrupted; the next one finishes it, and `cohort verify` tells"
+        ));
     }
     for name in &listing.missing {
         print_line(&format!(

@@ -6,6 +6,7 @@ mod decide;
 mod exit_codes;
 mod explain;
 mod list;
+mod prune;
 mod report;
 mod restore;
 mod sources;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Prune(args) => prune::run(args),
         Command::List(args) => list::run(args),
         Command::Bitmap(args::Bitmap::Decide(args)) => decide::run(args),
         Command::Explain(args) => explain::run(args),
@@ -39,6 +41,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Backup(args) => args.output.json,
         Command::Restore(args) => args.output.json,
         Command::Verify(args) => args.output.json,
+        Command::Prune(args) => args.output.json,
         Command::List(args) => args.output.json,
         Command::Bitmap(args::Bitmap::Decide(args)) => args.output.json,
         Command::Explain(args) => args.output.json,

@@ -187,7 +187,7 @@ fn failure(error: VerifyError, scratch: Option<PathBuf>) -> Failure {
         VerifyError::NoSuchPoint(error) => error.into(),
         error @ VerifyError::NoSuchRun(_) => Failure::new(Exit::NoSuchPoint, error),
         error @ VerifyError::Cancelled => Failure::new(Exit::Cancelled, error),
-        error => {
+        error @ (VerifyError::Scratch { .. } | _) => {
             let failure = Failure::new(Exit::TargetFailed, error);
             match scratch {
                 Some(_) => failure,

@@ -24,6 +24,7 @@ pub(in crate::catalogue) fn point(file: ImageName, parent: Option<RunId>) -> Poi
         skipped: Vec::new(),
         bytes_copied: 4096,
         digests: Some(digests(&file)),
+        merging: Vec::new(),
         file,
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 pub mod ours;
 pub mod peers;
+pub mod sets;
 
 /// Something to be timed, under its name.
 pub struct Contender<'a> {

@@ -29,12 +29,13 @@ pub fn summed(bytes: &[u8]) -> Vec<u8> {
         out.extend_from_slice(piece);
         out.extend_from_slice(&checksum.to_le_bytes());
         rest = after;
-        let &[_, _, _, _, form, low, high, ..] = rest else {
+        let &[_, _, _, _, form, ref body @ ..] = rest else {
             break;
         };
-        let count = usize::from(u16::from_le_bytes([low, high])) + 1;
+        let low_high = body.first_chunk().copied().unwrap_or_default();
+        let count = usize::from(u16::from_le_bytes(low_high)) + 1;
         length = match form {
-            0 => 13,
+            0 => 5,
             1 => 9,
             2 => 7 + 2 * count,
             3 => 7 + 4 * count,

@@ -190,6 +190,7 @@ impl DirtyBitmap {
     }
 
     /// The number of the granule that holds `offset`.
+    #[inline]
     pub(crate) fn granule(&self, offset: u64) -> u64 {
         offset >> self.granularity.shift()
     }
@@ -200,6 +201,7 @@ impl DirtyBitmap {
     }
 
     /// The end of a range that must lie inside the disk.
+    #[inline]
     pub(crate) fn checked_end(&self, offset: u64, length: u64) -> Result<u64, RangeError> {
         match offset.checked_add(length) {
             Some(end) if end <= self.size => Ok(end),

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::{
     DirtyBitmap, SizeError,
-    levels::{LEAVES, WORD_BITS},
+    levels::{Content, LEAVES, WORD_BITS},
 };
 
 const MAGIC: &[u8; 8] = b"cohortbm";
@@ -56,7 +56,7 @@ impl DirtyBitmap {
     /// | 2, positions | 2 bytes: how many, less one; then 2 bytes for each dirty granule, ascending |
     /// | 3, runs | 2 bytes: how many, less one; then 2 bytes each for the first and the last granule of a run, ascending |
     /// | 4, words | 8 bytes for each 64 granules of the block, fewer in the last; bit i of word w is granule 64 w + i |
-    /// | 0, the end | number 0; 8 bytes: how many granules are dirty |
+    /// | 0, the end | nothing; its number is 0 |
     ///
     /// A checksum is the crc32c of all bytes before it but for the checksums, so it vouches for everything so far: a
     /// record cannot be cut, flipped, dropped, doubled or taken from another bitmap unnoticed, and the first that is
@@ -79,8 +79,14 @@ impl DirtyBitmap {
 
     /// The bytes of [`write_to`](Self::write_to), at once.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        // Room for the bare words of what has words, so that nothing is copied again as it grows; mostly it is less.
+        let mixed = self
+            .levels
+            .contents()
+            .filter(|(_, content)| matches!(content, Content::Mixed(_)));
+        let mut bytes = Vec::with_capacity(mixed.count() * (LEAVES * 8 + 64) + HEADER_BYTES + 16);
         write::write(self, &mut bytes).expect("memory takes any byte");
+        bytes.shrink_to_fit();
         bytes
     }
 
@@ -175,14 +181,6 @@ pub enum DecodeError {
         at: u64,
         /// The block that it names.
         block: u32,
-    },
-    /// The number of dirty granules is another one.
-    #[error("the bitmap should have {stored} dirty granules and has {actual}")]
-    Count {
-        /// What the bytes say.
-        stored: u64,
-        /// What its records hold.
-        actual: u64,
     },
     /// Something follows the bitmap.
     #[error("the bitmap ends at byte {at}, and more follows")]

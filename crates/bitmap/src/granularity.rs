@@ -51,16 +51,19 @@ impl Granularity {
     }
 
     /// Bytes per bit.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         1 << self.0
     }
 
     /// The exponent: `bytes() == 1 << shift()`.
+    #[inline]
     pub const fn shift(self) -> u32 {
         self.0 as u32
     }
 
     /// How many granules a disk of `size` bytes has; the last one may be cut short by the end.
+    #[inline]
     pub const fn granules(self, size: u64) -> u64 {
         // No division: this stands in the path of every write that is recorded.
         (size >> self.0) + (size & (self.bytes() - 1) != 0) as u64

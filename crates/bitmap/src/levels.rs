@@ -27,7 +27,7 @@ mod tally;
 use std::iter;
 
 pub use check::Inconsistency;
-pub(crate) use chunk::{Chunk, bits_of};
+pub(crate) use chunk::{Chunk, bits_of, ones_of};
 pub(crate) use seek::BitRuns;
 use summary::Summary;
 use tally::Tally;

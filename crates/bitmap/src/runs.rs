@@ -80,10 +80,12 @@ impl Iterator for Runs<'_> {
             let (from, to) = self.granules.next_run()?;
             let offset = (from << self.shift).max(self.start);
             let end = (to << self.shift).min(self.end);
-            self.rest = Run {
-                offset,
-                length: end.checked_sub(offset).filter(|&length| length > 0)?,
-            };
+            let length = end.checked_sub(offset).filter(|&length| length > 0)?;
+            let run = Run { offset, length };
+            if length <= self.max_length {
+                return Some(run);
+            }
+            self.rest = run;
         }
         let run = Run {
             offset: self.rest.offset,

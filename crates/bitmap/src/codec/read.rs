@@ -81,7 +81,7 @@ impl<R: io::Read> Records<'_, R> {
         // A damaged number is told as damage, so what can be read is read before it is judged.
         let granules_read = granules.unwrap_or(BLOCK_BITS);
         match form {
-            END => self.take(8)?,
+            END => self.take(0)?,
             FULL => self.take(4)?,
             POSITIONS => self.take_list(2, 8 * BLOCK_WORDS / 2)?,
             RUNS => self.take_list(4, 8 * BLOCK_WORDS / 4)?,
@@ -90,7 +90,11 @@ impl<R: io::Read> Records<'_, R> {
         }
         self.source.check()?;
         if form == END {
-            return self.end(block, wrong);
+            return if block == 0 {
+                Ok(false)
+            } else {
+                Err(wrong.into())
+            };
         }
         let granules = granules
             .filter(|_| u64::from(block) >= self.next_block)
@@ -103,15 +107,6 @@ impl<R: io::Read> Records<'_, R> {
         };
         self.next_block = u64::from(block) + 1;
         if sound { Ok(true) } else { Err(wrong.into()) }
-    }
-
-    fn end(&mut self, block: u32, wrong: DecodeError) -> Result<bool, ReadError> {
-        let (stored, actual) = (u64_of(&self.body), self.levels.ones());
-        match (block, stored == actual) {
-            (0, true) => Ok(false),
-            (0, false) => Err(DecodeError::Count { stored, actual }.into()),
-            (_, _) => Err(wrong.into()),
-        }
     }
 
     fn full(&mut self, block: u64, wrong: DecodeError) -> Result<bool, ReadError> {
@@ -163,24 +158,17 @@ impl<R: io::Read> Records<'_, R> {
 
     fn words(&mut self, block: u64, granules: u64) -> bool {
         let (bytes, _) = self.body.as_chunks::<8>();
-        let mut words = [0; BLOCK_WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        let words = &words[..bytes.len()];
-        let past_the_end = !granules.is_multiple_of(64)
-            && words
-                .last()
-                .is_some_and(|word| word >> (granules % 64) != 0);
-        if past_the_end || words.iter().all(|&word| word == 0) {
+        let past_the_end = |last: &[u8; 8]| u64::from_le_bytes(*last) >> (granules % 64) != 0;
+        if !granules.is_multiple_of(64) && bytes.last().is_some_and(past_the_end) {
             return false;
         }
         let first = (block * BLOCK_BITS % CHUNK_BITS / 64) as usize;
+        let mut sound = false;
         self.levels
             .change(block * BLOCK_BITS / CHUNK_BITS, |chunk| {
-                chunk.put_words(first, words)
+                sound = chunk.put_words(first, bytes);
             });
-        true
+        sound
     }
 
     fn take(&mut self, length: usize) -> Result<(), ReadError> {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     DirtyBitmap,
-    levels::{Chunk, Content, bits_of},
+    levels::{Chunk, Content, bits_of, ones_of},
 };
 
 /// How many bytes are gathered before they are written.
@@ -36,7 +36,7 @@ pub(super) fn write(bitmap: &DirtyBitmap, out: impl io::Write) -> io::Result<()>
             }
         }
     }
-    writer.end(bitmap.dirty_granules())
+    writer.end()
 }
 
 struct Writer<W> {
@@ -90,11 +90,9 @@ impl<W: io::Write> Writer<W> {
         })
     }
 
-    fn end(mut self, dirty: u64) -> io::Result<()> {
+    fn end(mut self) -> io::Result<()> {
         self.write_full()?;
-        self.record(0, END, |buffer| {
-            buffer.extend_from_slice(&dirty.to_le_bytes());
-        })?;
+        self.record(0, END, |_| ())?;
         self.out.write_all(&self.buffer)?;
         self.out.flush()
     }
@@ -147,20 +145,28 @@ impl<'a> Block<'a> {
     /// bare words are shorter than any list.
     fn shortest(&self) -> Option<u8> {
         let bytes = size_of_val(self.words);
-        let (mut ones, mut runs, mut after) = (0, 0, usize::MAX);
-        for place in self.in_use() {
-            let word = self.words[place];
-            let carried = after == place && self.words[place - 1] >> 63 == 1;
-            ones += word.count_ones() as usize;
-            runs += (word & !(word << 1 | u64::from(carried))).count_ones() as usize;
-            if 2 * ones + 2 > bytes && 4 * runs + 2 > bytes {
+        let (mut ones, mut runs, mut before) = (0, 0, 0);
+        for (group, words) in self.words.chunks(64).enumerate() {
+            if self.chunk.mid(self.first / 64 + group) == 0 {
+                before = 0;
+                continue;
+            }
+            // A run begins where a bit is set and the one before it is not. The first word is by itself, so that the
+            // rest is a plain loop over two slices.
+            let starts = |word: u64, before: u64| word & !(word << 1 | before >> 63);
+            ones += ones_of(words);
+            runs += u64::from(starts(words[0], before).count_ones());
+            runs += std::iter::zip(&words[1..], words)
+                .map(|(&word, &before)| u64::from(starts(word, before).count_ones()))
+                .sum::<u64>();
+            before = words[words.len() - 1];
+            if 2 * ones as usize + 2 > bytes && 4 * runs as usize + 2 > bytes {
                 return Some(WORDS);
             }
-            after = place + 1;
         }
         match ones {
             0 => None,
-            _ if ones as u64 == self.granules => Some(FULL),
+            _ if ones == self.granules => Some(FULL),
             _ if 4 * runs < 2 * ones => Some(RUNS),
             _ => Some(POSITIONS),
         }

@@ -22,9 +22,16 @@ pub(crate) struct Chunk {
     leaves: [u64; LEAVES],
 }
 
-/// Which of up to 64 words are not zero.
+/// Which of up to 64 words are not zero. Mostly none or all are, which vector code says sooner.
 #[inline]
 pub(crate) fn mask_of(words: &[u64]) -> u64 {
+    let zeroes: u64 = words.iter().map(|&word| u64::from(word == 0)).sum();
+    if zeroes == words.len() as u64 {
+        return 0;
+    }
+    if zeroes == 0 {
+        return u64::MAX >> (64 - words.len());
+    }
     (0..)
         .zip(words)
         .fold(0, |mask, (bit, &word)| mask | u64::from(word != 0) << bit)
@@ -230,13 +237,16 @@ impl Chunk {
         self.set_in_word(word, value);
     }
 
-    /// Puts whole words in from word `first` on, where all was clear.
-    pub(crate) fn put_words(&mut self, first: usize, words: &[u64]) {
+    /// Puts whole words, as little-endian bytes, in from word `first` on, where all was clear; says whether they hold
+    /// anything.
+    pub(crate) fn put_words(&mut self, first: usize, words: &[[u8; 8]]) -> bool {
         self.ones.forget();
-        self.leaves[first..first + words.len()].copy_from_slice(words);
-        for mid in first / 64..(first + words.len()).div_ceil(64) {
-            self.summarise(mid);
+        for (leaf, bytes) in self.leaves[first..].iter_mut().zip(words) {
+            *leaf = u64::from_le_bytes(*bytes);
         }
+        let mids = first / 64..(first + words.len()).div_ceil(64);
+        mids.clone().for_each(|mid| self.summarise(mid));
+        mids.into_iter().any(|mid| self.mids[mid] != 0)
     }
 
     /// `self ∪ other`.

@@ -97,13 +97,33 @@ impl BitRuns<'_> {
         let lowest = self.bits & self.bits.wrapping_neg();
         let (sum, to_the_end) = self.bits.overflowing_add(lowest);
         if to_the_end {
-            return Some((first, self.follow((self.word + 1) * WORD_BITS)));
+            return Some((first, self.end_after_word()));
         }
         self.bits &= sum;
         Some((
             first,
             self.word * WORD_BITS + u64::from(sum.trailing_zeros()),
         ))
+    }
+
+    /// Where the run ends that reaches the end of this word: mostly in the next one.
+    #[inline]
+    fn end_after_word(&mut self) -> u64 {
+        let word = self.word + 1;
+        if let Some(chunk) = self.chunk
+            && word % LEAVES as u64 != 0
+            && word - self.group < WORD_BITS
+        {
+            let next = chunk.leaf(word);
+            if next != u64::MAX {
+                self.word = word;
+                self.mids &= !(1 << (word - self.group));
+                // Adding one clears the ones at the bottom, and sets the bit above them.
+                self.bits = next & next.wrapping_add(1);
+                return word * WORD_BITS + u64::from(next.trailing_ones());
+            }
+        }
+        self.follow(word * WORD_BITS)
     }
 
     /// Goes on with the next summary word, or the next chunk. `None`: there is none. A run: the next chunk is full.

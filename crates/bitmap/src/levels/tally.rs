@@ -18,6 +18,7 @@ impl Tally {
         Tally(AtomicU64::new(ones))
     }
 
+    #[inline]
     pub(crate) fn known(&self) -> Option<u64> {
         Some(self.0.load(Relaxed)).filter(|&ones| ones != UNKNOWN)
     }

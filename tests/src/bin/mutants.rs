@@ -1,7 +1,8 @@
 //! Breaks one rule at a time in a scratch copy of the tree, and sees whether the named check notices.
 //!
 //! `mutants [PART ..]` runs those whose names, or whose checks' names, contain one of the parts; all of them
-//! without any. The copy and its build are kept under `target/mutants`, so another run builds little.
+//! without any. Those of one check follow one another, so that a mutant builds its own crate and one test target
+//! again and nothing else. The copy and its build are kept under `target/mutants`, so another run builds little.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,6 +18,14 @@ use cohort_tests::mutants::{self, Check, Mutant, Unfit};
 const LIMIT: &str = "120";
 /// What `timeout` says when it had to end a check.
 const TIMED_OUT: i32 = 124;
+/// Builds are many and short, and so are most runs: what makes a build slow is left out. Loom needs some
+/// speed, and gets that of the other checks.
+const PROFILE: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_DEV_DEBUG", "0"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
+    ("CARGO_PROFILE_RELEASE_INCREMENTAL", "true"),
+];
 
 /// What became of a mutant.
 #[derive(Debug)]
@@ -51,41 +60,39 @@ fn main() -> io::Result<ExitCode> {
             .as_ref()
             .map_or(String::new(), |mutant| mutant.check.to_string());
         if wanted(&name, &check) {
-            chosen.push((name, mutant));
+            chosen.push((check, name, mutant));
         }
     }
+    chosen.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
     let scratch = Scratch::of(&root)?;
     let checks: BTreeSet<&Check> = chosen
         .iter()
-        .filter_map(|(_, mutant)| Some(&mutant.as_ref().ok()?.check))
+        .filter_map(|(.., mutant)| Some(&mutant.as_ref().ok()?.check))
         .collect();
     if !scratch.checks_pass(&checks)? {
         return Ok(ExitCode::from(2));
     }
-    let mut failures = 0;
-    for (name, mutant) in &chosen {
+    let mut score = Score::default();
+    for (at, (_, name, mutant)) in chosen.iter().enumerate() {
+        print!("{:>3} of {}  {name:<34}", at + 1, chosen.len());
+        show();
         let begun = Instant::now();
         let (fate, rule, check) = match mutant {
             Ok(mutant) => (
-                scratch.try_out(&root, mutant)?,
+                scratch.try_out(mutant)?,
                 mutant.rule.as_str(),
                 Some(&mutant.check),
             ),
             Err(unfit) => (Fate::DoesNotApply(unfit.clone()), "", None),
         };
-        failures += u32::from(!matches!(fate, Fate::Caught | Fate::Hung));
-        print_row(name, rule, check, &fate, begun.elapsed());
+        print_row(rule, check, &fate, begun.elapsed());
+        score.count(name, check, &fate);
     }
-    println!(
-        "\n{} mutants, {} caught, {failures} not; {:.0} s",
-        chosen.len(),
-        chosen.len() - failures as usize,
-        begun.elapsed().as_secs_f64()
-    );
-    Ok(ExitCode::from(u8::from(failures > 0)))
+    score.print(begun.elapsed());
+    Ok(ExitCode::from(u8::from(!score.missed.is_empty())))
 }
 
-fn print_row(name: &str, rule: &str, check: Option<&Check>, fate: &Fate, took: Duration) {
+fn print_row(rule: &str, check: Option<&Check>, fate: &Fate, took: Duration) {
     let by = check.map_or(String::new(), Check::to_string);
     let (word, why) = match fate {
         Fate::Caught => (format!("caught by {by}"), String::new()),
@@ -94,15 +101,55 @@ fn print_row(name: &str, rule: &str, check: Option<&Check>, fate: &Fate, took: D
         Fate::DoesNotApply(unfit) => ("DOES NOT APPLY".to_owned(), unfit.to_string()),
         Fate::DoesNotBuild(errors) => ("DOES NOT BUILD".to_owned(), errors.clone()),
     };
-    println!(
-        "{name:<34} {:>4.0} s  {word}\n    {rule}",
-        took.as_secs_f64()
-    );
+    println!(" {:>4.0} s  {word}\n            {rule}", took.as_secs_f64());
     if !why.is_empty() {
         println!("{why}");
     }
-    // A table is read while it grows, also through a pipe.
+    show();
+}
+
+/// A table is read while it grows, also through a pipe.
+fn show() {
     let _ = io::stdout().flush();
+}
+
+/// How many were caught, by which test target.
+#[derive(Debug, Default)]
+struct Score {
+    targets: BTreeMap<String, u32>,
+    missed: Vec<String>,
+}
+
+impl Score {
+    fn count(&mut self, name: &str, check: Option<&Check>, fate: &Fate) {
+        match (fate, check) {
+            (Fate::Caught | Fate::Hung, Some(check)) => {
+                let target = format!("{} {}", check.package, check.target);
+                *self.targets.entry(target).or_default() += 1;
+            }
+            (
+                Fate::Caught
+                | Fate::Hung
+                | Fate::Survived
+                | Fate::DoesNotApply(_)
+                | Fate::DoesNotBuild(_),
+                _,
+            ) => self.missed.push(name.to_owned()),
+        }
+    }
+
+    fn print(&self, took: Duration) {
+        println!();
+        for (target, caught) in &self.targets {
+            println!("{target:<32} {caught:>4} caught");
+        }
+        let caught: u32 = self.targets.values().sum();
+        let all = caught as usize + self.missed.len();
+        println!("{caught} of {all} caught, in {:.0} s", took.as_secs_f64());
+        if !self.missed.is_empty() {
+            println!("not: {}", self.missed.join(", "));
+        }
+    }
 }
 
 impl Scratch {
@@ -155,17 +202,21 @@ impl Scratch {
         Ok(true)
     }
 
-    fn try_out(&self, root: &Path, mutant: &Mutant) -> io::Result<Fate> {
-        let broken = match mutant.applied_to(root) {
+    /// Breaks the copy, not the tree: that may be worked on meanwhile.
+    fn try_out(&self, mutant: &Mutant) -> io::Result<Fate> {
+        let broken = match mutant.applied_to(&self.tree) {
             Ok(broken) => broken,
             Err(unfit) => return Ok(Fate::DoesNotApply(unfit)),
         };
+        let mut sound = Vec::new();
         for (name, text) in &broken {
-            fs::write(self.tree.join(name), text)?;
+            let path = self.tree.join(name);
+            sound.push((path.clone(), fs::read(&path)?));
+            fs::write(path, text)?;
         }
         let fate = self.check(&mutant.check);
-        for name in broken.keys() {
-            fs::copy(root.join(name), self.tree.join(name))?;
+        for (path, bytes) in sound {
+            fs::write(path, bytes)?;
         }
         fate
     }
@@ -203,9 +254,7 @@ impl Scratch {
             .args(["test", "--quiet", "--package", package])
             .args(options);
         // The program that runs this set its own.
-        command
-            .env_remove("RUSTFLAGS")
-            .env("CARGO_PROFILE_DEV_DEBUG", "0");
+        command.env_remove("RUSTFLAGS").envs(PROFILE);
         match target {
             "lib" => command.arg("--lib"),
             "loom" => command

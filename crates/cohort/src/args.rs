@@ -44,6 +44,12 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Show what a backup directory holds, and what every file in it is.
     List(List),
+    /// Serve disks to NBD clients, or points of a backup directory for reading.
+    ///
+    /// Disks are raw or qcow2, each as PATH or NAME=PATH, and served under NAME or the file's name. With --read-only and
+    /// a backup directory first, what follows are its points, each as DISK or DISK@POINT, and served under that name: a file
+    /// is restored by mounting it. SIGTERM and Ctrl-C end it well: what was asked is answered, and disks are flushed.
+    Serve(Serve),
     /// Answer what happens to the partial copies that a run left undecided.
     #[command(subcommand)]
     Bitmap(Bitmap),
@@ -182,6 +188,39 @@ pub(crate) struct Prune {
     /// Only say what would be removed.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `cohort serve`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("where").required(true).multiple(true))]
+pub(crate) struct Serve {
+    /// Disks: files or block devices, raw or qcow2; or a backup directory and points in it.
+    #[arg(required = true, value_name = "[NAME=]DISK | DIR DISK@POINT")]
+    pub(crate) disks: Vec<String>,
+    /// Listen at this unix socket, which only its owner may use. What a dead process left there is replaced.
+    #[arg(long, value_name = "PATH", group = "where")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Listen at this address, such as 127.0.0.1:10809. There is no encryption and no password.
+    #[arg(long, value_name = "ADDRESS:PORT", group = "where")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Let nothing be written.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Take the disks for this format instead of looking at their first bytes: for raw disks that guests write to.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Serve at most this many clients at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub(crate) max_connections: usize,
+    /// Hold at most this many bytes for large requests of all clients together; K, M and G are powers of 1024.
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = crate::human::parse_bytes)]
+    pub(crate) memory: u64,
+    /// When asked to stop, wait at most this many seconds for requests under way.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) drain: u64,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

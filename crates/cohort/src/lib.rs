@@ -11,6 +11,7 @@ mod human;
 mod interrupt;
 mod output;
 mod progress;
+mod serve;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ mod list;
 mod prune;
 mod report;
 mod restore;
+mod serve;
 mod sources;
 mod verify;
 mod watched;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: &Command) -> Result {
     match command {
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Prune(args) => prune::run(args),
         Command::List(args) => list::run(args),
@@ -40,6 +42,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
     match command {
         Command::Backup(args) => args.output.json,
         Command::Restore(args) => args.output.json,
+        Command::Serve(args) => args.output.json,
         Command::Verify(args) => args.output.json,
         Command::Prune(args) => args.output.json,
         Command::List(args) => args.output.json,

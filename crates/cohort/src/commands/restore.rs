@@ -28,10 +28,10 @@ struct JsonRestored<'a> {
 }
 
 /// A point, opened for reading.
-struct Opened {
-    name: String,
-    device: Arc<dyn Device>,
-    row: catalogue::Point,
+pub(super) struct Opened {
+    pub(super) name: String,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) row: catalogue::Point,
 }
 
 pub(super) fn run(args: &args::Restore) -> Result {
@@ -143,14 +143,14 @@ fn outside(directory: &Path, out: &Path) -> Result<()> {
 }
 
 /// Finds a point and opens its image, with all that backs it.
-fn open(directory: &Path, point: &str) -> Result<Opened> {
+pub(super) fn open(directory: &Path, point: &str) -> Result<Opened> {
     let name: PointName = point
         .parse()
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     let contents = catalogue::read(directory)?;
     let (run, row) = contents.resolve(&name).map_err(|error| Failure {
         exit: Exit::NoSuchPoint,
-        error: anyhow::Error::new(error).context(format!("cannot restore {point}")),
+        error: anyhow::Error::new(error).context(format!("there is no point {point}")),
     })?;
     let path: PathBuf = directory.join(row.file.to_string());
     let device = cohort_block::open(&path, OpenOptions::read_only().format(Format::Qcow2));

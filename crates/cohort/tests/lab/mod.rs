@@ -6,6 +6,8 @@
     reason = "each test program uses its own part"
 )]
 
+pub mod server;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

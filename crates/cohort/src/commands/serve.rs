@@ -1,0 +1,297 @@
+//! `cohort serve`: disks, and points of backup directories, for NBD clients.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use cohort_block::{Access, Device, Format, Gated, Image, OpenOptions};
+use cohort_nbd::{BitmapName, Name, Uri};
+use serde::Serialize;
+
+use super::restore;
+use super::sources::Source;
+use crate::args;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result, exit_of_open};
+use crate::interrupt::{self, Interrupt};
+use crate::output::{eprint_line, json_line, print_line};
+use crate::serve::{Catalogue, Limits, Listener, Served, Server};
+
+/// Told when clients may connect.
+#[derive(Debug, Serialize)]
+struct JsonReady {
+    event: &'static str,
+    exports: Vec<JsonExport>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonExport {
+    name: String,
+    size_bytes: u64,
+    read_only: bool,
+    bitmaps: Vec<String>,
+    addresses: Vec<String>,
+}
+
+/// Told at the end.
+#[derive(Debug, Serialize)]
+struct JsonStopped<'a> {
+    event: &'static str,
+    cut_off: usize,
+    failures: &'a [String],
+}
+
+pub(super) fn run(args: &args::Serve) -> Result {
+    // Before anything is opened: a wish to stop must find somebody who hears it.
+    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
+    let disks = match args.disks.split_first() {
+        Some((first, points)) if Path::new(first).is_dir() => open_points(first, points, args)?,
+        _ => open_disks(args)?,
+    };
+    let catalogue = Catalogue(disks.into_iter().map(Arc::new).collect());
+    let listeners = listen(args)?;
+    let ready = describe(&catalogue, &listeners)?;
+    let limits = Limits {
+        connections: args.max_connections,
+        memory_bytes: args.memory,
+    };
+    let server = Server::start(catalogue, listeners, limits)
+        .map_err(|error| Failure::new(Exit::Other, error))?;
+    show(&ready, args.output.json);
+    wait(&interrupts);
+    finish(server, args)
+}
+
+/// The disks named by path.
+fn open_disks(args: &args::Serve) -> Result<Vec<Served>> {
+    let mut disks: Vec<Served> = Vec::new();
+    for text in &args.disks {
+        let source = Source::parse(text);
+        let name = source.spec().disk_name()?;
+        let access = if args.read_only {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        };
+        let disk = open_disk(&source.path, name.as_str(), access, args.format)?;
+        add(&mut disks, disk, text)?;
+    }
+    Ok(disks)
+}
+
+fn open_disk(
+    path: &Path,
+    name: &str,
+    access: Access,
+    format: Option<args::Format>,
+) -> Result<Served> {
+    let options = match access {
+        Access::ReadOnly => OpenOptions::read_only(),
+        Access::ReadWrite => OpenOptions::read_write(),
+    };
+    let options = match format {
+        Some(args::Format::Raw) => options.format(Format::Raw),
+        Some(args::Format::Qcow2) => options.format(Format::Qcow2),
+        None => options,
+    };
+    let image =
+        Image::open(path, options).map_err(|error| Failure::new(exit_of_open(&error), error))?;
+    let bitmaps = match access {
+        Access::ReadOnly => bitmaps_of(&image),
+        // They are in use, and what they will say is known when the image is closed.
+        Access::ReadWrite => Vec::new(),
+    };
+    let device = image.device().clone();
+    served(
+        name,
+        device.size(),
+        device,
+        access == Access::ReadOnly,
+        bitmaps,
+    )
+}
+
+/// The bitmaps that QEMU keeps in the top layer and that can be read.
+fn bitmaps_of(image: &Image) -> Vec<(BitmapName, cohort_bitmap::DirtyBitmap)> {
+    let top = image.bitmaps().into_iter().next();
+    let Some(Ok(bitmaps)) = top.map(|layer| layer.bitmaps) else {
+        return Vec::new();
+    };
+    let mut readable = Vec::new();
+    for entry in bitmaps.list() {
+        if let (Some(name), Ok(bits)) = (BitmapName::new(entry.name()), bitmaps.read(entry.name()))
+        {
+            readable.push((name, bits));
+        }
+    }
+    readable
+}
+
+/// The points of a backup directory, to be read only.
+fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result<Vec<Served>> {
+    if !args.read_only {
+        let message =
+            format!("{directory} is a backup directory: its points never change; say --read-only");
+        return Err(Failure::say(Exit::Usage, message));
+    }
+    if points.is_empty() {
+        let message =
+            format!("{directory} is a directory: name points in it, each as DISK or DISK@POINT");
+        return Err(Failure::say(Exit::Usage, message));
+    }
+    let mut disks = Vec::new();
+    for point in points {
+        let opened = restore::open(Path::new(directory), point)?;
+        for hole in &opened.row.skipped {
+            let (name, length, offset) = (&opened.name, hole.length, hole.offset);
+            eprint_line(&format!(
+                "cohort: {name} is incomplete: {length} bytes at byte {offset} could not be read when it was taken"
+            ));
+        }
+        let disk = served(
+            &opened.name,
+            opened.row.size,
+            opened.device,
+            true,
+            Vec::new(),
+        )?;
+        add(&mut disks, disk, point)?;
+    }
+    Ok(disks)
+}
+
+fn served(
+    name: &str,
+    size: u64,
+    device: Arc<dyn Device>,
+    read_only: bool,
+    bitmaps: Vec<(BitmapName, cohort_bitmap::DirtyBitmap)>,
+) -> Result<Served> {
+    let name = Name::new(name).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let disk = Gated::new(device);
+    Ok(Served {
+        name,
+        disk,
+        size,
+        read_only,
+        bitmaps,
+    })
+}
+
+fn add(disks: &mut Vec<Served>, disk: Served, text: &str) -> Result<()> {
+    if disks.iter().any(|other| other.name == disk.name) {
+        let name = &disk.name;
+        let message = format!("{text}: another disk is served as {name}; say NAME=PATH");
+        return Err(Failure::say(Exit::SourceTwice, message));
+    }
+    disks.push(disk);
+    Ok(())
+}
+
+fn listen(args: &args::Serve) -> Result<Vec<Listener>> {
+    let failed = |what: String| {
+        move |error| Failure {
+            exit: Exit::Other,
+            error: anyhow::Error::new(error).context(format!("cannot listen at {what}")),
+        }
+    };
+    let mut listeners = Vec::new();
+    if let Some(path) = &args.socket {
+        listeners.push(Listener::unix(path).map_err(failed(path.display().to_string()))?);
+    }
+    if let Some(address) = args.listen {
+        listeners.push(Listener::tcp(address).map_err(failed(address.to_string()))?);
+        eprint_line(&format!(
+            "cohort: warning: whoever reaches {address} reads these disks{}, without encryption or password",
+            if args.read_only {
+                ""
+            } else {
+                " and writes to them"
+            }
+        ));
+    }
+    Ok(listeners)
+}
+
+fn describe(catalogue: &Catalogue, listeners: &[Listener]) -> Result<JsonReady> {
+    let mut exports = Vec::new();
+    for disk in &catalogue.0 {
+        let mut addresses = Vec::new();
+        for listener in listeners {
+            let server = listener
+                .server()
+                .map_err(|error| Failure::new(Exit::Other, error))?;
+            let name = disk.name.clone();
+            addresses.push(Uri { server, name }.to_string());
+        }
+        exports.push(JsonExport {
+            name: disk.name.as_str().to_owned(),
+            size_bytes: disk.size,
+            read_only: disk.read_only,
+            bitmaps: disk
+                .bitmaps
+                .iter()
+                .map(|(name, _)| name.as_str().to_owned())
+                .collect(),
+            addresses,
+        });
+    }
+    Ok(JsonReady {
+        event: "ready",
+        exports,
+    })
+}
+
+fn show(ready: &JsonReady, json: bool) {
+    if json {
+        return json_line(ready);
+    }
+    for export in &ready.exports {
+        let way = if export.read_only {
+            "read-only"
+        } else {
+            "read-write"
+        };
+        for address in &export.addresses {
+            print_line(&format!(
+                "serving {address} {way}, {} bytes",
+                export.size_bytes
+            ));
+        }
+    }
+    print_line("ready");
+}
+
+/// Waits until somebody asks us to stop.
+fn wait(interrupts: &Receiver<Interrupt>) {
+    // An error means that nobody can ask any more, so there is no reason to go on.
+    let _ = interrupts.recv();
+}
+
+fn finish(server: Server, args: &args::Serve) -> Result {
+    let stopped = server.stop(Duration::from_secs(args.drain));
+    if stopped.cut_off > 0 {
+        eprint_line(&format!(
+            "cohort: {} clients were cut off: their requests were not done within {} seconds",
+            stopped.cut_off, args.drain
+        ));
+    }
+    if args.output.json {
+        let (cut_off, failures) = (stopped.cut_off, &stopped.failures[..]);
+        json_line(&JsonStopped {
+            event: "stopped",
+            cut_off,
+            failures,
+        });
+    }
+    if stopped.failures.is_empty() {
+        Ok(Exit::Done)
+    } else {
+        let message = stopped.failures.join("; ");
+        Err(Failure::say(
+            Exit::TargetFailed,
+            format_args!("what was written may be lost: {message}"),
+        ))
+    }
+}

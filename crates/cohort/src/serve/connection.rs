@@ -1,0 +1,383 @@
+//! One client: its handshake, and then its requests, by as many threads as its disk is slow.
+//!
+//! The thread that holds the input reads a request, gives the input free, and carries the request out. As long as that
+//! is quick, it comes back for the next one itself, and nobody is woken for anything. Before a request that will
+//! take its time, it calls another thread to the input; one that takes its time unexpectedly is noticed by the watch
+//! ([`Connection::look`]), which calls somebody, too. Replies gather while more requests are at hand, and go out in
+//! one call.
+
+use std::io;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cohort_nbd::{Command, Handshake, Incoming, Session, Step, Tls};
+
+use super::House;
+use super::export::Served;
+use super::input::Input;
+use super::stream::Stream;
+
+/// How long a client may take for its handshake.
+const HANDSHAKE_BOUND: Duration = Duration::from_secs(30);
+
+/// Most threads of one connection: requests of one client that wait for the disk at once.
+const MOST_THREADS: usize = 16;
+
+/// A thread that was not called for so long ends.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Requests that take longer than this on average are worth waking a thread.
+const SLOW_NS: u64 = 100_000;
+
+/// A request that takes longer than this is not waited for by those behind it.
+pub(super) const STALLED: Duration = Duration::from_millis(20);
+
+/// Replies that gather until they are sent together.
+const GATHERED_BYTES: usize = 128 << 10;
+
+/// A client inside an export.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) house: Arc<House>,
+    pub(super) session: Session,
+    pub(super) disk: Arc<Served>,
+    pub(super) stream: Stream,
+    input: Mutex<Input>,
+    /// Replies that were not sent yet; held by whoever sends.
+    output: Mutex<Vec<u8>>,
+    crew: Mutex<Crew>,
+    crew_changed: Condvar,
+    /// No more requests come: the client said goodbye, left, or was thrown out.
+    over: AtomicBool,
+    /// How long requests take, as a sliding mean.
+    mean_ns: AtomicU64,
+    /// When the request began that nobody was called for; in the house's milliseconds, and zero if there is none.
+    began_ms: AtomicU64,
+}
+
+/// The threads of a connection besides its first.
+#[derive(Debug, Default)]
+struct Crew {
+    size: usize,
+    idle: usize,
+    /// Calls that no idle thread has answered yet.
+    calls: usize,
+}
+
+/// Talks to a client until it is gone. Returns when nothing of its requests is under way any more.
+pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
+    stream.prepare()?;
+    let Some(session) = shake_hands(house, &stream)? else {
+        return Ok(());
+    };
+    let disk = house.catalogue.disk(&session.export().name).cloned();
+    let disk = disk.ok_or(io::ErrorKind::NotFound)?;
+    let connection = Arc::new(Connection {
+        house: house.clone(),
+        session,
+        disk,
+        stream,
+        input: Mutex::new(Input::new()),
+        output: Mutex::default(),
+        crew: Mutex::default(),
+        crew_changed: Condvar::new(),
+        over: AtomicBool::new(false),
+        mean_ns: AtomicU64::new(0),
+        began_ms: AtomicU64::new(0),
+    });
+    let seat = house.seat(&connection);
+    let result = connection.work();
+    connection.wait_for_crew();
+    drop(seat);
+    result
+}
+
+/// The handshake, under one deadline.
+fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
+    let deadline = Instant::now() + HANDSHAKE_BOUND;
+    let mut out = Vec::new();
+    let mut handshake = Handshake::begin(Tls::Off, &mut out);
+    let mut bytes = Vec::new();
+    loop {
+        stream.write_all(&out, &[])?;
+        out.clear();
+        bytes.resize(handshake.wants(), 0);
+        stream.read_all(&mut bytes)?;
+        if Instant::now() > deadline || house.is_closing() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let step = handshake.receive(&bytes, &house.catalogue, &mut out);
+        match step.map_err(io::Error::other)? {
+            Step::More => {}
+            Step::Transmit(session) => {
+                stream.write_all(&out, &[])?;
+                return Ok(Some(session));
+            }
+            Step::End => {
+                // The client may be gone already: it need not wait for this.
+                let _ = stream.write_all(&out, &[]);
+                return Ok(None);
+            }
+            // Cannot come: no TLS was offered.
+            Step::StartTls => return Ok(None),
+        }
+    }
+}
+
+impl Connection {
+    /// What every thread of the connection does until it is over, or it was idle for long.
+    fn work(self: &Arc<Self>) -> io::Result<()> {
+        let mut scratch = Vec::new();
+        let result = loop {
+            match self.turn(&mut scratch) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if result.is_err() {
+            self.end();
+            self.stream.shutdown(Shutdown::Both);
+        }
+        result
+    }
+
+    /// One request, or a wait for being called. Says no if this thread is not needed any more.
+    fn turn(self: &Arc<Self>, scratch: &mut Vec<u8>) -> io::Result<bool> {
+        let mut input = match self.input.try_lock() {
+            Ok(input) => input,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(self.park()),
+        };
+        let length = self.session.header_length();
+        if !input.has(length) {
+            self.send(&[], &[])?;
+        }
+        if self.is_over() || !input.wait(&self.stream, length)? {
+            drop(input);
+            self.end();
+            return Ok(false);
+        }
+        let mut header = [0; 32];
+        input.take(&mut header[..length]);
+        match self
+            .session
+            .receive(&header[..length])
+            .map_err(io::Error::other)?
+        {
+            Incoming::Disconnect => {
+                drop(input);
+                self.end();
+                return Ok(false);
+            }
+            Incoming::Refuse {
+                reply,
+                code,
+                why,
+                skip,
+            } => {
+                self.skip(&mut input, skip)?;
+                let more = input.has(length);
+                drop(input);
+                let mut head = Vec::new();
+                reply.error(code, why, &mut head);
+                self.reply(&head, &[], more)?;
+            }
+            Incoming::Do(request) => self.perform(&request, input, scratch)?,
+        }
+        Ok(true)
+    }
+
+    /// Gives the input free, and sees to it that somebody reads on if what follows takes its time. Says whether it is
+    /// expected to be quick and more requests are at hand, so that its reply may wait for theirs.
+    pub(super) fn release(
+        self: &Arc<Self>,
+        input: MutexGuard<'_, Input>,
+        command: &Command,
+    ) -> io::Result<bool> {
+        let more = input.has(self.session.header_length());
+        drop(input);
+        let durable = match *command {
+            Command::Flush => true,
+            Command::Write { fua, .. }
+            | Command::Trim { fua, .. }
+            | Command::WriteZeroes { fua, .. } => fua,
+            Command::Read { .. } | Command::Cache { .. } | Command::BlockStatus { .. } => false,
+        };
+        if durable || self.mean_ns.load(Ordering::Relaxed) > SLOW_NS {
+            self.send(&[], &[])?;
+            self.call();
+            return Ok(false);
+        }
+        self.began_ms.store(self.house.now_ms(), Ordering::Relaxed);
+        Ok(more)
+    }
+
+    /// Remembers how long a request took.
+    pub(super) fn took(&self, begin: Instant) {
+        self.began_ms.store(0, Ordering::Relaxed);
+        let took = u64::try_from(begin.elapsed().as_nanos())
+            .unwrap_or(u64::MAX)
+            .min(1 << 40);
+        let mean = self.mean_ns.load(Ordering::Relaxed);
+        self.mean_ns
+            .store(mean - mean / 8 + took / 8, Ordering::Relaxed);
+    }
+
+    /// The watch: calls a thread to the input if the one that left it does not come back.
+    pub(super) fn look(self: &Arc<Self>) {
+        let began = self.began_ms.load(Ordering::Relaxed);
+        let stalled = u64::try_from(STALLED.as_millis()).unwrap_or(u64::MAX);
+        if began != 0 && self.house.now_ms().saturating_sub(began) >= stalled {
+            self.began_ms.store(0, Ordering::Relaxed);
+            self.call();
+        }
+    }
+
+    /// Sends a reply, or with `later` lets it wait for those that follow at once.
+    pub(super) fn reply(&self, head: &[u8], body: &[u8], later: bool) -> io::Result<()> {
+        if !later {
+            return self.send(head, body);
+        }
+        let mut output = lock(&self.output);
+        output.extend_from_slice(head);
+        output.extend_from_slice(body);
+        if output.len() >= GATHERED_BYTES {
+            self.send_all(&mut output, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Sends what gathered, and then this.
+    pub(super) fn send(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let mut output = lock(&self.output);
+        self.send_in_turn(&mut output, head, body)
+    }
+
+    /// Keeps other replies out, for one that is sent in pieces that belong together.
+    pub(super) fn begin_reply(&self) -> MutexGuard<'_, Vec<u8>> {
+        lock(&self.output)
+    }
+
+    /// As [`send`](Self::send), between the pieces of a reply.
+    pub(super) fn send_in_turn(
+        &self,
+        output: &mut Vec<u8>,
+        head: &[u8],
+        body: &[u8],
+    ) -> io::Result<()> {
+        if output.is_empty() {
+            return self.stream.write_all(head, body);
+        }
+        output.extend_from_slice(head);
+        self.send_all(output, body)
+    }
+
+    fn send_all(&self, output: &mut Vec<u8>, body: &[u8]) -> io::Result<()> {
+        let sent = self.stream.write_all(output, body);
+        output.clear();
+        sent
+    }
+
+    /// Drops data of a request that is refused.
+    fn skip(&self, input: &mut Input, mut rest: u32) -> io::Result<()> {
+        let mut dropped = [0; 4096];
+        while rest > 0 {
+            let now = rest.min(4096);
+            input.fill(&self.stream, &mut dropped[..now as usize])?;
+            rest -= now;
+        }
+        Ok(())
+    }
+
+    /// Calls a thread to the input: an idle one, or a new one if there may be more.
+    fn call(self: &Arc<Self>) {
+        let mut crew = lock(&self.crew);
+        if self.is_over() {
+            return;
+        }
+        if crew.idle > crew.calls {
+            crew.calls += 1;
+            self.crew_changed.notify_all();
+        } else if crew.size < MOST_THREADS - 1 {
+            let connection = self.clone();
+            let work = move || {
+                // What went wrong is told by the connection's first thread, if by anybody.
+                let _ = connection.work();
+                lock(&connection.crew).size -= 1;
+                connection.crew_changed.notify_all();
+            };
+            // Without another thread it is as quick as this one is.
+            if thread::Builder::new()
+                .name("nbd".into())
+                .spawn(work)
+                .is_ok()
+            {
+                crew.size += 1;
+            }
+        }
+    }
+
+    /// Waits to be called to the input. Says no if this thread may end.
+    fn park(&self) -> bool {
+        let mut crew = lock(&self.crew);
+        crew.idle += 1;
+        let deadline = Instant::now() + IDLE;
+        let needed = loop {
+            if self.is_over() {
+                break false;
+            }
+            if crew.calls > 0 {
+                crew.calls -= 1;
+                break true;
+            }
+            // Whoever holds the input calls somebody before it stays away, and finds us; but it may have left it
+            // between our look and now.
+            if !matches!(self.input.try_lock(), Err(TryLockError::WouldBlock)) {
+                break true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && crew.size > 0 && crew.idle > 1 {
+                break false;
+            }
+            let left = if left.is_zero() { IDLE } else { left };
+            let wait = self.crew_changed.wait_timeout(crew, left);
+            crew = wait.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        crew.idle -= 1;
+        needed
+    }
+
+    /// Lets no more requests in.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        let _crew = lock(&self.crew);
+        self.crew_changed.notify_all();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Waits until the requests under way are answered.
+    fn wait_for_crew(&self) {
+        self.end();
+        let mut crew = lock(&self.crew);
+        while crew.size > 0 {
+            crew = self
+                .crew_changed
+                .wait(crew)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(crew);
+        let _ = self.send(&[], &[]);
+    }
+}
+
+/// A lock of ours: what it guards is sound after every statement, so a panic elsewhere spoils nothing.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,166 @@
+//! What is served: disks by name, and what can be said of their ranges.
+
+use std::sync::Arc;
+
+use cohort_bitmap::DirtyBitmap;
+use cohort_block::{Device, DeviceError, ExtentKind, Gated};
+use cohort_nbd::{BitmapName, Context, Export, Exports, Name, Status};
+
+/// The length of requests that suits files best.
+const PREFERRED_BYTES: u32 = 64 << 10;
+
+/// Most runs that one block status request is answered with: looking them up takes time, and a client may ask on.
+const MOST_RUNS: usize = 1024;
+
+/// A disk under a name.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// What clients call it.
+    pub(crate) name: Name,
+    /// The disk. Every write passes its gate.
+    pub(crate) disk: Gated,
+    /// How much of it is served: all, or without what its file has more because of its format.
+    pub(crate) size: u64,
+    /// Nothing may be written to it.
+    pub(crate) read_only: bool,
+    /// Bitmaps that say what was written once; they do not change while the disk is served.
+    pub(crate) bitmaps: Vec<(BitmapName, DirtyBitmap)>,
+}
+
+/// All disks that are served.
+#[derive(Clone, Debug)]
+pub(crate) struct Catalogue(pub(crate) Vec<Arc<Served>>);
+
+impl Catalogue {
+    /// The disk of that name. The empty name means the only one there is.
+    pub(super) fn disk(&self, name: &Name) -> Option<&Arc<Served>> {
+        match self.0.as_slice() {
+            [only] if name.as_str().is_empty() => Some(only),
+            all => all.iter().find(|disk| disk.name == *name),
+        }
+    }
+}
+
+impl Exports for Catalogue {
+    fn names(&self) -> Vec<Name> {
+        self.0.iter().map(|disk| disk.name.clone()).collect()
+    }
+
+    fn find(&self, name: &Name) -> Option<Export> {
+        let disk = self.disk(name)?;
+        let bitmaps = disk
+            .bitmaps
+            .iter()
+            .map(|(name, _)| Context::DirtyBitmap(name.clone()));
+        let known = [Context::Allocation, Context::AllocationDepth];
+        Some(Export {
+            name: disk.name.clone(),
+            size: disk.size,
+            read_only: disk.read_only,
+            preferred_length: PREFERRED_BYTES,
+            contexts: known.into_iter().chain(bitmaps).collect(),
+        })
+    }
+}
+
+impl Served {
+    /// What a context says of a range, from its start on: at least one run, joined where neighbours say the same, and
+    /// only one if `one` is enough.
+    pub(super) fn status(
+        &self,
+        context: &Context,
+        offset: u64,
+        length: u64,
+        one: bool,
+    ) -> Result<Vec<Status>, DeviceError> {
+        let mut runs: Vec<Status> = Vec::new();
+        let (mut at, end) = (offset, offset + length);
+        for _ in 0..MOST_RUNS {
+            if at == end {
+                break;
+            }
+            let run = self.run(context, at, end - at)?;
+            at += run.length;
+            match runs.last_mut() {
+                Some(last) if last.flags == run.flags => last.length += run.length,
+                Some(_) if one => break,
+                _ => runs.push(run),
+            }
+        }
+        Ok(runs)
+    }
+
+    fn run(&self, context: &Context, at: u64, length: u64) -> Result<Status, DeviceError> {
+        if let Context::DirtyBitmap(wanted) = context {
+            let bitmap = self.bitmaps.iter().find(|(name, _)| name == wanted);
+            // A range that the bitmap does not reach says the safe thing: dirty.
+            let stretch = bitmap.and_then(|(_, bitmap)| bitmap.status(at, length).ok());
+            return Ok(stretch.map_or(
+                Status {
+                    length,
+                    flags: Context::DIRTY,
+                },
+                |stretch| Status {
+                    length: stretch.length,
+                    flags: if stretch.dirty { Context::DIRTY } else { 0 },
+                },
+            ));
+        }
+        let extent = self.disk.extent(at, length)?;
+        let flags = match (context, extent.kind, extent.allocated) {
+            (Context::AllocationDepth, _, true) => 1,
+            (Context::AllocationDepth, ExtentKind::Data, false) => 2,
+            (Context::AllocationDepth, ExtentKind::Zero, false) => 0,
+            (_, ExtentKind::Zero, _) => Context::HOLE | Context::ZERO,
+            (_, ExtentKind::Data, _) => 0,
+        };
+        Ok(Status {
+            length: extent.length,
+            flags,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cohort_bitmap::Granularity;
+    use cohort_block::MemoryDevice;
+
+    use super::*;
+
+    #[test]
+    fn runs_are_joined_and_cut_at_the_range() {
+        let size = 1 << 20;
+        let mut bits = DirtyBitmap::new(size, Granularity::DEFAULT).unwrap();
+        bits.set(65536, 3 * 65536).unwrap();
+        let name = BitmapName::new("b0").unwrap();
+        let served = Served {
+            name: Name::new("m").unwrap(),
+            disk: Gated::new(Arc::new(MemoryDevice::new("m", size))),
+            size,
+            read_only: false,
+            bitmaps: vec![(name.clone(), bits)],
+        };
+        let told = |offset, length, one| {
+            let context = Context::DirtyBitmap(name.clone());
+            let runs = served.status(&context, offset, length, one).unwrap();
+            runs.into_iter()
+                .map(|run| (run.length, run.flags))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(0, size, false),
+            [(65536, 0), (196_608, 1), (786_432, 0)]
+        );
+        assert_eq!(told(0, size, true), [(65536, 0)]);
+        assert_eq!(told(100_000, 10, false), [(10, 1)]);
+        let allocation = served.status(&Context::Allocation, 0, size, false).unwrap();
+        assert_eq!(
+            allocation,
+            [Status {
+                length: size,
+                flags: Context::HOLE | Context::ZERO
+            }]
+        );
+    }
+}

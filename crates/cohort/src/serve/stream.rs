@@ -1,0 +1,107 @@
+//! A client's socket, of whatever kind, with the patience we have for it.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long a client may stop in the middle of something before it is given up. Between requests it may wait for ever.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a client may take for the whole of one piece of a reply: who takes a byte now and then is given up, too.
+const PIECE_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How much the system holds for a client of a unix socket. Its default is less than one request of `nbdcopy`.
+const UNIX_BUFFER_BYTES: usize = 512 << 10;
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// Of this host.
+    Unix(UnixStream),
+    /// Of a network.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Sets what a connection needs: no delays, keep-alives for clients that vanish, and a limit to every wait.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                // Merely faster with it: a system that refuses does no harm.
+                let _ =
+                    rustix::net::sockopt::set_socket_send_buffer_size(stream, UNIX_BUFFER_BYTES);
+            }
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_nodelay(true)?;
+                rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at least a byte; 0 at the end.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] after [`PATIENCE`], and what the system says.
+    pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = match self {
+                Self::Unix(stream) => (&*stream).read(buf),
+                Self::Tcp(stream) => (&*stream).read(buf),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads all of `buf`. Who stops in the middle for [`PATIENCE`] has failed.
+    pub(super) fn read_all(&self, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read(buf)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => buf = &mut buf[read..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes both, one after the other.
+    pub(super) fn write_all(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
+        let mut began = None;
+        while !head.is_empty() || !body.is_empty() {
+            let parts = [IoSlice::new(head), IoSlice::new(body)];
+            let written = match self {
+                Self::Unix(stream) => (&*stream).write_vectored(&parts),
+                Self::Tcp(stream) => (&*stream).write_vectored(&parts),
+            };
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    let of_head = written.min(head.len());
+                    (head, body) = (&head[of_head..], &body[written - of_head..]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if began.get_or_insert_with(Instant::now).elapsed() > PIECE_PATIENCE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends one or both directions; one that has ended already is no matter.
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        let _ = match self {
+            Self::Unix(stream) => stream.shutdown(how),
+            Self::Tcp(stream) => stream.shutdown(how),
+        };
+    }
+}

@@ -13,6 +13,7 @@ use crate::catalogue::{
 };
 use crate::digests::Sidecar;
 use crate::error::DiskError;
+use crate::image_bitmap::NamedBitmap;
 use crate::options::Options;
 use crate::plan::{Base, Changes, StepDown};
 use crate::report::{Meter, Rows};
@@ -33,6 +34,8 @@ pub(crate) struct Disk {
     pub(crate) changes: Changes,
     /// What the target may lie on, best first; the last one is always possible.
     pub(crate) bases: Vec<Candidate>,
+    /// The bitmap in its image that the user named.
+    pub(crate) bitmap: Option<NamedBitmap>,
     /// The partial that the disk has in the catalogue.
     pub(crate) partial: Option<Partial>,
     pub(crate) catalogue: Arc<Catalogue>,

@@ -80,6 +80,27 @@ impl BackupDriver {
         match self.disk.changes {
             Changes::Everything => self.lay_out(cx, self.disk.bases.len() - 1, None),
             Changes::View | Changes::Compare | Changes::Allocated => self.begin_scan(cx, 0),
+            Changes::ImageBitmap => self.begin_with_bitmap(cx),
+        }
+    }
+
+    /// Goes by the bitmap in the image, which says what differs from the best base.
+    fn begin_with_bitmap(&mut self, cx: &mut Context<'_>) -> Step {
+        let disk = &self.disk;
+        let candidate = &disk.bases[0];
+        let contents = match disk.catalogue.snapshot() {
+            Ok(contents) => contents,
+            Err(error) => return Step::failed(disk.fail(error.into())),
+        };
+        let point = candidate
+            .parent
+            .and_then(|run| contents.point(&disk.name, run));
+        let Some((bitmap, point)) = disk.bitmap.as_ref().zip(point) else {
+            return self.begin_scan(cx, 0);
+        };
+        match bitmap.dirty(candidate.cluster, point) {
+            Ok(dirty) => self.lay_out(cx, 0, Some(dirty)),
+            Err(_) => Step::failed(disk.fail(self.too_large(candidate))),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::catalogue::{
 };
 use crate::disk::{Disk, FencedDisk, Started, now_unix_ms, ranges};
 use crate::error::DiskError;
+use crate::image_bitmap::{NamedBitmap, clear_owed};
 use crate::options::BitmapPolicy;
 use crate::report::{DiskPhase, Rows};
 use crate::settle::{Aborted, Ended, Fate, fate, in_granules, settle};
@@ -89,10 +90,14 @@ impl Disk {
             (BitmapPolicy::Never, None)
             | (BitmapPolicy::OnSuccess | BitmapPolicy::Always | BitmapPolicy::Ask, _) => self.run,
         };
-        let view = CommittedView {
-            anchor,
-            tracking: Tracking::none(),
+        let tracking = match &self.bitmap {
+            None => Tracking::none(),
+            // The bitmap says what changed before it was read, and nobody knows when that was.
+            Some(_) if state.changed => Tracking::none(),
+            Some(bitmap) if anchor == self.run => bitmap.after_commit(),
+            Some(bitmap) => bitmap.as_before(),
         };
+        let view = CommittedView { anchor, tracking };
         state.copied_bytes = point.bytes_copied;
         state.skipped = skipped;
         state.point = Some(point.clone());
@@ -166,6 +171,7 @@ impl Disk {
             tracked.gated().drop_spent_filters();
             tracked.gated().remove_meter(&self.writes);
         }
+        self.clear_bitmap();
         let mut spent = std::mem::take(&mut self.state().digests);
         // Of a partial that was continued: replaced, unless all is as it was.
         let before = self
@@ -178,6 +184,19 @@ impl Disk {
             if let Err(error) = self.catalogue.remove_image(&file) {
                 tracing::warn!(disk = %self.name, %error, "an unfinished file stays until the next run sweeps it");
             }
+        }
+    }
+
+    /// Takes what the new point holds from the bitmap that was named. Nobody reads the source any more.
+    fn clear_bitmap(&self) {
+        if self.bitmap.is_none() {
+            return;
+        }
+        if let Err(error) = self.source.unlock() {
+            tracing::warn!(disk = %self.name, %error, "the source stays locked");
+        }
+        if let Some(said) = clear_owed(&self.catalogue, &self.name) {
+            self.note(said);
         }
     }
 
@@ -277,7 +296,10 @@ impl Disk {
         let kept = Kept {
             disk: self.name.clone(),
             partial: partial.clone(),
-            against_point: Tracking::none(),
+            against_point: self
+                .bitmap
+                .as_ref()
+                .map_or_else(Tracking::none, NamedBitmap::as_before),
             against_partial: Tracking::none(),
         };
         let named = self.catalogue.sync_directory().map_err(DiskError::from);

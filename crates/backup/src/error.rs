@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cohort_bitmap::store::qcow2::Qcow2Error;
 use cohort_block::{Broken, DeviceError};
 
 use crate::catalogue::{self, BadDiskName, ByteRange, ChangeError, DiskName};
@@ -51,6 +52,26 @@ pub enum DiskError {
         size: u64,
         /// Bytes in a cluster.
         cluster: u32,
+    },
+    /// The bitmap that was named cannot be read from the image, or says nothing true.
+    #[error("{source_name}: {error}")]
+    Bitmap {
+        /// The source.
+        source_name: String,
+        /// Why.
+        error: Arc<Qcow2Error>,
+    },
+    /// The bitmap that was named is none to go by.
+    #[error(
+        "{source_name}: bitmap \"{name}\" cannot be gone by: {reason}; leave it out, and the disk is compared with its last point"
+    )]
+    BitmapUnfit {
+        /// The source.
+        source_name: String,
+        /// The bitmap.
+        name: String,
+        /// Why.
+        reason: &'static str,
     },
     /// The source could not be read.
     #[error(transparent)]

@@ -33,6 +33,7 @@ mod error;
 mod expected;
 mod fence;
 mod hook;
+mod image_bitmap;
 mod lent;
 mod name;
 mod options;

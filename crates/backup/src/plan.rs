@@ -37,6 +37,8 @@ pub(crate) enum Tracking {
     Scan,
     /// A view against the last point.
     View,
+    /// A bitmap in the image, which the user named and the last verdict speaks of.
+    ImageBitmap,
 }
 
 /// What to do with a disk.
@@ -79,6 +81,8 @@ pub(crate) enum Changes {
     View,
     /// A comparison with what the target lies on.
     Compare,
+    /// The bitmap in the image; the target lies on the last point.
+    ImageBitmap,
     /// As the two above, and whatever the top layer allocates besides.
     Allocated,
     /// Everything that is not known to be zero.
@@ -132,7 +136,14 @@ impl Situation<'_> {
             }
             match self.continuing(partial) {
                 Ok(()) if keep => {
-                    let changes = self.changes();
+                    let changes = match self.changes() {
+                        // It speaks of the last point, not of what the partial holds.
+                        Changes::ImageBitmap => Changes::Compare,
+                        other @ (Changes::View
+                        | Changes::Compare
+                        | Changes::Allocated
+                        | Changes::Everything) => other,
+                    };
                     return Plan::Copy(CopyPlan {
                         base: Base::Partial,
                         changes,
@@ -192,6 +203,9 @@ impl Situation<'_> {
             }
             (SyncMode::Full | SyncMode::Incremental | SyncMode::Bitmap, Tracking::Scan) => {
                 Changes::Compare
+            }
+            (SyncMode::Full | SyncMode::Incremental | SyncMode::Bitmap, Tracking::ImageBitmap) => {
+                Changes::ImageBitmap
             }
         }
     }
@@ -314,6 +328,23 @@ mod tests {
             );
             assert_eq!((plan.base, plan.changes), (Base::Partial, Changes::Compare));
         }
+    }
+
+    #[test]
+    fn a_bitmap_in_the_image_speaks_of_the_point_and_never_of_the_partial() {
+        let options = with(|o| o);
+        let plan = |partial| {
+            let tracking = Tracking::ImageBitmap;
+            let situation = Situation {
+                partial,
+                tracking,
+                ..situation(&options)
+            };
+            let plan = copy(situation.plan());
+            (plan.base, plan.changes)
+        };
+        assert_eq!(plan(None), (Base::Point, Changes::ImageBitmap));
+        assert_eq!(plan(found(false)), (Base::Partial, Changes::Compare));
     }
 
     #[test]

@@ -10,12 +10,15 @@ use std::time::Duration;
 use cohort_block::File;
 use cohort_job::{Disposition, Engine, JobHandle, JobSpec, Journal, Txn, TxnHandle};
 
-use crate::catalogue::{Answer, Catalogue, Decision, DiskName, ImageName, PointRecord, RunId};
+use crate::catalogue::{
+    self, Answer, Catalogue, Decision, DiskName, ImageName, PointRecord, RunId,
+};
 use crate::disk::{Disk, DiskState};
 use crate::driver::BackupDriver;
 use crate::error::{DiskError, StartError};
 use crate::fence::Fence;
 use crate::hook::Hook;
+use crate::image_bitmap::clear_all_owed;
 use crate::lent::Lent;
 use crate::options::{OnUndecided, Options};
 use crate::plan::Base;
@@ -118,9 +121,14 @@ impl Backup {
             return Err(StartError::NoDisks);
         }
         let names = self.names()?;
+        let existing = self.open_existing()?;
         // Before the directory is made: a mistyped source leaves no empty one behind.
         let opened = self.open_all(&names)?;
-        let catalogue = Arc::new(Catalogue::open_or_create(&self.directory)?);
+        let catalogue = match existing {
+            Some(catalogue) => catalogue,
+            None => Catalogue::open_or_create(&self.directory)?,
+        };
+        let catalogue = Arc::new(catalogue);
         forget_owed(&catalogue);
         let (surveys, places) = self.survey_all(&names, opened, &catalogue)?;
         let sources: Vec<_> = surveys
@@ -150,6 +158,21 @@ impl Backup {
             journal.take_back();
         }
         started
+    }
+
+    /// The directory, if there is one, with what an earlier run owes to the bitmaps in its images: that is
+    /// done before any image is opened here, because it writes to them.
+    fn open_existing(&self) -> Result<Option<Catalogue>, StartError> {
+        match Catalogue::open(&self.directory) {
+            Ok(catalogue) => {
+                clear_all_owed(&catalogue);
+                Ok(Some(catalogue))
+            }
+            Err(catalogue::OpenError::NoDirectory(_) | catalogue::OpenError::NoCatalogue(_)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The names of all disks, all different.
@@ -297,9 +320,12 @@ impl Launch {
             bases,
             partial,
             anchor,
+            notes,
             views,
         } = survey;
+        let bitmap = source.bitmap.clone();
         let state = DiskState {
+            notes,
             stepped_down: plan.stepped_down.clone(),
             ..DiskState::default()
         };
@@ -320,6 +346,7 @@ impl Launch {
             source,
             changes: plan.changes,
             bases,
+            bitmap,
             partial,
             catalogue: self.catalogue.clone(),
             directory: directory

@@ -42,7 +42,7 @@ pub(crate) fn prepare(
         Changes::Everything => Some(tracked.all_dirty()),
         _ if candidate.base == Base::Nothing => Some(tracked.all_dirty()),
         Changes::Allocated => Some(top_layer(disk, candidate.cluster)?),
-        Changes::View | Changes::Compare => None,
+        Changes::View | Changes::Compare | Changes::ImageBitmap => None,
     };
     disk.state().ready = Some(Ready {
         views,

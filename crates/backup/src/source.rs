@@ -8,6 +8,7 @@ use cohort_block::{Device, FileId, Format, Image, OpenOptions, Stamp};
 
 use crate::catalogue::{DiskName, Instant};
 use crate::error::{DiskError, StartError};
+use crate::image_bitmap::NamedBitmap;
 use crate::name::name_from;
 use crate::options::Options;
 use crate::tracked::Tracked;
@@ -20,6 +21,7 @@ pub struct DiskSpec {
     options: Option<Options>,
     format: Option<Format>,
     through: Option<Through>,
+    bitmap: Option<String>,
 }
 
 #[derive(Clone)]
@@ -56,7 +58,19 @@ impl DiskSpec {
             options: None,
             format: None,
             through: None,
+            bitmap: None,
         }
+    }
+
+    /// Goes by the dirty bitmap of this name that QEMU keeps in the qcow2 image, instead of a comparison of the
+    /// whole disk, and takes from it what the new point holds.
+    ///
+    /// That nobody else cleared the bitmap cannot be proved: to name it is to say so. It is gone by only if the
+    /// last backup into the directory took its content from it already; until then the disk is compared.
+    #[must_use]
+    pub fn bitmap(mut self, name: impl Into<String>) -> Self {
+        self.bitmap = Some(name.into());
+        self
     }
 
     /// Calls the disk so in the backup directory. A served disk has its name already; this changes it here only.
@@ -149,11 +163,29 @@ impl DiskSpec {
             Origin::Device(device) => (device.clone(), Held::Device),
             Origin::Served(disk) => (disk.gated().device().clone(), Held::Served(disk.clone())),
         };
+        let bitmap = self.bitmap.as_deref();
+        let bitmap = bitmap
+            .map(|name| self.read_bitmap(name, &held))
+            .transpose()?;
         Ok(Source {
             label: self.label(),
             device: wrap(device),
+            bitmap,
             held,
         })
+    }
+}
+
+impl DiskSpec {
+    fn read_bitmap(&self, name: &str, held: &Held) -> Result<NamedBitmap, DiskError> {
+        match held {
+            Held::Image { image, before } => NamedBitmap::read(&self.label(), name, image, before),
+            Held::Device | Held::Served(_) => Err(DiskError::BitmapUnfit {
+                source_name: self.label(),
+                name: name.to_owned(),
+                reason: "only images that nobody serves have one to go by",
+            }),
+        }
     }
 }
 
@@ -173,6 +205,8 @@ pub(crate) struct Source {
     pub(crate) label: String,
     /// What the copier reads: behind the gate, if there is one.
     pub(crate) device: Arc<dyn Device>,
+    /// The bitmap in the image that the user named.
+    pub(crate) bitmap: Option<NamedBitmap>,
     held: Held,
 }
 
@@ -227,6 +261,14 @@ impl Source {
             .filter(|(_, (before, now))| before != now)
             .map(|(file, _)| file.path().to_owned())
             .next())
+    }
+
+    /// Lets others write to an image that was read for the last time.
+    pub(crate) fn unlock(&self) -> std::io::Result<()> {
+        match &self.held {
+            Held::Image { image, .. } => image.unlock(),
+            Held::Device | Held::Served(_) => Ok(()),
+        }
     }
 
     /// What is known of the instant that it shows, if nothing was found to have changed.

@@ -10,6 +10,7 @@ use crate::catalogue::{
 };
 use crate::disk::Candidate;
 use crate::error::DiskError;
+use crate::image_bitmap;
 use crate::options::Options;
 use crate::plan::{Base, CopyPlan, PartialFound, Plan, Situation, Tracking};
 use crate::source::Source;
@@ -34,6 +35,8 @@ pub(crate) struct Survey {
     pub(crate) partial: Option<Partial>,
     /// The point that clean bits speak of.
     pub(crate) anchor: Option<RunId>,
+    /// What the user should know before the run.
+    pub(crate) notes: Vec<String>,
     /// Of a served disk.
     pub(crate) views: Option<Borrowed>,
 }
@@ -42,7 +45,7 @@ pub(crate) struct Survey {
 pub(crate) fn survey(
     name: DiskName,
     options: Options,
-    source: Source,
+    mut source: Source,
     catalogue: &Catalogue,
     contents: &Contents,
     through: Option<&Through>,
@@ -82,9 +85,11 @@ pub(crate) fn survey(
             anchored: partial.parent.is_some(),
             usable: continued.as_ref().map(drop).map_err(String::clone),
         });
+    let mut notes = Vec::new();
     let tracking = match &views {
         Some(borrowed) if knows(borrowed, contents, anchor) => Tracking::View,
-        Some(_) | None => Tracking::Scan,
+        Some(_) => Tracking::Scan,
+        None => image_bitmap(&mut source, contents, &name, anchor, &mut notes),
     };
     let healthy = point
         .as_ref()
@@ -135,6 +140,7 @@ pub(crate) fn survey(
         bases,
         partial,
         anchor,
+        notes,
         views,
     })))
 }
@@ -148,6 +154,35 @@ fn anchor(contents: &Contents, disk: &DiskName) -> Option<RunId> {
     match view.map(|view| &view.anchor) {
         Some(Anchor::Point(run)) => Some(*run),
         Some(Anchor::Partial(_)) | None => contents.latest(disk).map(|(run, _)| run),
+    }
+}
+
+/// Whether the bitmap that the user named says what changed since the anchor; if not, or if he named none and
+/// there is one that might, he is told.
+fn image_bitmap(
+    source: &mut Source,
+    contents: &Contents,
+    disk: &DiskName,
+    anchor: Option<RunId>,
+    notes: &mut Vec<String>,
+) -> Tracking {
+    match &mut source.bitmap {
+        Some(bitmap) => match bitmap.recognise(contents, disk, anchor) {
+            Ok(()) => Tracking::ImageBitmap,
+            Err(why) => {
+                notes.push(format!("its bitmap is not gone by yet: {why}"));
+                Tracking::Scan
+            }
+        },
+        None => {
+            if let Some(name) = image_bitmap::known_name(contents, disk, anchor) {
+                notes.push(format!(
+                    "bitmap \"{name}\" may say what changed: if nobody else cleared it, go by it with --bitmap \
+                     {disk}={name}"
+                ));
+            }
+            Tracking::Scan
+        }
     }
 }
 

@@ -92,6 +92,18 @@ pub(crate) fn lock(file: &fs::File, claim: Claim) -> Result<(), LockError> {
     Ok(())
 }
 
+/// Gives back all locks on `file`: from here on anybody may write to it.
+pub(crate) fn unlock(file: &fs::File) -> io::Result<()> {
+    for byte in [CONSISTENT_READ, WRITE, RESIZE]
+        .iter()
+        .flat_map(|n| [USED + n, DENIED + n])
+    {
+        let lock = one_byte(libc::F_UNLCK, byte);
+        fcntl(file, FcntlArg::F_OFD_SETLK(&lock))?;
+    }
+    Ok(())
+}
+
 fn share(file: &fs::File, byte: libc::off_t) -> Result<(), Errno> {
     let lock = one_byte(libc::F_RDLCK, byte);
     fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)

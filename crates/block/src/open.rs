@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::file::{File, OsFile};
 use crate::header::{self, Backing, Header};
 use crate::kept::{Kept, Veiled};
-use crate::lock::{Claim, LockError, lock};
+use crate::lock::{Claim, LockError, lock, unlock};
 use crate::open_error::OpenError;
 use crate::qcow2::{Layer, LayerKind, Qcow2Device};
 use crate::raw::RawDevice;
@@ -206,6 +206,17 @@ impl Image {
             .collect()
     }
 
+    /// Gives the locks on all files back before their time: for who has read everything, and has something
+    /// else to do with the files. Whatever is read after this may change meanwhile.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn unlock(&self) -> io::Result<()> {
+        self.files
+            .iter()
+            .try_for_each(|file| unlock(file.file.as_file()))
+    }
+
     /// The stamps of all files, top layer first; nothing for a block device, of which none can be had.
     /// A later answer that differs proves that somebody wrote in between.
     ///
@@ -220,6 +231,27 @@ impl Image {
 }
 
 impl ImageFile {
+    /// Opens one file, under the lock that the access needs, without a look at what is in it or beneath.
+    ///
+    /// # Errors
+    /// As [`Image::open`], for what may be wrong with a path, its file or its lock.
+    pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, OpenError> {
+        open_file(path.as_ref(), options, Holding::Alone)
+    }
+
+    /// The file; locked as long as it is open.
+    pub fn file(&self) -> &Arc<OsFile> {
+        &self.file
+    }
+
+    /// Its stamp; nothing for a block device, of which none can be had.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn stamp(&self) -> io::Result<Option<Stamp>> {
+        Stamp::of_file(self.file.as_file())
+    }
+
     /// The path under which it was found.
     pub fn path(&self) -> &Path {
         &self.path

@@ -79,6 +79,10 @@ pub(crate) struct Backup {
     /// What a disk keeps of a failed run: on-success, always, ask or never; for all disks or for NAME. May be repeated.
     #[arg(long, value_name = "[NAME=]POLICY")]
     pub(crate) policy: Vec<String>,
+    /// Go by the dirty bitmap NAME that QEMU keeps in the qcow2 image of DISK, instead of comparing the whole disk, and
+    /// clear it of what the new point holds. To name it is to say that nobody else clears it. May be repeated.
+    #[arg(long, value_name = "DISK=NAME")]
+    pub(crate) bitmap: Vec<String>,
     /// What to do with a disk whose last run still waits for an answer.
     #[arg(long, value_enum, default_value = "refuse")]
     pub(crate) undecided: Undecided,

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use super::Kept;
 use super::contents::{Broken, Contents, ensure};
 use super::model::{
-    Anchor, Answer, Decided, Decision, Disk, Merging, Partial, Run, StoredDigests, View, Views,
+    Anchor, Answer, Clearing, Decided, Decision, Disk, Merging, Partial, Run, StoredDigests, View,
+    Views,
 };
 use super::name::{DiskName, RunId};
 use super::record::PointRecord;
@@ -178,6 +179,20 @@ impl Contents {
         point.cluster_size = cluster_size;
         point.digests = digests;
         Ok(())
+    }
+
+    /// What became of taking a point's content from the image bitmap of a disk's view: done, or never to
+    /// be done, and the bitmap is no longer gone by.
+    pub(super) fn settle_image_bitmap(&mut self, disk: &DiskName, done: bool) {
+        let view = self
+            .views
+            .get_mut(disk)
+            .and_then(|views| views.point.as_mut());
+        let Some(view) = view else { return };
+        match &mut view.tracking.image_bitmap {
+            Some(bitmap) if done => bitmap.clearing = Clearing::Done,
+            other => *other = None,
+        }
     }
 
     /// Answers an undecided partial. Keeping a kept one changes nothing.

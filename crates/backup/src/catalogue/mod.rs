@@ -41,9 +41,9 @@ pub use dump::DumpError;
 pub use error::{ChangeError, OpenError};
 pub use garbage::FileRole;
 pub use model::{
-    AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Decided, Decision, Disk,
-    Instant, Member, Merging, Meta, Outcome, Partial, Point, Proof, RecordBytes, Root, Run,
-    SetName, Settling, StoredDigests, Tracking, View, Views,
+    AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Clearing, Decided, Decision,
+    Disk, FileStamp, ImageBitmap, Instant, Member, Merging, Meta, Outcome, Partial, Point, Proof,
+    RecordBytes, Root, Run, SetName, Settling, StoredDigests, Tracking, View, Views,
 };
 pub use name::{
     BadDiskName, BadName, BadPointName, DISK_NAME_MAX, DirectoryId, DiskName, FileKind, ImageName,
@@ -220,6 +220,18 @@ impl Catalogue {
     /// [`ChangeError::Refused`] if the disk has no partial.
     pub fn answer(&self, disk: &DiskName, answer: Answer) -> Result<(), ChangeError> {
         self.change(|contents| contents.answer(disk, answer))
+    }
+
+    /// Notes that the image bitmap which a disk's view goes by was cleared of what the point holds, or, if not
+    /// `done`, that it never will be: then it is forgotten.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn settle_image_bitmap(&self, disk: &DiskName, done: bool) -> Result<(), ChangeError> {
+        self.change(|contents| {
+            contents.settle_image_bitmap(disk, done);
+            Ok(())
+        })
     }
 
     /// Drops a disk's partial, if it has one, and the view against it. Returns it; its files are

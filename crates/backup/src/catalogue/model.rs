@@ -10,7 +10,7 @@ use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
 
 /// The version of the catalogue that this library writes, and the newest that it reads.
 ///
-/// Version 1 had no digests; it is read as it stands, and becomes this one with the next change.
+/// Version 1 had no digests and no bitmaps of images; it is read as it stands, and becomes this one with the next change.
 pub const CATALOGUE_VERSION: u32 = 2;
 
 /// What the catalogue says of itself.
@@ -249,6 +249,53 @@ pub struct Tracking {
     pub proof: Proof,
     /// The sets.
     pub sets: Vec<SetName>,
+    /// A bitmap that QEMU keeps in the image, if the run was told to go by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_bitmap: Option<ImageBitmap>,
+}
+
+/// A bitmap inside a qcow2 image, of which a run took what its point holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageBitmap {
+    /// What it is called there.
+    pub name: String,
+    /// Bytes per bit.
+    pub granularity: u64,
+    /// The image's path, when the run read it.
+    pub path: String,
+    /// The image, and the files beneath it, as they were then; the image first.
+    pub files: Vec<FileStamp>,
+    /// The digest of its bits, as they were then.
+    pub bits: Root,
+    /// Whether what the point holds was taken from it.
+    pub clearing: Clearing,
+}
+
+/// Whether a bitmap was cleared of what a point holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clearing {
+    /// It is to be done, if nobody changed the image or the bitmap since.
+    Owed,
+    /// It was done, and is durable.
+    Done,
+}
+
+/// Which file, and as which it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileStamp {
+    /// The number of its file system.
+    pub filesystem: u64,
+    /// Its inode there.
+    pub inode: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When its bytes last changed: seconds and nanoseconds since 1970.
+    pub modified: (i64, i64),
+    /// When anything about it last changed: seconds and nanoseconds since 1970.
+    pub changed: (i64, i64),
 }
 
 impl Tracking {
@@ -258,6 +305,7 @@ impl Tracking {
         Self {
             proof: Proof::Unproven,
             sets: Vec::new(),
+            image_bitmap: None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod cancelled;
 mod failing;
 mod fenced;
 mod grouped;
+mod image_bitmap;
 mod pruned;
 mod random;
 mod refused;

@@ -9,7 +9,7 @@ use cohort_backup::{
 use cohort_job::Disposition;
 
 use super::report;
-use super::sources::{Policies, Source};
+use super::sources::{NamedBitmaps, Policies, Source};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -34,6 +34,7 @@ pub(super) fn run(args: &args::Backup) -> Result {
 /// The disks with their options, as the library wants them.
 fn disks(args: &args::Backup) -> Result<Vec<DiskSpec>> {
     let policies = Policies::parse(&args.policy)?;
+    let bitmaps = NamedBitmaps::parse(&args.bitmap)?;
     let on_error = error_policy(&args.on_error)?;
     let mut specs = Vec::new();
     let mut names = Vec::new();
@@ -51,10 +52,15 @@ fn disks(args: &args::Backup) -> Result<Vec<DiskSpec>> {
             .digests(!args.no_digests)
             .build()
             .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let spec = match bitmaps.of(&name) {
+            Some(bitmap) => spec.bitmap(bitmap),
+            None => spec,
+        };
         names.push(name);
         specs.push(spec.options(options));
     }
     policies.all_used(&names)?;
+    bitmaps.all_used(&names)?;
     Ok(specs)
 }
 

@@ -121,12 +121,67 @@ impl Policies {
     }
 }
 
+/// The bitmaps that were named, for disks by name.
+#[derive(Debug, Default)]
+pub(super) struct NamedBitmaps(Vec<(DiskName, String)>);
+
+impl NamedBitmaps {
+    /// Reads `DISK=NAME`, any number of them.
+    ///
+    /// # Errors
+    /// Names the text that is not of that form, and any disk that is given two.
+    pub(super) fn parse(texts: &[String]) -> Result<NamedBitmaps> {
+        let mut bitmaps = NamedBitmaps::default();
+        for text in texts {
+            let usage = |why: &dyn std::fmt::Display| {
+                Failure::say(Exit::Usage, format_args!("--bitmap {text}: {why}"))
+            };
+            let (disk, name) = text
+                .split_once('=')
+                .filter(|(_, name)| !name.is_empty())
+                .ok_or_else(|| {
+                    usage(&"say DISK=NAME, a disk of this run and a bitmap in its image")
+                })?;
+            let disk = DiskName::new(disk).map_err(|error| usage(&error))?;
+            if bitmaps.of(&disk).is_some() {
+                return Err(usage(&format_args!("{disk} was given a bitmap before")));
+            }
+            bitmaps.0.push((disk, name.to_owned()));
+        }
+        Ok(bitmaps)
+    }
+
+    /// The bitmap of a disk.
+    pub(super) fn of(&self, disk: &DiskName) -> Option<&str> {
+        let mut named = self.0.iter();
+        named
+            .find(|(other, _)| other == disk)
+            .map(|(_, name)| name.as_str())
+    }
+
+    /// Refuses a bitmap for a disk that is not among `disks`: it is a typing error, and would do nothing.
+    ///
+    /// # Errors
+    /// Names the disk and those there are.
+    pub(super) fn all_used(&self, disks: &[DiskName]) -> Result<()> {
+        let Some((disk, name)) = self.0.iter().find(|(disk, _)| !disks.contains(disk)) else {
+            return Ok(());
+        };
+        let known: Vec<_> = disks.iter().map(DiskName::as_str).collect();
+        let message = format!(
+            "--bitmap {disk}={name}: no disk of this run is called {disk}; there are {}",
+            known.join(", ")
+        );
+        Err(Failure::say(Exit::Usage, message))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use cohort_backup::BitmapPolicy;
     use cohort_backup::catalogue::DiskName;
 
-    use super::{Policies, Source};
+    use super::{NamedBitmaps, Policies, Source};
 
     fn disk(name: &str) -> DiskName {
         DiskName::new(name).expect("a name")
@@ -172,6 +227,21 @@ mod tests {
         assert_eq!(policies.of(&disk("b")), BitmapPolicy::Ask);
         assert!(policies.all_used(&[disk("a"), disk("b")]).is_ok());
         assert!(policies.all_used(&[disk("a")]).is_err());
+    }
+
+    #[test]
+    fn a_bitmap_is_named_for_one_disk() {
+        let texts = ["a=x", "b=y=z"].map(String::from);
+        let bitmaps = NamedBitmaps::parse(&texts).expect("bitmaps");
+        assert_eq!(bitmaps.of(&disk("a")), Some("x"));
+        assert_eq!(bitmaps.of(&disk("b")), Some("y=z"));
+        assert_eq!(bitmaps.of(&disk("c")), None);
+        assert!(bitmaps.all_used(&[disk("a"), disk("b")]).is_ok());
+        assert!(bitmaps.all_used(&[disk("a")]).is_err());
+        for bad in [&["x"][..], &["a="], &["=x"], &["a=x", "a=y"], &["1 a=x"]] {
+            let texts: Vec<_> = bad.iter().map(|text| text.to_string()).collect();
+            assert!(NamedBitmaps::parse(&texts).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

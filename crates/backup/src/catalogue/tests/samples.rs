@@ -97,6 +97,7 @@ pub(in crate::catalogue) fn kept(
     let against_partial = Tracking {
         proof: Proof::Proven,
         sets,
+        image_bitmap: None,
     };
     Kept {
         disk: disk.clone(),

@@ -260,3 +260,17 @@ pub enum Notice {
     /// This hook did not return; it is owed, and will be run again at the next start.
     Owed(u32, Order, Error),
 }
+
+impl Notice {
+    /// Whom it is about; nobody in particular if about the group.
+    pub(crate) fn members(&self) -> Range<u32> {
+        match self {
+            Self::Status(span, _) | Self::Ended(span, _) => span.clone(),
+            Self::Failed(member, _)
+            | Self::Stuck(member)
+            | Self::GivenUp(member)
+            | Self::Owed(member, ..) => *member..member + 1,
+            Self::Decided(_) | Self::InDoubt(_) => 0..0,
+        }
+    }
+}

@@ -91,6 +91,7 @@ mod hooked;
 mod job;
 mod journal;
 mod limit;
+mod mailbox;
 mod members;
 mod name;
 mod names;

@@ -1,16 +1,17 @@
 //! Notices: what happened, numbered, to whoever listens, without ever waiting for them.
 //!
 //! A subscriber that does not keep up loses the newest and next learns how many it missed; a snapshot
-//! then brings it up to date. Nothing in the engine depends on being heard.
+//! then brings it up to date. Nothing in the engine depends on being heard. What happened to a span of members is
+//! published once, and read member by member by whoever reads it.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::core::{self, Order};
+use crate::mailbox::{Mailbox, Said};
 use crate::names::Names;
 use crate::shell::now;
-use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::{Error, GroupName, JobId, MemberName, Outcome, Status, TxnId, Verdict};
 
 /// Something that happened.
@@ -119,7 +120,9 @@ impl Subscription {
             if mail.closed {
                 return None;
             }
+            mail.waiting += 1;
             mail = self.0.changed.wait(mail);
+            mail.waiting -= 1;
         }
     }
 
@@ -142,7 +145,9 @@ impl Subscription {
             if mail.closed || left.is_zero() {
                 return None;
             }
+            mail.waiting += 1;
             mail = self.0.changed.wait_timeout(mail, left);
+            mail.waiting -= 1;
         }
     }
 }
@@ -152,40 +157,6 @@ impl Iterator for Subscription {
 
     fn next(&mut self) -> Option<Update> {
         self.recv()
-    }
-}
-
-#[derive(Debug)]
-struct Mailbox {
-    mail: Mutex<Mail>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct Mail {
-    notices: VecDeque<Notice>,
-    room: usize,
-    /// Lost behind the last of `notices`.
-    missed: u64,
-    closed: bool,
-}
-
-impl Mail {
-    fn take(&mut self) -> Option<Update> {
-        if let Some(notice) = self.notices.pop_front() {
-            return Some(Update::Notice(notice));
-        }
-        let missed = std::mem::take(&mut self.missed);
-        (missed > 0).then_some(Update::Lagged { missed })
-    }
-
-    fn put(&mut self, notice: &Notice) {
-        // Once something was lost the subscriber must learn that first, so nothing goes in behind the gap.
-        if self.missed > 0 || self.notices.len() >= self.room {
-            self.missed += 1;
-        } else {
-            self.notices.push_back(notice.clone());
-        }
     }
 }
 
@@ -216,16 +187,7 @@ impl Hub {
 
     /// A subscription with room for so many notices, at least one.
     pub(crate) fn subscribe(&self, capacity: usize) -> Subscription {
-        let mail = Mail {
-            notices: VecDeque::new(),
-            room: capacity.max(1),
-            missed: 0,
-            closed: false,
-        };
-        let mailbox = Arc::new(Mailbox {
-            mail: Mutex::new(mail),
-            changed: Condvar::new(),
-        });
+        let mailbox = Arc::new(Mailbox::new(capacity.max(1) as u64));
         let mut inner = self.inner.lock();
         inner.boxes.push(Arc::downgrade(&mailbox));
         self.listeners
@@ -239,13 +201,7 @@ impl Hub {
     }
 
     /// Tells everybody, under the lock of the group, so that its notices are in order.
-    pub(crate) fn publish(
-        &self,
-        txn: TxnId,
-        group: &GroupName,
-        names: &Names,
-        notice: core::Notice,
-    ) {
+    pub(crate) fn publish(&self, txn: TxnId, group: &GroupName, names: &Names, what: core::Notice) {
         if self.listeners.load(Ordering::Acquire) == 0 {
             return;
         }
@@ -259,20 +215,25 @@ impl Hub {
         if boxes.is_empty() {
             return;
         }
-        for_each_news(txn, names, notice, |news| {
-            inner.seq += 1;
-            let notice = Notice {
-                seq: inner.seq,
-                txn,
-                group: group.clone(),
-                news,
-            };
-            for mailbox in &boxes {
-                mailbox.mail.lock().put(&notice);
-            }
+        let members = what.members();
+        let named = names.within(&members);
+        let said = Arc::new(Said {
+            seq: inner.seq + 1,
+            txn,
+            group: group.clone(),
+            names: named.map(|(member, name)| (member, name.clone())).collect(),
+            what,
         });
+        inner.seq += said.count();
         for mailbox in &boxes {
-            mailbox.changed.notify_one();
+            let mut mail = mailbox.mail.lock();
+            mail.put(&said);
+            // Waking costs more than all the rest: only who sleeps is woken.
+            let waiting = mail.waiting > 0;
+            drop(mail);
+            if waiting {
+                mailbox.changed.notify_all();
+            }
         }
     }
 
@@ -288,27 +249,5 @@ impl Hub {
             mailbox.mail.lock().closed = true;
             mailbox.changed.notify_all();
         }
-    }
-}
-
-/// One piece of news per job of a span, in creation order.
-fn for_each_news(txn: TxnId, names: &Names, notice: core::Notice, mut tell: impl FnMut(News)) {
-    let subject = |member| Subject {
-        job: JobId { txn, member },
-        name: names.of(member).cloned(),
-    };
-    match notice {
-        core::Notice::Status(span, status) => {
-            span.for_each(|member| tell(News::Status(subject(member), status)));
-        }
-        core::Notice::Ended(span, outcome) => {
-            span.for_each(|member| tell(News::Ended(subject(member), outcome.clone())));
-        }
-        core::Notice::Failed(member, error) => tell(News::Failed(subject(member), error)),
-        core::Notice::Stuck(member) => tell(News::Stuck(subject(member))),
-        core::Notice::GivenUp(member) => tell(News::GivenUp(subject(member))),
-        core::Notice::Decided(verdict) => tell(News::Decided(verdict)),
-        core::Notice::InDoubt(error) => tell(News::InDoubt(error)),
-        core::Notice::Owed(member, order, error) => tell(News::Owed(subject(member), order, error)),
     }
 }

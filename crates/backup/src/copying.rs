@@ -92,6 +92,13 @@ impl Copying {
                     Step::Wait(COPIES)
                 });
             }
+            let permit = match disk.governor.acquire(|| {
+                let waker = cx.waker();
+                move || waker.wake()
+            }) {
+                Ok(permit) => permit,
+                Err(wait) => return Some(Step::Sleep(wait)),
+            };
             if let Err(wait) = cx.pay(self.most * self.ledger.cluster().bytes()) {
                 return Some(Step::Sleep(wait));
             }
@@ -99,8 +106,11 @@ impl Copying {
                 Next::Claimed(claim) => {
                     let (copier, tell) = (Arc::clone(&self.copier), self.tell.clone());
                     cx.spawn(move || {
+                        let copied = copier.copy(claim);
+                        // Before the job hears of it, so that it finds the permit free.
+                        drop(permit);
                         // Nobody listens any more if the job is over; the claims go back then.
-                        let _ = tell.send(copier.copy(claim));
+                        let _ = tell.send(copied);
                     });
                 }
                 Next::Wait => return Some(Step::Wait(COPIES)),

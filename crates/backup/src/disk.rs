@@ -13,6 +13,7 @@ use crate::catalogue::{
 };
 use crate::digests::Sidecar;
 use crate::error::DiskError;
+use crate::governor::Governor;
 use crate::image_bitmap::NamedBitmap;
 use crate::options::Options;
 use crate::plan::{Base, Changes, StepDown};
@@ -47,6 +48,8 @@ pub(crate) struct Disk {
     pub(crate) meter: Meter,
     /// How long writes to a served disk are held up, from the fence on.
     pub(crate) writes: Arc<WriteMeter>,
+    /// What lets the copies of all disks of the run go ahead.
+    pub(crate) governor: Arc<Governor>,
     pub(crate) state: Mutex<DiskState>,
 }
 

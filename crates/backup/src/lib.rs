@@ -32,6 +32,7 @@ mod ending;
 mod error;
 mod expected;
 mod fence;
+mod governor;
 mod hook;
 mod image_bitmap;
 mod lent;

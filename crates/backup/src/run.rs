@@ -17,6 +17,7 @@ use crate::disk::{Disk, DiskState};
 use crate::driver::BackupDriver;
 use crate::error::{DiskError, StartError};
 use crate::fence::Fence;
+use crate::governor::Governor;
 use crate::hook::Hook;
 use crate::image_bitmap::clear_all_owed;
 use crate::lent::Lent;
@@ -49,6 +50,7 @@ pub struct Backup {
     options: Options,
     individual: bool,
     hooks: Vec<Hook>,
+    yields: bool,
     inside_fence: Option<Box<dyn FnOnce() + Send>>,
     through: Option<Through>,
 }
@@ -62,6 +64,7 @@ impl Backup {
             options: Options::default(),
             individual: false,
             hooks: Vec::new(),
+            yields: true,
             inside_fence: None,
             through: None,
         }
@@ -90,6 +93,14 @@ impl Backup {
     /// None is called if no served disk takes part: there is no fence then.
     pub fn hook(mut self, hook: Hook) -> Self {
         self.hooks.push(hook);
+        self
+    }
+
+    /// Whether copies yield to the writers of served disks (default: yes): while writes take longer than they do alone,
+    /// fewer copies are in flight, of all disks together. A speed limit holds besides. May be changed while it runs:
+    /// [`Running::set_yields`].
+    pub fn yields(mut self, yields: bool) -> Self {
+        self.yields = yields;
         self
     }
 
@@ -151,6 +162,7 @@ impl Backup {
             journal: journal.clone(),
             run,
             hurry: Arc::default(),
+            governor: Governor::new(self.yields),
             plan: self,
         };
         let started = launch.start(surveys, places);
@@ -275,6 +287,7 @@ struct Launch {
     journal: Arc<Lent>,
     run: RunId,
     hurry: Arc<AtomicBool>,
+    governor: Arc<Governor>,
     plan: Backup,
 }
 
@@ -356,6 +369,7 @@ impl Launch {
             hurry: self.hurry.clone(),
             meter: Meter::default(),
             writes: Arc::default(),
+            governor: self.governor.clone(),
             state: Mutex::new(state),
         });
         let prepared = directory.map_err(DiskError::from).and_then(|_| {
@@ -391,6 +405,8 @@ impl Launch {
             };
             disk.member
                 .store(u32::try_from(before).unwrap_or(u32::MAX), Ordering::Relaxed);
+            let meter = disk.source.tracked().map(|_| &disk.writes);
+            self.governor.add(disk.options.workers, meter);
             let txn = txns.last_mut().expect("pushed just now");
             match txn.add(spec, BackupDriver::new(disk.clone())) {
                 Ok(job) => members.push((disk, job)),
@@ -416,7 +432,7 @@ impl Launch {
             self.journal,
             groups,
             places,
-            self.hurry,
+            (self.hurry, self.governor),
             fence,
         ))
     }

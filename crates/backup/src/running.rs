@@ -11,6 +11,7 @@ use cohort_job::{Disposition, Engine, JobHandle, Outcome, TxnHandle};
 use crate::catalogue::{DiskName, RunId};
 use crate::disk::Disk;
 use crate::error::DiskError;
+use crate::governor::Governor;
 use crate::lent::Lent;
 use crate::report::{DiskOutcome, DiskProgress, DiskReport, FenceReport, RunReport, WritersReport};
 use crate::run::hurry;
@@ -25,6 +26,7 @@ pub struct Running {
     disks: Vec<RunningDisk>,
     hurry: Arc<AtomicBool>,
     journal: Option<Arc<Lent>>,
+    governor: Option<Arc<Governor>>,
     fence: Option<Raised>,
 }
 
@@ -78,7 +80,7 @@ impl Running {
         journal: Arc<Lent>,
         groups: Vec<TxnHandle>,
         places: Vec<Place>,
-        hurry: Arc<AtomicBool>,
+        (hurry, governor): (Arc<AtomicBool>, Arc<Governor>),
         fence: Option<Raised>,
     ) -> Self {
         let disks = places.iter().filter_map(|place| match place {
@@ -98,6 +100,7 @@ impl Running {
             disks,
             hurry,
             journal,
+            governor: Some(governor),
             fence,
         }
     }
@@ -112,6 +115,7 @@ impl Running {
             disks: Vec::new(),
             hurry: Arc::default(),
             journal: None,
+            governor: None,
             fence: None,
         }
     }
@@ -139,6 +143,13 @@ impl Running {
     /// counts.
     pub fn hurry(&self) {
         hurry(&self.hurry, &self.groups);
+    }
+
+    /// Whether copies yield to the writers of served disks from now on: see [`Backup::yields`](crate::Backup::yields).
+    pub fn set_yields(&self, yields: bool) {
+        if let Some(governor) = &self.governor {
+            governor.set_yields(yields);
+        }
     }
 
     /// Whether it is over, or nobody will know before the next start whether it is.

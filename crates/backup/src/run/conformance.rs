@@ -64,6 +64,7 @@ impl World {
             engine: Engine::builder().threads(1).build().unwrap(),
             run,
             hurry: Arc::default(),
+            governor: crate::governor::Governor::new(true),
             plan,
         };
         let Ok(disk) = launch.prepare(surveys.remove(0)) else {

@@ -2,4 +2,5 @@
 //! corpora against the same functions, so that they are checked where no fuzzer is installed.
 
 pub mod nbd;
+pub mod qcow2_bitmaps;
 pub mod serialised;

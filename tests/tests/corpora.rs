@@ -12,6 +12,11 @@ fn nbd_peers() {
 }
 
 #[test]
+fn qcow2_bitmaps() {
+    replay("qcow2_bitmaps", checks::qcow2_bitmaps::check);
+}
+
+#[test]
 fn serialised_bitmaps() {
     replay("serialised", checks::serialised::check);
 }

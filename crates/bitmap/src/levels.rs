@@ -27,7 +27,7 @@ mod tally;
 use std::iter;
 
 pub use check::Inconsistency;
-pub(crate) use chunk::{Chunk, bits_of, ones_of};
+pub(crate) use chunk::{Chunk, FEW, bits_of, ones_of};
 pub(crate) use seek::BitRuns;
 use summary::Summary;
 use tally::Tally;
@@ -36,8 +36,8 @@ use tally::Tally;
 pub(crate) const WORD_BITS: u64 = 64;
 
 /// Words of a chunk. 64 summary words and one above them stand for 4096: with the pointer that makes 1.017 bits
-/// for each bit, and the pointers of 2^28 bits fit the first cache. Two words where loom walks every order.
-pub(crate) const LEAVES: usize = if cfg!(loom) { 2 } else { 4096 };
+/// for each bit, and the pointers of 2^28 bits fit the first cache. Four words where loom walks every order.
+pub(crate) const LEAVES: usize = if cfg!(loom) { 4 } else { 4096 };
 
 /// Summary words of a chunk.
 pub(crate) const MIDS: usize = LEAVES.div_ceil(WORD_BITS as usize);

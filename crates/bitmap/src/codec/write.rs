@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     DirtyBitmap,
-    levels::{Chunk, Content, bits_of, ones_of},
+    levels::{Chunk, Content, FEW, bits_of, ones_of},
 };
 
 /// How many bytes are gathered before they are written.
@@ -146,19 +146,25 @@ impl<'a> Block<'a> {
     fn shortest(&self) -> Option<u8> {
         let bytes = size_of_val(self.words);
         let (mut ones, mut runs, mut before) = (0, 0, 0);
+        // A run begins where a bit is set and the one before it is not.
+        let starts =
+            |word: u64, before: u64| u64::from((word & !(word << 1 | before >> 63)).count_ones());
         for (group, words) in self.words.chunks(64).enumerate() {
-            if self.chunk.mid(self.first / 64 + group) == 0 {
-                before = 0;
-                continue;
+            let in_use = self.chunk.mid(self.first / 64 + group);
+            if in_use.count_ones() <= FEW {
+                for place in bits_of(in_use) {
+                    let before = if place > 0 { words[place - 1] } else { before };
+                    ones += u64::from(words[place].count_ones());
+                    runs += starts(words[place], before);
+                }
+            } else {
+                // The first word is by itself, so that the rest is a plain loop over two slices.
+                ones += ones_of(words);
+                runs += starts(words[0], before);
+                runs += std::iter::zip(&words[1..], words)
+                    .map(|(&word, &before)| starts(word, before))
+                    .sum::<u64>();
             }
-            // A run begins where a bit is set and the one before it is not. The first word is by itself, so that the
-            // rest is a plain loop over two slices.
-            let starts = |word: u64, before: u64| word & !(word << 1 | before >> 63);
-            ones += ones_of(words);
-            runs += u64::from(starts(words[0], before).count_ones());
-            runs += std::iter::zip(&words[1..], words)
-                .map(|(&word, &before)| u64::from(starts(word, before).count_ones()))
-                .sum::<u64>();
             before = words[words.len() - 1];
             if 2 * ones as usize + 2 > bytes && 4 * runs as usize + 2 > bytes {
                 return Some(WORDS);

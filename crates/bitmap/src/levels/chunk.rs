@@ -10,7 +10,7 @@ use super::{Inconsistency, LEAVES, MIDS, Tally, WORD_BITS, mask};
 const COUNTED_WORDS: usize = 16;
 
 /// Groups of 64 words of which at most so many hold anything are gone through word by word.
-const FEW: u32 = 12;
+pub(crate) const FEW: u32 = 12;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Chunk {

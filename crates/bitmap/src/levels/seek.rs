@@ -111,7 +111,7 @@ impl BitRuns<'_> {
     fn end_after_word(&mut self) -> u64 {
         let word = self.word + 1;
         if let Some(chunk) = self.chunk
-            && word % LEAVES as u64 != 0
+            && !word.is_multiple_of(LEAVES as u64)
             && word - self.group < WORD_BITS
         {
             let next = chunk.leaf(word);

@@ -1,19 +1,30 @@
-//! Every interleaving of two setters and a reader, over two levels of words and over three.
+//! The interleavings of setters, readers and a split. A chunk has four words here: leaf, summary, top and the summary of
+//! the chunks are four levels, and a chunk is made by whoever needs it first.
 
 use std::sync::atomic::{AtomicU64 as Counter, Ordering::Relaxed};
 
 use loom::thread;
 
-use crate::{DirtyBitmap, Granularity, Recorder};
+use crate::{DirtyBitmap, Granularity, Recorder, View, levels::CHUNK_BITS};
 
-/// Two leaf words under one summary word; granules of one byte.
-const TWO_LEVELS: u64 = 128;
+/// Granules of one byte, in two chunks: found by two loads.
+const FLAT: u64 = 2 * CHUNK_BITS;
 
-/// 65 leaf words under two summary words under one.
-const THREE_LEVELS: u64 = 64 * 64 + 1;
+/// Five chunks: three pages of two.
+const PAGED: u64 = 5 * CHUNK_BITS;
 
 fn recorder() -> Recorder {
-    Recorder::new(TWO_LEVELS, Granularity::new(1).unwrap()).unwrap()
+    of_size(FLAT)
+}
+
+fn of_size(size: u64) -> Recorder {
+    Recorder::new(size, Granularity::new(1).unwrap()).unwrap()
+}
+
+/// Marks from a thread of its own.
+fn marker(shared: &Recorder, offset: u64, length: u64) -> thread::JoinHandle<()> {
+    let shared = shared.clone();
+    thread::spawn(move || shared.mark(offset, length))
 }
 
 /// How often, in one walk, a thread may be stopped where it would go on. Whole walks take hours: a mark passes a
@@ -22,16 +33,21 @@ const STOPS: usize = 2;
 
 /// Runs a model and says how many interleavings were walked.
 fn walk(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    walk_stopping(STOPS, name, model);
+}
+
+/// As [`walk`], with another bound.
+fn walk_stopping(stops: usize, name: &str, model: impl Fn() + Send + Sync + 'static) {
     static WALKED: Counter = Counter::new(0);
     let before = WALKED.load(Relaxed);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(STOPS);
+    builder.preemption_bound = Some(stops);
     builder.check(move || {
         WALKED.fetch_add(1, Relaxed);
         model();
     });
     println!(
-        "{name}: {} interleavings, with at most {STOPS} forced stops each",
+        "{name}: {} interleavings, with at most {stops} forced stops each",
         WALKED.load(Relaxed) - before
     );
 }
@@ -137,15 +153,77 @@ fn loom_finding_a_summary_set_is_enough() {
 }
 
 #[test]
-fn loom_three_levels_lose_nothing() {
-    walk("three levels, and a reader", || {
-        let shared = Recorder::new(THREE_LEVELS, Granularity::new(1).unwrap()).unwrap();
-        let [first, second] = [4096, 4096].map(|granule| {
+fn loom_pages_lose_nothing() {
+    walk("the second page, and a reader", || {
+        let shared = of_size(PAGED);
+        let [first, second] = [PAGED - 1, PAGED - 1].map(|granule| {
             let shared = shared.clone();
             thread::spawn(move || shared.mark(granule, 1))
         });
         second.join().unwrap();
-        assert_eq!(marked(&shared.snapshot()), [4096]);
+        assert_eq!(marked(&shared.snapshot()), [PAGED - 1]);
         first.join().unwrap();
+    });
+}
+
+/// Several make the same chunk: one is kept, with the marks of all.
+#[test]
+fn loom_makers_of_one_chunk_lose_nothing() {
+    walk_stopping(1, "three makers of one chunk", || {
+        let shared = recorder();
+        let makers = [300, 400].map(|granule| marker(&shared, granule, 1));
+        shared.mark(500, 1);
+        makers.into_iter().for_each(|maker| maker.join().unwrap());
+        assert_eq!(marked(&shared.snapshot()), [300, 400, 500]);
+    });
+}
+
+/// Long marks take whole words, to which others add at the same time.
+#[test]
+fn loom_long_marks_lose_nothing_beneath_them() {
+    walk("a bit under a long mark, and a reader", || {
+        let shared = recorder();
+        let setters = [marker(&shared, 70, 1), marker(&shared, 60, 140)];
+        let (seen, found) = (shared.get(70), marked(&shared.snapshot()));
+        assert!(!seen || found.contains(&70), "{found:?}");
+        setters
+            .into_iter()
+            .for_each(|setter| setter.join().unwrap());
+        assert_eq!(marked(&shared.snapshot()), (60..200).collect::<Vec<_>>());
+    });
+}
+
+/// A chunk that is noted as full, while somebody makes it for one bit.
+#[test]
+fn loom_whole_chunks_hold_whatever_their_words_say() {
+    walk("a bit in a chunk that becomes full, and a reader", || {
+        let shared = recorder();
+        let setters = [marker(&shared, 3, 1), marker(&shared, 0, CHUNK_BITS)];
+        let (seen, found) = (shared.get(9), marked(&shared.snapshot()));
+        assert!(!seen || found.contains(&9), "{found:?}");
+        setters
+            .into_iter()
+            .for_each(|setter| setter.join().unwrap());
+        assert_eq!(shared.marked_granules(), CHUNK_BITS);
+        assert_eq!(marked(&shared.snapshot()).len() as u64, CHUNK_BITS);
+    });
+}
+
+/// What was marked before the split is base; what two threads mark in the successor is since; both views see both.
+#[test]
+fn loom_split_keeps_base_and_since_apart() {
+    walk("a split, two writers, and its end", || {
+        let view = View::new(DirtyBitmap::new(FLAT, Granularity::new(1).unwrap()).unwrap());
+        marker(view.recorder(), 5, 1).join().unwrap();
+        let split = view.split();
+        let writers = [5, 300].map(|granule| marker(split.successor(), granule, 1));
+        assert_eq!(marked(split.base()), [5]);
+        let (point, partial) =
+            split.keep(&DirtyBitmap::new(FLAT, Granularity::new(1).unwrap()).unwrap());
+        writers
+            .into_iter()
+            .for_each(|writer| writer.join().unwrap());
+        assert_eq!(marked(&point.snapshot()), [5, 300]);
+        assert_eq!(marked(&partial.snapshot()), [5, 300]);
     });
 }

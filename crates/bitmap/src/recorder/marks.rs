@@ -4,8 +4,7 @@
 //!
 //! - **Top-down.** A setter sets the summaries from the top, then the leaf. What it finds set it leaves alone: finding
 //!   means acquiring, setting means releasing, so whoever sees a bit of any level sees all that is above it.
-//! - **Nothing is cleared.** So a load that finds a bit set needs no second look, a full word may be stored over
-//!   whatever others are adding to it, and a chunk once there stays.
+//! - **Nothing is cleared.** So a load that finds a bit set needs no second look, and a chunk once there stays.
 //!
 //! A chunk is made by the first who needs it; if several do at once, one of theirs is kept. A chunk that was marked in one go
 //! is only noted as full.
@@ -17,7 +16,7 @@ use crate::{
 
 /// Up to so many chunks (2^32 granules) each has its pointer in one array: two loads lead to any word. Beyond,
 /// arrays of that length are made as they are needed, and a third load leads to theirs.
-const CHUNKS_IN_A_PAGE: usize = if cfg!(loom) { 4 } else { 1 << 14 };
+const CHUNKS_IN_A_PAGE: usize = if cfg!(loom) { 2 } else { 1 << 14 };
 
 pub(crate) struct Marks {
     bits: u64,
@@ -173,7 +172,7 @@ impl Marks {
         }
         for leaf in &chunk.leaves[first as usize + 1..last as usize] {
             if load(leaf) != u64::MAX {
-                leaf.store(u64::MAX, Ordering::Release);
+                leaf.fetch_or(u64::MAX, Ordering::Release);
             }
         }
     }

@@ -160,6 +160,18 @@ fn shrink_then_growth_brings_nothing_back_clean() {
     assert_eq!(shown(&view), "1011");
 }
 
+/// B34.
+#[test]
+fn one_byte_written_marks_its_granule() {
+    let view = View::new(row("0000"));
+    view.recorder().mark(65_536, 1);
+    assert_eq!(
+        (shown(&view), view.snapshot().count()),
+        ("0100".into(), 65_536)
+    );
+    assert_eq!(view.recorder().marked_granules(), 1);
+}
+
 /// A write past the end fails at the device; recording it neither panics nor wraps around.
 #[test]
 fn marks_past_the_end_are_ignored() {

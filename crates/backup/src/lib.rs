@@ -22,6 +22,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod audit;
 pub mod catalogue;
 mod copy;
 mod copying;
@@ -55,6 +56,7 @@ mod target;
 mod tracked;
 mod verify;
 
+pub use audit::{Audit, AuditError, Audited, audit, distrust};
 pub use cohort_block::{Delays, OnMiss, StagingLevel};
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};

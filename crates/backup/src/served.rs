@@ -12,6 +12,7 @@ use crate::plan::{Base, Changes, Rung, StepDown};
 use crate::scan::{ScanError, allocated};
 use crate::scratch::scratch_file;
 use crate::settle::Settled;
+use crate::survey::is_lost;
 use crate::tracked::{AdoptError, Borrowed, Tracked, Views};
 
 /// Threads that save old data for one disk. Writers wait for them, so more than one; the target is one file.
@@ -159,13 +160,15 @@ fn find_views(
     views: &mut Borrowed,
     anchor: Option<RunId>,
 ) -> Result<usize, DiskError> {
+    let lost = is_lost(&*disk.catalogue.snapshot()?, &disk.name);
     for (index, candidate) in disk.bases.iter().enumerate() {
         let continued = candidate.target.as_ref().map(|target| target.name());
-        let known = views.views().is_some_and(|views| {
-            views.directory == disk.directory
-                && views.anchor == anchor
-                && (continued.is_none() || views.partial.as_ref() == continued)
-        });
+        let known = !lost
+            && views.views().is_some_and(|views| {
+                views.directory == disk.directory
+                    && views.anchor == anchor
+                    && (continued.is_none() || views.partial.as_ref() == continued)
+            });
         if known {
             return Ok(index);
         }

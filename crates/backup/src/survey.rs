@@ -6,7 +6,7 @@ use cohort_bitmap::Granularity;
 use cohort_block::{Device, Format, Image, OpenOptions};
 
 use crate::catalogue::{
-    Anchor, Catalogue, Contents, Decision, DiskName, ImageName, Partial, RunId,
+    Anchor, Catalogue, Contents, Decision, DiskName, ImageName, Partial, Proof, RunId,
 };
 use crate::disk::Candidate;
 use crate::error::DiskError;
@@ -87,8 +87,14 @@ pub(crate) fn survey(
         });
     let mut notes = Vec::new();
     let tracking = match &views {
-        Some(borrowed) if knows(borrowed, contents, anchor) => Tracking::View,
+        Some(borrowed) if knows(borrowed, contents, anchor) && !is_lost(contents, &name) => {
+            Tracking::View
+        }
         Some(_) => Tracking::Scan,
+        None if is_lost(contents, &name) => {
+            notes.push("an audit found a wrong claim, so all of the disk is compared".to_owned());
+            Tracking::Scan
+        }
         None => image_bitmap(&mut source, contents, &name, anchor, &mut notes),
     };
     let healthy = point
@@ -191,6 +197,13 @@ fn knows(borrowed: &Borrowed, contents: &Contents, anchor: Option<RunId>) -> boo
     borrowed
         .views()
         .is_some_and(|views| views.directory == contents.meta.directory && views.anchor == anchor)
+}
+
+/// Whether an audit has shown that what is known of the disk's changes is wrong.
+pub(crate) fn is_lost(contents: &Contents, disk: &DiskName) -> bool {
+    let views = contents.views.get(disk);
+    let view = views.and_then(|views| views.point.as_ref());
+    view.is_some_and(|view| matches!(view.tracking.proof, Proof::Lost { .. }))
 }
 
 fn open_chain(catalogue: &Catalogue, image: &ImageName) -> Result<Arc<dyn Device>, String> {

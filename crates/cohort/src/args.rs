@@ -37,6 +37,11 @@ pub(crate) enum Command {
     /// Damage is told by file, disk and byte range, with the points that die of it; the exit code is then 49. Nothing is
     /// changed.
     Verify(Verify),
+    /// Compare a random sample of disks with their last points, where nothing is said to have changed.
+    ///
+    /// What a bitmap says has changed is left out; without one everything is claimed to be as it was. A claim that is
+    /// wrong is told with its place, the exit code is 50, and the next run of that disk compares everything.
+    Audit(Audit),
     /// Remove points that are not wanted any more, and merge their images into those of the points that stay.
     ///
     /// A point stays if one of the two rules keeps it. The newest point of a disk always stays, and so does what the next
@@ -171,6 +176,29 @@ pub(crate) struct Verify {
     /// Where points are restored to for that; by default the system's directory for temporary files.
     #[arg(long, value_name = "DIR", requires = "restore_test")]
     pub(crate) scratch: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `cohort audit`.
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Disks to audit, as they are backed up; each as PATH or NAME=PATH.
+    #[arg(required = true, value_name = "[NAME=]SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// The backup directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) against: PathBuf,
+    /// The bitmap in the qcow2 sources that says what has changed since their last points.
+    #[arg(long, value_name = "BITMAP")]
+    pub(crate) bitmap: Option<String>,
+    /// Read at most this much of each disk; K, M, G and T are powers of 1024.
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = crate::human::parse_bytes)]
+    pub(crate) budget: u64,
+    /// Choose the sample that this number stands for: `--json` tells the number of each.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

@@ -65,6 +65,8 @@ pub(crate) enum Exit {
     PointDamaged,
     /// Verifying found damage.
     Damaged,
+    /// An audit found a wrong claim.
+    ClaimWrong,
     /// A check of the demonstration failed.
     CheckFailed,
 }
@@ -73,7 +75,7 @@ use Exit::*;
 
 impl Exit {
     /// Every exit, in the order of the codes.
-    pub(crate) const ALL: [Exit; 31] = [
+    pub(crate) const ALL: [Exit; 32] = [
         Done,
         Other,
         Usage,
@@ -104,6 +106,7 @@ impl Exit {
         NoSuchPoint,
         PointDamaged,
         Damaged,
+        ClaimWrong,
         CheckFailed,
     ];
 
@@ -141,6 +144,7 @@ impl Exit {
             NoSuchPoint       => (47, "no-such-point",      "there is no such disk or point"),
             PointDamaged      => (48, "point-damaged",      "a point's image, or one that it lies on, is missing or cannot be read"),
             Damaged           => (49, "damaged",            "verifying found files that are not what was backed up"),
+            ClaimWrong        => (50, "claim-wrong",        "an audit found changes where none were claimed; the next run compares everything"),
             CheckFailed       => (60, "check-failed",       "a check of the demonstration failed"),
         }
     }

@@ -27,6 +27,27 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// A number of things, its thousands apart: `4,096`.
+pub(crate) fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A share of one as a percentage with two significant digits, rounded up: `0.074 %`.
+pub(crate) fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    let places = (1.0 - percent.max(1e-9).log10().floor()).max(0.0) as i32;
+    let scale = 10_f64.powi(places);
+    format!("{:.*} %", places as usize, (percent * scale).ceil() / scale)
+}
+
 /// A span of time in its two largest units: `1 h 02 min`, `3 min 20 s`, `12 s`, `0.4 s`.
 pub(crate) fn duration(span: Duration) -> String {
     let seconds = span.as_secs();
@@ -108,7 +129,18 @@ pub(crate) fn parse_range(text: &str) -> Result<Range<u64>, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{bytes, duration, parse_bytes, parse_range};
+    use super::{bytes, count, duration, parse_bytes, parse_range, percent};
+
+    #[test]
+    fn counts_and_shares_are_short() {
+        assert_eq!(
+            ["7", "999", "4,096", "1,048,576"],
+            [7, 999, 4096, 1 << 20].map(count)
+        );
+        assert_eq!(percent(0.000_731_1), "0.074 %");
+        assert_eq!(percent(0.2589), "26 %");
+        assert_eq!(percent(0.95), "95 %");
+    }
 
     #[test]
     fn ranges_are_an_offset_and_a_length() {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::Kept;
 use super::contents::{Broken, Contents, ensure};
 use super::model::{
-    Anchor, Answer, Clearing, Decided, Decision, Disk, Merging, Partial, Run, StoredDigests, View,
-    Views,
+    Anchor, Answer, Clearing, Decided, Decision, Disk, Merging, Partial, Proof, Run, StoredDigests,
+    View, Views,
 };
 use super::name::{DiskName, RunId};
 use super::record::PointRecord;
@@ -161,6 +161,19 @@ impl Contents {
         }
         self.points
             .retain(|(of, run), _| of != disk || !removed.contains(run));
+    }
+
+    /// The views of a disk have lost writes, nobody knows since when.
+    pub(super) fn distrust(&mut self, disk: &DiskName, now_unix_ms: u64) {
+        let Some(views) = self.views.get_mut(disk) else {
+            return;
+        };
+        let lost = Proof::Lost {
+            since_unix_ms: now_unix_ms,
+        };
+        for view in [&mut views.point, &mut views.partial].into_iter().flatten() {
+            view.tracking.proof = lost;
+        }
     }
 
     /// A point's image holds all that those it was merged with held.

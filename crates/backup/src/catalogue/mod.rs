@@ -259,6 +259,17 @@ impl Catalogue {
         })
     }
 
+    /// What is known of a disk's changes is wrong: no view of it is used any more, and the next run compares everything.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn distrust(&self, disk: &DiskName) -> Result<(), ChangeError> {
+        self.change(|contents| {
+            contents.distrust(disk, now_unix_ms());
+            Ok(())
+        })
+    }
+
     /// The image of a point holds what those it was merged with held.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The commands, one file each: from arguments to a call of the library, and from its answer to what people see.
 
+mod audit;
 mod backup;
 mod catalogue;
 mod decide;
@@ -27,6 +28,7 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::Restore(args) => restore::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Prune(args) => prune::run(args),
         Command::List(args) => list::run(args),
         Command::Bitmap(args::Bitmap::Decide(args)) => decide::run(args),
@@ -44,6 +46,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Restore(args) => args.output.json,
         Command::Serve(args) => args.output.json,
         Command::Verify(args) => args.output.json,
+        Command::Audit(args) => args.output.json,
         Command::Prune(args) => args.output.json,
         Command::List(args) => args.output.json,
         Command::Bitmap(args::Bitmap::Decide(args)) => args.output.json,

@@ -71,7 +71,15 @@ pub(crate) enum Command {
 
 /// `cohort backup`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Backup {
+    /// Take disks and options from this TOML file; what is given beside it comes after, and wins.
+    #[arg(long, value_name = "FILE")]
+    #[allow(
+        dead_code,
+        reason = "a plan is put in its place before arguments are read; this is for the help"
+    )]
+    pub(crate) plan: Option<PathBuf>,
     /// Disks to back up: files or block devices, raw or qcow2; each as PATH or NAME=PATH.
     #[arg(required = true, value_name = "[NAME=]SOURCE")]
     pub(crate) sources: Vec<String>,
@@ -82,7 +90,7 @@ pub(crate) struct Backup {
     #[arg(long)]
     pub(crate) individual: bool,
     /// What a disk keeps of a failed run: on-success, always, ask or never; for all disks or for NAME. May be repeated.
-    #[arg(long, value_name = "[NAME=]POLICY")]
+    #[arg(long, value_name = "[NAME=]POLICY", value_parser = crate::commands::policy_text)]
     pub(crate) policy: Vec<String>,
     /// Go by the dirty bitmap NAME that QEMU keeps in the qcow2 image of DISK, instead of comparing the whole disk, and
     /// clear it of what the new point holds. To name it is to say that nobody else clears it. May be repeated.
@@ -93,7 +101,7 @@ pub(crate) struct Backup {
     pub(crate) undecided: Undecided,
     /// What to do when a cluster cannot be read or written: report (fail the disk), ignore (try again) or skip:N (leave
     /// out at most N granules of 64 KiB, which makes the point incomplete).
-    #[arg(long, value_name = "ACTION", default_value = "report")]
+    #[arg(long, value_name = "ACTION", default_value = "report", value_parser = crate::commands::error_policy_text)]
     pub(crate) on_error: String,
     /// Copy at most this many bytes a second and disk; K, M, G and T are powers of 1024.
     #[arg(long, value_name = "BYTES", value_parser = crate::human::parse_bytes)]

@@ -10,6 +10,7 @@ mod failure;
 mod human;
 mod interrupt;
 mod output;
+mod plan;
 mod progress;
 mod serve;
 
@@ -19,7 +20,15 @@ use clap::Parser;
 
 /// Runs the program with the arguments of the process, and gives its exit code.
 pub fn main() -> ExitCode {
-    let cli = match args::Cli::try_parse() {
+    let arguments = match plan::expanded(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            failure::Failure::new(exit::Exit::Usage, error).print(json);
+            return exit::Exit::Usage.into();
+        }
+    };
+    let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and the version come this way too; only what is wrong is an error.

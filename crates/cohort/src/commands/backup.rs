@@ -72,6 +72,17 @@ fn undecided(answer: args::Undecided) -> OnUndecided {
     }
 }
 
+/// Looks whether a text is an action on errors, so that what is wrong is told where it stands.
+///
+/// # Errors
+/// As [`error_policy`].
+pub(crate) fn error_policy_text(text: &str) -> std::result::Result<String, String> {
+    match error_policy(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(failure) => Err(failure.error.to_string()),
+    }
+}
+
 /// Reads `report`, `ignore` or `skip:N`.
 fn error_policy(text: &str) -> Result<ErrorPolicy> {
     let budget = Budget::default();

@@ -15,8 +15,10 @@ mod sources;
 mod verify;
 mod watched;
 
+pub(crate) use backup::error_policy_text;
 pub(crate) use report::fence_line;
 pub(crate) use restore::restore_raw;
+pub(crate) use sources::policy_text;
 
 use crate::args::{self, Command};
 use crate::failure::Result;

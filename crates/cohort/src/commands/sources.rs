@@ -24,6 +24,17 @@ pub(super) struct Policies {
     by_name: Vec<(DiskName, BitmapPolicy)>,
 }
 
+/// Looks whether a text is `[NAME=]POLICY`, so that what is wrong is told where it stands.
+///
+/// # Errors
+/// As [`Policies::parse`].
+pub(crate) fn policy_text(text: &str) -> std::result::Result<String, String> {
+    match Policies::parse(&[text.to_owned()]) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(failure) => Err(failure.error.to_string()),
+    }
+}
+
 impl Source {
     /// Reads `[NAME=]PATH`. A path that holds a `=` is a path if it exists as it stands, or if what is before the `=` is
     /// no name for a disk.

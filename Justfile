@@ -46,6 +46,11 @@ fuzz seconds:
             -max_total_time={{seconds}} -print_final_stats=1
     done
 
+# Tracking through kills and losses of power: ten thousand kills, and every fault at every moment of a hundred sessions.
+torture:
+    COHORT_TORTURE_KILLS=${COHORT_TORTURE_KILLS:-10000} cargo test --release -p cohort-tests --test tracking_kills -- --nocapture
+    COHORT_TORTURE_SESSIONS=${COHORT_TORTURE_SESSIONS:-100} cargo test --release -p cohort-tests --test tracking_power_loss -- --nocapture
+
 # Side-by-side figures: reported, never gated.
 bench:
     cargo bench -p benches

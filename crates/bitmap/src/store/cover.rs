@@ -24,10 +24,17 @@ pub(super) struct Cover {
 impl Cover {
     pub(super) fn new(granules: u64) -> Self {
         let chunks = granules.div_ceil(CHUNK_WORDS * WORD_BITS);
-        Self {
+        let cover = Self {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             retired: AtomicU64::new(0),
+        };
+        // Loom does not see what a `OnceLock` orders.
+        if cfg!(loom) {
+            for chunk in 0..chunks {
+                let _allocated = cover.stored(chunk * CHUNK_WORDS);
+            }
         }
+        cover
     }
 
     /// Whether all of `granules` are covered.

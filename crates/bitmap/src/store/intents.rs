@@ -26,12 +26,13 @@ const MOST_AHEAD: u64 = 64 << 20;
 /// Granules looked back over to see whether writes go forward.
 const LOOK_BACK: u64 = 16384;
 
-/// Writes crowd together where one granule in so many of a block is covered; then all of the block is
-/// prepared for. Writes spread evenly over a disk leave blocks below that.
-const CROWDED: u64 = 16;
-
-/// Granules in the blocks that are looked at, largest first.
+/// Granules in the blocks that are looked at to see whether writes crowd together, largest first. A block is
+/// prepared for as a whole when enough of it is covered.
 const BLOCKS: [u64; 2] = [512, 64];
+
+/// How many covered granules make the larger block a crowd: so few at first, and twice as many each time
+/// the budget was used up, which is what writes spread evenly over a disk do.
+const CROWD: std::ops::RangeInclusive<u64> = 1..=64;
 
 /// How many of the newest stretches that were prepared for stay covered when an epoch ends.
 const STAY_WARM: usize = 8;
@@ -96,6 +97,20 @@ impl Recording {
     }
 }
 
+#[cfg(all(test, loom))]
+impl Recording {
+    /// Covers granules that nobody wrote, as an intent that looked ahead does.
+    pub(super) fn prepare_for(&self, granules: Range<u64>) {
+        let mut state = self.shared.intents.lock();
+        state.pending.push(Wish {
+            track: self.track.clone(),
+            granules,
+            marked: false,
+        });
+        drop(self.shared.lead(state));
+    }
+}
+
 impl Track {
     fn granularity(&self) -> Granularity {
         self.recorder.granularity()
@@ -147,6 +162,8 @@ struct State {
     /// What was prepared for, oldest first.
     warm: Vec<Wish>,
     warm_bytes: u64,
+    /// See [`CROWD`].
+    crowd: u64,
     wanted: bool,
     lost: Option<Lost>,
     dismissed: bool,
@@ -193,6 +210,7 @@ impl Intents {
             next,
             warm: Vec::new(),
             warm_bytes: 0,
+            crowd: *CROWD.start(),
             wanted: false,
             lost: None,
             dismissed: false,
@@ -295,6 +313,8 @@ impl State {
     fn cool(&mut self, keep_bytes: u64) {
         let mut kept = Vec::new();
         let mut kept_bytes = 0;
+        // Of what is uncovered: how much was written after all, and how much it is in total.
+        let mut cooled = (0, 0);
         for wish in std::mem::take(&mut self.warm).into_iter().rev() {
             if kept.len() < STAY_WARM && kept_bytes + wish.bytes() <= keep_bytes {
                 kept_bytes += wish.bytes();
@@ -302,6 +322,13 @@ impl State {
             } else {
                 let recorder = &wish.track.recorder;
                 let shift = recorder.granularity().shift();
+                let used = wish
+                    .granules
+                    .clone()
+                    .filter(|g| recorder.get(g << shift))
+                    .count() as u64;
+                cooled.0 += used;
+                cooled.1 += wish.granules.end - wish.granules.start;
                 wish.track
                     .cover
                     .cool(&wish.granules, |granule| recorder.get(granule << shift));
@@ -311,6 +338,9 @@ impl State {
         kept.iter()
             .for_each(|wish| wish.track.cover.set(&wish.granules));
         kept.reverse();
+        if cooled.1 > 0 && cooled.0 * 4 >= cooled.1 {
+            self.crowd = (self.crowd / 2).max(*CROWD.start());
+        }
         (self.warm, self.warm_bytes) = (kept, kept_bytes);
     }
 
@@ -330,7 +360,7 @@ impl State {
         {
             return self.batch;
         }
-        if let Some(granules) = ahead(track, &granules) {
+        if let Some(granules) = ahead(track, &granules, self.crowd) {
             let wish = Wish {
                 track: track.clone(),
                 granules,
@@ -340,6 +370,9 @@ impl State {
                 self.warm_bytes += wish.bytes();
                 self.pending.push(wish);
             } else {
+                if !self.wanted {
+                    self.crowd = (self.crowd * 2).min(*CROWD.end());
+                }
                 self.wanted = true;
             }
         }
@@ -354,7 +387,7 @@ impl State {
 
 /// What to prepare for beyond a first write to `granules`: as much again as was written right before
 /// it, or the block around it if that is crowded.
-fn ahead(track: &Track, granules: &Range<u64>) -> Option<Range<u64>> {
+fn ahead(track: &Track, granules: &Range<u64>, crowd: u64) -> Option<Range<u64>> {
     let (cover, granularity) = (&track.cover, track.granularity());
     let all = granularity.granules(track.recorder.size());
     let most = MOST_AHEAD >> granularity.shift();
@@ -366,7 +399,8 @@ fn ahead(track: &Track, granules: &Range<u64>) -> Option<Range<u64>> {
         .find_map(|block| {
             let start = granules.start - granules.start % block;
             let around = start..all.min(start + block);
-            (cover.count(&around) >= block / CROWDED).then_some(around)
+            let enough = (crowd * block / BLOCKS[0]).max(1);
+            (cover.count(&around) >= enough).then_some(around)
         });
     let length = |range: &Range<u64>| range.end - range.start;
     block

@@ -157,7 +157,7 @@ fn gap(sectors: &[Found<LogSector>], epoch: u64) -> Option<usize> {
         .position(|sector| !of_epoch(sector))
 }
 
-fn decode(bytes: &[u8], half: u64, at: u64, id: &StoreId) -> Found<LogSector> {
+pub(super) fn decode(bytes: &[u8], half: u64, at: u64, id: &StoreId) -> Found<LogSector> {
     match Sector::read(bytes, KIND, id, place(half, at)) {
         Found::Nothing => Found::Nothing,
         Found::Damaged => Found::Damaged,

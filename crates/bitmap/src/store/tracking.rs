@@ -165,11 +165,15 @@ impl Store {
         let writing = StoreError::writing("what was recovered");
         // The sets first: beginning an epoch overwrites the intents of the one before the last.
         table.write(&*file, &id, &changed).map_err(&writing)?;
-        drop(changed);
         let begun = encode_batch(&[], epoch + 1, 0, &id);
         file.write_at(&begun, super::log::place(epoch + 1, 0))
             .map_err(&writing)?;
         file.sync_data().map_err(&writing)?;
+        // And again, now that the new epoch is there: they hold all that came before it, so that the next switch
+        // may overwrite that.
+        changed.iter_mut().for_each(|set| set.epoch = epoch + 1);
+        table.write(&*file, &id, &changed).map_err(&writing)?;
+        drop(changed);
         let mut header = Header {
             id,
             mode,
@@ -694,3 +698,6 @@ fn now_unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
 }
+
+#[cfg(all(test, loom))]
+mod loom_models;

@@ -54,3 +54,8 @@ torture:
 # Side-by-side figures: reported, never gated.
 bench:
     cargo bench -p benches
+
+# Copies and live writers side by side with peers; COHORT_BENCH_MIB for another size of the disk.
+compare:
+    cargo bench -p benches --bench copy
+    cargo bench -p benches --bench live

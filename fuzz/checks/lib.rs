@@ -4,3 +4,4 @@
 pub mod nbd;
 pub mod qcow2_bitmaps;
 pub mod serialised;
+pub mod store;

@@ -21,6 +21,11 @@ fn serialised_bitmaps() {
     replay("serialised", checks::serialised::check);
 }
 
+#[test]
+fn tracking_stores() {
+    replay("store", checks::store::check);
+}
+
 /// Every file of a target's corpus, and each of them cut and flipped at some places.
 fn replay(target: &str, check: fn(&[u8])) {
     let corpus = root().join("fuzz/corpus").join(target);

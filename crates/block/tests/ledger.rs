@@ -175,6 +175,21 @@ fn disk_of_no_bytes_is_finished() {
     assert!(ledger.remaining().is_empty());
 }
 
+#[test]
+fn claim_given_back_breaks_the_backup_only_if_a_write_has_passed() {
+    for passed in [false, true] {
+        let mut pair = Pair::new("11");
+        pair.make(&Move::Claim(0, 1));
+        pair.make(&Move::Stage(0));
+        if passed {
+            pair.make(&Move::Pass(0));
+        }
+        pair.make(&Move::GiveBack(0));
+        pair.check();
+        assert_eq!(pair.ledger.broken().is_some(), passed);
+    }
+}
+
 /// Where the slow ledger says a cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`MemoryDevice`] | in memory, sparsely: for tests and examples |
 //! | [`RawDevice`] | those of a file or a block device, one to one |
+//! | [`NbdDevice`] | at an NBD server, here or elsewhere |
 //! | [`Image::open`], [`open()`] | in an image file: raw, or qcow2 with the files beneath it |
 //!
 //! and filters stand between a device and who uses it: [`Gated`] lets a moment be chosen between all
@@ -70,6 +71,7 @@ mod lock;
 mod loom_tests;
 mod memory;
 mod meter;
+mod nbd;
 mod open;
 mod open_error;
 mod qcow2;
@@ -89,6 +91,7 @@ pub use gated::{CloseError, ClosedGate, GateId, Gated, HeldBy, close_all};
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
 pub use meter::{Delays, DeviceTime, WriteMeter};
+pub use nbd::NbdDevice;
 pub use open::{Access, Format, Image, ImageFile, LayerBitmaps, OpenOptions, open};
 pub use open_error::OpenError;
 pub use raw::RawDevice;

@@ -80,7 +80,8 @@ pub(crate) struct Backup {
         reason = "a plan is put in its place before arguments are read; this is for the help"
     )]
     pub(crate) plan: Option<PathBuf>,
-    /// Disks to back up: files or block devices, raw or qcow2; each as PATH or NAME=PATH.
+    /// Disks to back up: files or block devices, raw or qcow2, or exports of NBD servers (nbd://HOST/EXPORT,
+    /// nbd+unix:///EXPORT?socket=PATH); each as PATH or NAME=PATH.
     #[arg(required = true, value_name = "[NAME=]SOURCE")]
     pub(crate) sources: Vec<String>,
     /// The backup directory; made if it does not exist.

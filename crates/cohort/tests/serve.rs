@@ -261,6 +261,45 @@ fn points_of_a_backup_directory_are_mounted_to_restore_a_file() {
 }
 
 #[test]
+fn exports_are_backed_up_together() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    two_disks(&lab);
+    let server = Server::start(&lab, &["a.raw", "b.qcow2"]);
+    let (a, b) = (server.uri("a"), format!("other={}", server.uri("b")));
+    for round in 1..=2 {
+        lab.tool(
+            "qemu-io",
+            &[
+                "-f",
+                "raw",
+                "-c",
+                &format!("write -P {round} {round}M 300k"),
+                &server.uri("b"),
+            ],
+        );
+        lab.cohort(["backup", &a, &b, "--to", "R"]).exits(0);
+        for (point, name) in [("a", "a"), ("other", "b")] {
+            lab.tool("nbdcopy", &[&server.uri(name), "now"]);
+            lab.restores_to("R", &format!("{point}@{round}"), "now");
+        }
+    }
+}
+
+#[test]
+fn an_export_that_cannot_be_read_is_named() {
+    let lab = Lab::new();
+    lab.cohort(["backup", "nbd+unix:///x?socket=none", "--to", "R"])
+        .exits(21)
+        .says(&["nbd+unix:///x?socket=none"]);
+    lab.cohort(["backup", "nbd:none", "--to", "R"])
+        .exits(2)
+        .says(&["nbd://"]);
+}
+
+#[test]
 fn a_socket_has_one_server_and_outlives_none() {
     let lab = Lab::new();
     fs::write(lab.path("a.raw"), noise(1, 4096)).expect("a disk");

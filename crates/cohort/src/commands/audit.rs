@@ -38,7 +38,7 @@ pub(super) fn run(args: &args::Audit) -> Result {
     let mut exit = Exit::Done;
     for text in &args.sources {
         let source = Source::parse(text);
-        let name = source.spec().disk_name()?;
+        let name = source.disk_name()?;
         let device = cohort_block::open(&source.path, OpenOptions::read_only())
             .map_err(|error| Failure::new(exit_of_open(&error), error))?;
         let changed = changed(args, &source, &*device)?;

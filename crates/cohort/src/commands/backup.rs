@@ -40,7 +40,7 @@ fn disks(args: &args::Backup) -> Result<Vec<DiskSpec>> {
     let mut names = Vec::new();
     for text in &args.sources {
         let source = Source::parse(text);
-        let spec = source.spec();
+        let spec = source.spec()?;
         let name = spec.disk_name()?;
         let options = Options::builder()
             .policy(policies.of(&name))

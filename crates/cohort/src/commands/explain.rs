@@ -70,7 +70,7 @@ pub(super) fn run(args: &args::Explain) -> Result {
 fn names(sources: &[String]) -> Result<Vec<DiskName>> {
     sources
         .iter()
-        .map(|text| Ok(Source::parse(text).spec().disk_name()?))
+        .map(|text| Source::parse(text).disk_name())
         .collect()
 }
 

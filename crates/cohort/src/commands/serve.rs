@@ -68,7 +68,7 @@ fn open_disks(args: &args::Serve) -> Result<Vec<Served>> {
     let mut disks: Vec<Served> = Vec::new();
     for text in &args.disks {
         let source = Source::parse(text);
-        let name = source.spec().disk_name()?;
+        let name = source.disk_name()?;
         let access = if args.read_only {
             Access::ReadOnly
         } else {

@@ -1,12 +1,19 @@
 //! Disks and policies as the command line gives them: `[NAME=]PATH`, `[NAME=]POLICY`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cohort_backup::catalogue::DiskName;
 use cohort_backup::{BitmapPolicy, DiskSpec};
+use cohort_block::{Access, NbdDevice};
+use cohort_nbd::Uri;
 
 use crate::exit::Exit;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, exit_of_open};
+
+/// How long a request to an NBD server may take, connecting again included.
+const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source as it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,9 +64,41 @@ impl Source {
         }
     }
 
-    /// The source as the library takes it.
-    pub(super) fn spec(&self) -> DiskSpec {
-        let spec = DiskSpec::file(&self.path);
+    /// What the disk is called: as given, or made from where it is.
+    ///
+    /// # Errors
+    /// Nothing can be made from where it is.
+    pub(super) fn disk_name(&self) -> Result<DiskName> {
+        let spec = match self.address()? {
+            Some(uri) => DiskSpec::file(uri.name.as_str()),
+            None => DiskSpec::file(&self.path),
+        };
+        Ok(self.named(spec).disk_name()?)
+    }
+
+    /// The source as the library takes it. One at an NBD server is connected to.
+    ///
+    /// # Errors
+    /// The address is none, or the server there cannot be used.
+    pub(super) fn spec(&self) -> Result<DiskSpec> {
+        let Some(uri) = self.address()? else {
+            return Ok(self.named(DiskSpec::file(&self.path)));
+        };
+        let device = NbdDevice::connect(&uri, Access::ReadOnly, SERVER_PATIENCE)
+            .map_err(|error| Failure::new(exit_of_open(&error), error))?;
+        Ok(DiskSpec::device(Arc::new(device)).name(self.disk_name()?.as_str()))
+    }
+
+    /// Where it is at an NBD server, if it is at one.
+    fn address(&self) -> Result<Option<Uri>> {
+        let Some(text) = self.path.to_str().filter(|text| Uri::is_meant_by(text)) else {
+            return Ok(None);
+        };
+        let wrong = |error| Failure::say(Exit::Usage, format_args!("{text}: {error}"));
+        text.parse().map(Some).map_err(wrong)
+    }
+
+    fn named(&self, spec: DiskSpec) -> DiskSpec {
         match &self.name {
             Some(name) => spec.name(name.as_str()),
             None => spec,

@@ -150,7 +150,11 @@ impl Connection {
         let mut input = match self.input.try_lock() {
             Ok(input) => input,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(self.park()),
+            Err(TryLockError::WouldBlock) => {
+                // Whoever reads now may have looked before our last reply was gathered, and wait for the client.
+                self.send(&[], &[])?;
+                return Ok(self.park());
+            }
         };
         let length = self.session.header_length();
         if !input.has(length) {

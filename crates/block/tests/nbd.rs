@@ -1,0 +1,177 @@
+//! The NBD client against `qemu-nbd`: bytes, deadlines, and what is owed after a lost connection.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use cohort_block::{Access, Device, ExtentKind, NbdDevice, OpenError};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SIZE: u64 = (40 << 20) + 512;
+
+/// `qemu-nbd` serving `disk.raw` of a folder at the socket `s`. Killed when dropped.
+struct Peer(Child);
+
+impl Peer {
+    fn start(folder: &Path, args: &[&str]) -> Peer {
+        let socket = folder.join("s");
+        let _ = std::fs::remove_file(&socket);
+        let mut command = Command::new("qemu-nbd");
+        command
+            .args(["-t", "-f", "raw", "-x", "d", "-e", "8", "-k"])
+            .arg(&socket)
+            .args(args)
+            .arg("disk.raw");
+        let child = command
+            .current_dir(folder)
+            .spawn()
+            .expect("qemu-nbd starts");
+        let begin = Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(begin.elapsed() < PATIENCE, "qemu-nbd does not listen");
+            std::thread::yield_now();
+        }
+        Peer(child)
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} {}", self.0.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .expect("a shell")
+                .success()
+        );
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A folder with an empty disk, unless there is no `qemu-nbd` and that may be.
+fn folder() -> Option<tempfile::TempDir> {
+    if Command::new("qemu-nbd").arg("--version").output().is_err() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "qemu-nbd is missing where nothing may be skipped"
+        );
+        eprintln!("SKIPPED: qemu-nbd is not installed");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = std::fs::File::create(folder.path().join("disk.raw")).expect("a disk");
+    disk.set_len(SIZE).expect("room");
+    Some(folder)
+}
+
+fn connect(folder: &Path, access: Access, patience: Duration) -> Result<NbdDevice, OpenError> {
+    let uri = format!("nbd+unix:///d?socket={}", folder.join("s").display());
+    NbdDevice::connect(&uri.parse().expect("an address"), access, patience)
+}
+
+#[test]
+fn bytes_go_there_and_come_back() {
+    let Some(folder) = folder() else { return };
+    let _peer = Peer::start(folder.path(), &[]);
+    let disk = connect(folder.path(), Access::ReadWrite, PATIENCE).unwrap();
+    assert_eq!(disk.size(), SIZE);
+    // Longer than one request may be, and not aligned to anything.
+    let bytes: Vec<u8> = (0..(34 << 20) + 77)
+        .map(|at: u32| (at % 251) as u8)
+        .collect();
+    disk.write_at(&bytes, 333).unwrap();
+    let mut back = vec![1; bytes.len()];
+    disk.read_at(&mut back, 333).unwrap();
+    assert!(back == bytes);
+    disk.write_zeroes(1 << 20, 1 << 20).unwrap();
+    disk.discard(4 << 20, 1 << 20).unwrap();
+    disk.flush().unwrap();
+    disk.read_at(&mut back[..2 << 20], 512 << 10).unwrap();
+    assert!(back[512 << 10..1536 << 10].iter().all(|byte| *byte == 0));
+    let zero = disk.extent(1 << 20, SIZE - (1 << 20)).unwrap();
+    assert_eq!((zero.kind, zero.length), (ExtentKind::Zero, 1 << 20));
+    assert!(disk.write_at(&[0; 2], SIZE - 1).is_err());
+    disk.write_at(&[9], SIZE - 1).unwrap();
+    let many = std::thread::scope(|scope| {
+        let disk = &disk;
+        let read = move |at: u64| {
+            let mut piece = vec![0; 70_000];
+            (0..50).all(|_| {
+                disk.read_at(&mut piece, (8 << 20) + at).is_ok()
+                    && piece[0] == bytes_at((8 << 20) + at)
+            })
+        };
+        let threads: Vec<_> = (0..8)
+            .map(|at| scope.spawn(move || read(at * 1013)))
+            .collect();
+        threads.into_iter().all(|thread| thread.join().unwrap())
+    });
+    assert!(many, "eight threads on one connection");
+}
+
+/// What the test above wrote there.
+fn bytes_at(offset: u64) -> u8 {
+    ((offset - 333) % 251) as u8
+}
+
+#[test]
+fn a_flush_after_a_lost_connection_fails_once() {
+    let Some(folder) = folder() else { return };
+    let peer = Peer::start(folder.path(), &[]);
+    let disk = connect(folder.path(), Access::ReadWrite, PATIENCE).unwrap();
+    disk.write_at(&[1; 4096], 0).unwrap();
+    disk.flush().unwrap();
+    drop(peer);
+    let peer = Peer::start(folder.path(), &[]);
+    disk.flush().expect("all that was written had been flushed");
+    disk.write_at(&[2; 4096], 4096).unwrap();
+    drop(peer);
+    let _peer = Peer::start(folder.path(), &[]);
+    disk.write_at(&[3; 4096], 8192).expect("it connects again");
+    let owed = disk.flush().unwrap_err();
+    assert!(owed.to_string().contains("connection was lost"), "{owed}");
+    disk.flush().expect("it was told");
+    let mut byte = [0];
+    disk.read_at(&mut byte, 8192).unwrap();
+    assert_eq!(byte, [3]);
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    let Some(folder) = folder() else { return };
+    let peer = Peer::start(folder.path(), &[]);
+    let disk = connect(folder.path(), Access::ReadOnly, Duration::from_millis(500)).unwrap();
+    assert!(disk.write_at(&[1], 0).is_err(), "it was opened to read");
+    peer.signal("STOP");
+    disk.read_at(&mut [0; 512], 0).unwrap_err();
+    peer.signal("CONT");
+    let begin = Instant::now();
+    while disk.read_at(&mut [0; 512], 0).is_err() {
+        assert!(begin.elapsed() < PATIENCE, "it does not come back");
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_at_once() {
+    let Some(folder) = folder() else { return };
+    let refused = connect(folder.path(), Access::ReadOnly, PATIENCE).unwrap_err();
+    assert!(
+        refused.to_string().starts_with("nbd+unix:///d?socket="),
+        "{refused}"
+    );
+    let _peer = Peer::start(folder.path(), &["-r"]);
+    let refused = connect(folder.path(), Access::ReadWrite, PATIENCE).unwrap_err();
+    assert!(matches!(refused, OpenError::Permission { .. }));
+    let uri = format!(
+        "nbd+unix:///other?socket={}",
+        folder.path().join("s").display()
+    );
+    let refused =
+        NbdDevice::connect(&uri.parse().unwrap(), Access::ReadOnly, PATIENCE).unwrap_err();
+    assert!(refused.to_string().contains("refused"), "{refused}");
+}

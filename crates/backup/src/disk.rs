@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cohort_bitmap::store::{Prepared, Recording, SetId};
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split};
 use cohort_block::{BeforeWrite, Device, Ledger, Savers, StagingLevel, WriteMeter};
 
@@ -89,6 +90,10 @@ pub(crate) struct DiskState {
     pub(crate) notes: Vec<String>,
     pub(crate) stepped_down: Option<StepDown>,
     pub(crate) rows: Option<Rows>,
+    /// The sets of the view that the point will have, once they are in the record of the disk's job.
+    pub(crate) recorded: Option<Vec<SetId>>,
+    /// What recorded until the fence and does no more.
+    pub(crate) outgoing: Vec<Recording>,
     /// How much old data waited, once a served disk is settled.
     pub(crate) staged: Option<StagingLevel>,
     /// Whether the source changed while it was read, and that was accepted.
@@ -108,6 +113,15 @@ pub(crate) struct Ready {
     pub(crate) target: Arc<Target>,
     /// What is copied whether it is dirty or not.
     pub(crate) besides: Option<DirtyBitmap>,
+    /// What becomes of the sets of its tracking store.
+    pub(crate) turn: Option<Turn>,
+}
+
+/// A tracking store at the turn from one set to the next. The catalogue names the next one already.
+pub(crate) struct Turn {
+    pub(crate) next: Prepared,
+    /// What records until the fence.
+    pub(crate) before: Vec<Recording>,
 }
 
 /// A disk of which an instant is being copied.
@@ -130,6 +144,17 @@ pub(crate) struct FencedDisk {
     pub(crate) anchor: Option<RunId>,
     /// The partial that is continued.
     pub(crate) partial: Option<ImageName>,
+    pub(crate) sets: Option<FencedSets>,
+}
+
+/// The sets of the tracking store of a disk that is being copied.
+pub(crate) struct FencedSets {
+    /// Since.
+    pub(crate) recording: Recording,
+    /// Base, as far as sets say it.
+    pub(crate) point: Option<Vec<SetId>>,
+    /// What was dirty against the partial, as far as sets say it.
+    pub(crate) partial: Option<Vec<SetId>>,
 }
 
 impl Disk {

@@ -12,7 +12,7 @@ use cohort_job::{Abort, Cause, Disposition, Record};
 
 use crate::catalogue::{
     CommittedView, Decision, ImageName, Instant as PointInstant, Kept, Partial, Point, PointRecord,
-    RunId, StoredDigests, Tracking,
+    RunId, StoredDigests, TrackedViews, Tracking,
 };
 use crate::disk::{Disk, FencedDisk, Started, now_unix_ms, ranges};
 use crate::error::DiskError;
@@ -20,7 +20,9 @@ use crate::image_bitmap::{NamedBitmap, clear_owed};
 use crate::options::BitmapPolicy;
 use crate::report::{DiskPhase, Rows};
 use crate::settle::{Aborted, Ended, Fate, fate, in_granules, settle};
+use crate::stored::ViewSets;
 use crate::tracked::Views;
+use crate::turns;
 
 /// How long copies of old data that are under way may take to end when a backup is over. Their writers wait
 /// for them, so this is no longer than writers wait by default.
@@ -90,8 +92,13 @@ impl Disk {
             (BitmapPolicy::Never, None)
             | (BitmapPolicy::OnSuccess | BitmapPolicy::Always | BitmapPolicy::Ask, _) => self.run,
         };
+        let moved = anchor == self.run;
+        let (sets, recorded) = match &started.fenced {
+            Some(fenced) => turns::after_commit(self, fenced, &started.ledger, moved),
+            None => (Tracking::none(), None),
+        };
         let tracking = match &self.bitmap {
-            None => Tracking::none(),
+            None => sets,
             // The bitmap says what changed before it was read, and nobody knows when that was.
             Some(_) if state.changed => Tracking::none(),
             Some(bitmap) if anchor == self.run => bitmap.after_commit(),
@@ -101,6 +108,7 @@ impl Disk {
         state.copied_bytes = point.bytes_copied;
         state.skipped = skipped;
         state.point = Some(point.clone());
+        state.recorded = recorded;
         Ok(Record::from(
             PointRecord {
                 disk: self.name.clone(),
@@ -121,7 +129,13 @@ impl Disk {
         if let Some(fenced) = started.fenced {
             let moved = fate == Fate::Abdicate;
             let anchor = if moved { Some(self.run) } else { fenced.anchor };
-            self.settle_views(fenced, &started.ledger, fate, anchor, None);
+            let point = self.state().recorded.take();
+            let sets = fenced.sets.as_ref().map(|sets| ViewSets {
+                recording: sets.recording.clone(),
+                point,
+                partial: None,
+            });
+            self.settle_views(fenced, &started.ledger, fate, anchor, None, sets);
         }
     }
 
@@ -133,7 +147,7 @@ impl Disk {
             (state.started.take(), state.ready.take())
         };
         // Prepared and never fenced: the disk is untouched, and its views go back as they are.
-        drop(ready);
+        turns::undo(self, ready);
         let Some(started) = started else {
             self.state().left = self.partial_now();
             return;
@@ -162,7 +176,7 @@ impl Disk {
                 state.ready.take(),
             )
         };
-        drop(ready);
+        turns::undo(self, ready);
         // Gone after a hook; if a hook panicked, nothing is known of the disk's changes any more.
         if started.is_some_and(|started| started.fenced.is_some()) {
             self.give_back(None);
@@ -170,6 +184,7 @@ impl Disk {
         if let Some(tracked) = self.source.tracked() {
             tracked.gated().drop_spent_filters();
             tracked.gated().remove_meter(&self.writes);
+            tracked.collect(&self.catalogue, tracked.recording().as_ref());
         }
         self.clear_bitmap();
         let mut spent = std::mem::take(&mut self.state().digests);
@@ -248,7 +263,12 @@ impl Disk {
             Fate::LeaveUndecided => Some(Decision::Undecided),
             Fate::Abdicate | Fate::Reclaim | Fate::ReclaimBoth => None,
         };
-        let kept = decision.and_then(|decision| self.keep(&started, decision, why));
+        let fenced = started.fenced.as_ref();
+        let sets =
+            fenced.and_then(|fenced| turns::after_abort(self, fenced, fate, &started.ledger));
+        let tracked = turns::rows(self, sets.as_ref());
+        let kept =
+            decision.and_then(|decision| self.keep(&started, decision, why, tracked.clone()));
         let fate = match (fate, &kept) {
             // The catalogue does not take it: the second view is lost with the partial.
             (Fate::KeepPartial | Fate::LeaveUndecided, None) => Fate::Reclaim,
@@ -266,18 +286,36 @@ impl Disk {
             self.partial_now()
         };
         if let Some(fenced) = started.fenced {
+            let tracked = fenced
+                .sets
+                .as_ref()
+                .filter(|_| kept.is_none())
+                .map(|_| tracked);
+            let tracked =
+                tracked.map(|views| self.catalogue.track(&self.name, fenced.anchor, views));
+            if let Some(Err(error)) = tracked {
+                self.note(format!(
+                    "the views go on with more sets than they need: {error}"
+                ));
+            }
             let partial = match fate {
                 Fate::KeepPartial | Fate::LeaveUndecided => Some(started.target.name().clone()),
                 Fate::ReclaimBoth => fenced.partial.clone(),
                 Fate::Abdicate | Fate::Reclaim => None,
             };
             let anchor = fenced.anchor;
-            self.settle_views(fenced, &started.ledger, fate, anchor, partial);
+            self.settle_views(fenced, &started.ledger, fate, anchor, partial, sets);
         }
     }
 
     /// Names the target as the disk's partial, in one transaction of its own.
-    fn keep(&self, started: &Started, decision: Decision, why: &str) -> Option<Partial> {
+    fn keep(
+        &self,
+        started: &Started,
+        decision: Decision,
+        why: &str,
+        tracked: TrackedViews,
+    ) -> Option<Partial> {
         let ledger = &started.ledger;
         let remaining = ledger.remaining();
         let partial = Partial {
@@ -299,8 +337,8 @@ impl Disk {
             against_point: self
                 .bitmap
                 .as_ref()
-                .map_or_else(Tracking::none, NamedBitmap::as_before),
-            against_partial: Tracking::none(),
+                .map_or(tracked.point, NamedBitmap::as_before),
+            against_partial: tracked.partial,
         };
         let named = self.catalogue.sync_directory().map_err(DiskError::from);
         match named.and_then(|()| self.catalogue.keep_partial(kept).map_err(DiskError::from)) {
@@ -339,6 +377,7 @@ impl Disk {
         fate: Fate,
         anchor: Option<RunId>,
         partial: Option<ImageName>,
+        sets: Option<ViewSets>,
     ) {
         let FencedDisk {
             split,
@@ -365,6 +404,7 @@ impl Disk {
             anchor,
             partial,
             settled,
+            sets,
         }));
     }
 

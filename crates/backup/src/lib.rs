@@ -51,9 +51,11 @@ mod scratch;
 mod served;
 mod settle;
 mod source;
+mod stored;
 mod survey;
 mod target;
 mod tracked;
+mod turns;
 mod verify;
 
 pub use audit::{Audit, AuditError, Audited, audit, distrust};
@@ -82,7 +84,8 @@ pub use running::{Running, RunningDisk};
 pub use scan::{ScanError, scan};
 pub use settle::{Aborted, Ended, Fate, Settled, fate, in_granules, remaining, settle};
 pub use source::DiskSpec;
-pub use tracked::Tracked;
+pub use stored::Unproven;
+pub use tracked::{TrackError, Tracked, UntrackError};
 pub use verify::{
     Damage, PointState, PointVerdict, Selection, Verify, VerifyError, VerifyReport, verify,
 };

@@ -29,6 +29,7 @@ use crate::served;
 use crate::source::{DiskSpec, Source};
 use crate::survey::{Survey, Surveyed, survey};
 use crate::target::Through;
+use crate::turns;
 
 /// A backup to be run: disks, and the directory that they go to.
 ///
@@ -470,6 +471,7 @@ impl Launch {
                 look();
             }
         })?;
+        served.iter().for_each(|(disk, _)| turns::passed(disk));
         Ok(Some(Raised {
             bound,
             closed_for: fenced.closed_for,

@@ -14,6 +14,7 @@ use crate::scratch::scratch_file;
 use crate::settle::Settled;
 use crate::survey::is_lost;
 use crate::tracked::{AdoptError, Borrowed, Tracked, Views};
+use crate::turns;
 
 /// Threads that save old data for one disk. Writers wait for them, so more than one; the target is one file.
 const SAVERS: usize = 4;
@@ -25,6 +26,11 @@ pub(crate) fn prepare(
     anchor: Option<RunId>,
 ) -> Result<(), DiskError> {
     let tracked = Arc::clone(views.tracked());
+    let used = views
+        .views()
+        .and_then(|views| views.sets.as_ref())
+        .map(|sets| sets.recording.clone());
+    tracked.collect(&disk.catalogue, used.as_ref());
     let stale = views
         .views()
         .map(|views| views.settled.point().recorder().clone());
@@ -45,7 +51,9 @@ pub(crate) fn prepare(
         Changes::Allocated => Some(top_layer(disk, candidate.cluster)?),
         Changes::View | Changes::Compare | Changes::ImageBitmap => None,
     };
+    let turn = turns::prepare(disk, &tracked, &views)?;
     disk.state().ready = Some(Ready {
+        turn,
         views,
         stale,
         parent: candidate.parent,
@@ -90,6 +98,7 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
         savers,
         target,
         besides,
+        turn,
     } = ready;
     let tracked = Arc::clone(views.tracked());
     let views = views
@@ -99,6 +108,7 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
         anchor,
         partial,
         settled,
+        sets,
         ..
     } = views;
     let (point, second) = match settled {
@@ -114,7 +124,10 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
         Some(second) if continues => point.split_continuing(second),
         Some(_) | None => point.split(),
     };
-    closed.install_recorder(split.successor().clone());
+    let sets = turns::start(disk, closed, &split, turn, sets);
+    if sets.is_none() {
+        closed.install_recorder(split.successor().clone());
+    }
     closed.remove_recorder(&old);
     if let Some(stale) = stale {
         closed.remove_recorder(&stale);
@@ -149,6 +162,7 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
             manifest,
             anchor,
             partial,
+            sets,
         }),
     });
 }
@@ -222,9 +236,18 @@ fn adopt(
     let references: Vec<_> = references.iter().map(|reference| &**reference).collect();
     disk.meter
         .begin(crate::DiskPhase::Scanning, disk.source.device.size());
-    let mut found = tracked
-        .adopt(old.as_ref(), &references, disk.options.writer_wait)?
-        .into_iter();
+    let prepared = turns::begin_search(disk, tracked);
+    let (found, recording) = tracked.adopt(
+        old.as_ref(),
+        prepared,
+        &references,
+        disk.options.writer_wait,
+    )?;
+    let sets = recording.and_then(|recording| {
+        let (partial, point) = (partial.is_some(), point.is_some());
+        turns::found(disk, tracked, recording, &found, partial, point)
+    });
+    let mut found = found.into_iter();
     let second = if partial.is_some() {
         found.next()
     } else {
@@ -250,6 +273,7 @@ fn adopt(
         anchor,
         partial,
         settled,
+        sets,
     }));
     Ok(())
 }
@@ -281,6 +305,7 @@ fn nothing_known(disk: &Disk, tracked: &Arc<Tracked>, anchor: Option<RunId>) -> 
         anchor,
         partial: None,
         settled,
+        sets: None,
     }
 }
 

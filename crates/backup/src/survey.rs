@@ -51,7 +51,7 @@ pub(crate) fn survey(
     through: Option<&Through>,
 ) -> Result<Surveyed, DiskError> {
     check_size(&source, &options)?;
-    let views = match source.tracked() {
+    let mut views = match source.tracked() {
         Some(tracked) => Some(
             tracked
                 .borrow()
@@ -86,6 +86,9 @@ pub(crate) fn survey(
             usable: continued.as_ref().map(drop).map_err(String::clone),
         });
     let mut notes = Vec::new();
+    if let Some(borrowed) = &mut views {
+        look_into_store(borrowed, contents, &name, anchor, &mut notes);
+    }
     let tracking = match &views {
         Some(borrowed) if knows(borrowed, contents, anchor) && !is_lost(contents, &name) => {
             Tracking::View
@@ -189,6 +192,34 @@ fn image_bitmap(
             }
             Tracking::Scan
         }
+    }
+}
+
+/// Takes the views of a served disk out of its tracking store, if they are not known in this process.
+fn look_into_store(
+    borrowed: &mut Borrowed,
+    contents: &Contents,
+    disk: &DiskName,
+    anchor: Option<RunId>,
+    notes: &mut Vec<String>,
+) {
+    let tracked = borrowed.tracked().clone();
+    let Some(stored) = tracked
+        .store()
+        .filter(|_| !knows(borrowed, contents, anchor))
+    else {
+        return;
+    };
+    match tracked.stored_views(stored, contents, disk) {
+        Ok((views, excess)) => {
+            notes.push(format!("what changed is known from tracking store {stored}: {excess}"));
+            borrowed.set(Some(views));
+        }
+        // The first backup has nothing to go by, and needs nothing.
+        Err(_) if !contents.views.contains_key(disk) => {}
+        Err(why) => notes.push(format!(
+            "compared with its last backup, because tracking store {stored} does not say what changed: {why}"
+        )),
     }
 }
 

@@ -1,26 +1,34 @@
 //! A served disk and what is known of its changes: the views that a run borrows and gives back.
+//!
+//! With a tracking store the views are sets of it as well. A set that the catalogue names goes on recording until the
+//! catalogue names another: whatever kills the process, the sets that are named have every write.
 
 use std::fmt;
 use std::mem;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, SizeError, View};
-use cohort_block::{CloseError, Device, Gated};
+use cohort_bitmap::store::{Excess, Inspection, Prepared, Recording, SetId, StoreError};
+use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, SizeError, Undecided, View};
+use cohort_block::{CloseError, Device, DeviceError, Gated, TrackingError, TrackingStore};
 
-use crate::catalogue::{DirectoryId, DiskName, ImageName, RunId};
+use crate::catalogue::{Catalogue, Contents, Decision, DirectoryId, DiskName, ImageName, RunId};
 use crate::scan::{ScanError, scan};
 use crate::settle::Settled;
+use crate::stored::{Stored, Unproven, ViewSets, anchored_at};
 
 /// A disk that this process serves, with its dirty bitmap.
 ///
 /// Everybody writes through [`gated`](Self::gated), and one value lives as long as the disk is served: it holds
 /// the views between runs. In a new process the first run finds the changes by comparing the disk with its last
-/// point, while writes go on and are recorded.
+/// point, while writes go on and are recorded; unless the disk has a tracking store, out of which its views are
+/// [resumed](Self::resume).
 pub struct Tracked {
     name: DiskName,
     gated: Arc<Gated>,
     granularity: Granularity,
+    stored: Option<Stored>,
     state: Mutex<State>,
 }
 
@@ -29,6 +37,9 @@ enum State {
     /// A run has the views.
     Busy,
 }
+
+/// How long writes under way may take to end when what records is exchanged. They wait for nothing but their disk.
+const GATE_WAIT: Duration = Duration::from_secs(1);
 
 /// The views of a disk between runs. All record through the same recorder, which is installed in the gate.
 #[derive(Debug)]
@@ -40,6 +51,41 @@ pub(crate) struct Views {
     /// The partial that the second view speaks of.
     pub(crate) partial: Option<ImageName>,
     pub(crate) settled: Settled,
+    /// The same in the disk's tracking store, if it has one that works.
+    pub(crate) sets: Option<ViewSets>,
+}
+
+/// Why a disk cannot be tracked with the store that it was given.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrackError {
+    /// It has too many granules.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Writes to the disk would not end.
+    #[error(transparent)]
+    Gate(#[from] CloseError),
+}
+
+/// Why a disk's tracking could not be closed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UntrackError {
+    /// A run is using it.
+    #[error("disk {0} is being backed up: its tracking can be closed once the run has ended")]
+    Busy(DiskName),
+    /// Writes to the disk would not end.
+    #[error(transparent)]
+    Gate(#[from] CloseError),
+    /// The disk could not be flushed.
+    #[error(transparent)]
+    Flush(#[from] DeviceError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] TrackingError),
 }
 
 /// Why a served disk's changes could not be found out.
@@ -70,12 +116,108 @@ impl Tracked {
         granularity: Granularity,
     ) -> Result<Arc<Self>, SizeError> {
         DirtyBitmap::new(gated.size(), granularity)?;
-        Ok(Arc::new(Tracked {
+        Ok(Arc::new(Self::with(name, gated, granularity, None)))
+    }
+
+    /// Tracks `gated` in granules of 64 KiB, with views that outlive this process: in `store`, which is new and lies at
+    /// `path`. From the first backup on they have every write that passes the gate.
+    ///
+    /// # Errors
+    /// [`TrackError::Size`].
+    pub fn stored(
+        name: DiskName,
+        gated: Arc<Gated>,
+        path: &Path,
+        store: TrackingStore,
+    ) -> Result<Arc<Self>, TrackError> {
+        Self::over(name, gated, path, store, None, Unproven::Compare)
+    }
+
+    /// As [`stored`](Self::stored), with a store that was there, opened just now, and what was found in it. To be called
+    /// before anybody writes to the disk: what was recorded goes on being recorded from here on.
+    ///
+    /// After a clean close the views are exact; after a kill they are a superset with a bound on the excess, and whether
+    /// to go by them is for `unproven` to say.
+    ///
+    /// # Errors
+    /// [`TrackError`].
+    pub fn resume(
+        name: DiskName,
+        gated: Arc<Gated>,
+        path: &Path,
+        store: TrackingStore,
+        found: &Inspection,
+        unproven: Unproven,
+    ) -> Result<Arc<Self>, TrackError> {
+        Self::over(name, gated, path, store, Some(found), unproven)
+    }
+
+    fn over(
+        name: DiskName,
+        gated: Arc<Gated>,
+        path: &Path,
+        store: TrackingStore,
+        found: Option<&Inspection>,
+        unproven: Unproven,
+    ) -> Result<Arc<Self>, TrackError> {
+        let granularity = Granularity::DEFAULT;
+        DirtyBitmap::new(gated.size(), granularity)?;
+        let stored = Stored::new(path, store, found, unproven)?;
+        let mut closed = gated.close("tracking", Instant::now() + GATE_WAIT)?;
+        for recording in stored.recordings() {
+            closed.install_recording(recording);
+        }
+        drop(closed);
+        Ok(Arc::new(Self::with(name, gated, granularity, Some(stored))))
+    }
+
+    fn with(
+        name: DiskName,
+        gated: Arc<Gated>,
+        granularity: Granularity,
+        stored: Option<Stored>,
+    ) -> Self {
+        Tracked {
             name,
             gated,
             granularity,
+            stored,
             state: Mutex::new(State::Idle(None)),
-        }))
+        }
+    }
+
+    /// Ends tracking, with views that are exact in the store if there is one. To be called once nobody writes to the disk
+    /// any more: what is written later is in no view, and the store will know that from the disk's stamp.
+    ///
+    /// # Errors
+    /// [`UntrackError`]; a store that is not closed is as after a kill.
+    pub fn close(&self) -> Result<(), UntrackError> {
+        let before = mem::replace(&mut *self.lock(), State::Busy);
+        if matches!(before, State::Busy) {
+            return Err(UntrackError::Busy(self.name.clone()));
+        }
+        let closed = self.close_store();
+        *self.lock() = match closed {
+            Ok(()) => State::Idle(None),
+            Err(_) => before,
+        };
+        closed
+    }
+
+    fn close_store(&self) -> Result<(), UntrackError> {
+        let Some(stored) = &self.stored else {
+            return Ok(());
+        };
+        let recordings = stored.recordings();
+        let mut closed = self
+            .gated
+            .close("the end of tracking", Instant::now() + GATE_WAIT)?;
+        for recording in &recordings {
+            closed.remove_recording(recording);
+        }
+        drop(closed);
+        self.gated.flush()?;
+        Ok(stored.close()?)
     }
 
     /// What the disk is called.
@@ -100,6 +242,135 @@ impl Tracked {
     pub fn dirty_against_partial(&self) -> Option<DirtyBitmap> {
         match &*self.lock() {
             State::Idle(Some(views)) => views.settled.partial().map(View::snapshot),
+            State::Idle(None) | State::Busy => None,
+        }
+    }
+
+    pub(crate) fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    /// The disk's tracking store.
+    pub(crate) fn store(&self) -> Option<&Stored> {
+        self.stored.as_ref()
+    }
+
+    /// The views as the catalogue and the store say them, and by how much they say too much; or why they do not.
+    pub(crate) fn stored_views(
+        &self,
+        stored: &Stored,
+        contents: &Contents,
+        disk: &DiskName,
+    ) -> Result<(Views, Excess), String> {
+        let rows = contents
+            .views
+            .get(disk)
+            .ok_or("the disk has no view here yet")?;
+        let point = rows
+            .point
+            .as_ref()
+            .map(|view| stored.view(view))
+            .transpose()?;
+        let second = rows
+            .partial
+            .as_ref()
+            .map(|view| stored.view(view))
+            .transpose();
+        // Without the one against the partial the other still counts.
+        let second = if point.is_some() {
+            second.unwrap_or(None)
+        } else {
+            second?
+        };
+        let anchor = rows.point.as_ref().and_then(anchored_at);
+        let first = point
+            .as_ref()
+            .or(second.as_ref())
+            .ok_or("the disk has no view here yet")?;
+        let recording = first.recording.clone();
+        let excess = Excess(
+            point
+                .iter()
+                .chain(&second)
+                .map(|view| view.excess.0)
+                .max()
+                .unwrap_or(0),
+        );
+        let view = |bits| View::with_recorder(bits, recording.recorder().clone());
+        let (point, point_sets) = match point {
+            Some(point) => (view(point.bits), Some(point.sets)),
+            None => (view(self.all_dirty()), None),
+        };
+        let (settled, partial, partial_sets) = match second.zip(contents.partials.get(disk)) {
+            None => (Settled::Point(point), None, None),
+            Some((second, row)) => {
+                let partial = view(second.bits);
+                let settled = match row.decision {
+                    Decision::Keep => Settled::Both { point, partial },
+                    Decision::Undecided => Settled::Undecided(Undecided::new(point, partial)),
+                };
+                (settled, Some(row.file.clone()), Some(second.sets))
+            }
+        };
+        let views = Views {
+            directory: contents.meta.directory,
+            anchor,
+            partial,
+            settled,
+            sets: Some(ViewSets {
+                recording,
+                point: point_sets,
+                partial: partial_sets,
+            }),
+        };
+        Ok((views, excess))
+    }
+
+    /// Drops sets of this directory that its catalogue does not name. `used` records for views that are in memory only.
+    pub(crate) fn collect(&self, catalogue: &Catalogue, used: Option<&Recording>) {
+        let (Some(stored), Ok(contents)) = (&self.stored, catalogue.snapshot()) else {
+            return;
+        };
+        let mut garbage = stored.garbage(&contents);
+        garbage.retain(|set| used.is_none_or(|used| used.set() != *set));
+        let recordings = stored.recordings();
+        let recordings: Vec<_> = recordings
+            .iter()
+            .filter(|recording| garbage.contains(&recording.set()))
+            .collect();
+        if let Err(why) = self.forget(stored, &recordings, &garbage) {
+            tracing::warn!(disk = %self.name, %why, "sets of no use stay in the tracking store");
+        }
+    }
+
+    fn forget(
+        &self,
+        stored: &Stored,
+        recordings: &[&Recording],
+        garbage: &[SetId],
+    ) -> Result<(), String> {
+        if garbage.is_empty() {
+            return Ok(());
+        }
+        if !recordings.is_empty() {
+            let closed = self
+                .gated
+                .close("tidying the tracking store", Instant::now() + GATE_WAIT);
+            let mut closed = closed.map_err(|error| error.to_string())?;
+            for recording in recordings {
+                closed.remove_recording(recording);
+            }
+        }
+        for recording in recordings {
+            stored.finish(recording)?;
+        }
+        stored.drop_sets(garbage)
+    }
+
+    /// What records for the views that wait for the next run.
+    pub(crate) fn recording(&self) -> Option<Recording> {
+        match &*self.lock() {
+            State::Idle(Some(views)) => views.sets.as_ref().map(|sets| sets.recording.clone()),
             State::Idle(None) | State::Busy => None,
         }
     }
@@ -132,19 +403,24 @@ impl Tracked {
     }
 
     /// Finds what differs from each of these references, while writes go on: first every write is recorded,
-    /// then the disk is read, so whatever changes after it was read is in the record.
+    /// then the disk is read, so whatever changes after it was read is in the record. `prepared` becomes that record.
     pub(crate) fn adopt(
         &self,
         old: Option<&Recorder>,
+        prepared: Option<Prepared>,
         references: &[&dyn Device],
         wait: Duration,
-    ) -> Result<Vec<View>, AdoptError> {
+    ) -> Result<(Vec<View>, Option<Recording>), AdoptError> {
         let recorder = Recorder::new(self.gated.size(), self.granularity)
             .expect("the size was checked before");
         let mut closed = self
             .gated
             .close("the search for changes", Instant::now() + wait)?;
-        closed.install_recorder(recorder.clone());
+        let recording = prepared.map(|prepared| prepared.begin(&recorder));
+        match &recording {
+            Some(recording) => closed.install_recording(recording.clone()),
+            None => closed.install_recorder(recorder.clone()),
+        }
         if let Some(old) = old {
             closed.remove_recorder(old);
         }
@@ -164,8 +440,11 @@ impl Tracked {
                 .close("the search for changes", Instant::now() + wait)
         {
             closed.remove_recorder(&recorder);
+            if let Some(recording) = &recording {
+                closed.remove_recording(recording);
+            }
         }
-        Ok(views?)
+        Ok((views?, recording))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::Kept;
 use super::contents::{Broken, Contents, ensure};
 use super::model::{
     Anchor, Answer, Clearing, Decided, Decision, Disk, Merging, Partial, Proof, Run, StoredDigests,
-    View, Views,
+    Tracking, View, Views,
 };
 use super::name::{DiskName, RunId};
 use super::record::PointRecord;
+use super::{Kept, TrackedViews};
 
 /// Changes. Each either applies whole or leaves a value to be thrown away: callers work on a copy and
 /// [`check`](Contents::check) it before it counts.
@@ -123,6 +123,21 @@ impl Contents {
             tracking: against_partial,
         });
         self.partials.insert(disk, partial);
+    }
+
+    /// Where the bits of a disk's views are now. Of a point that is not the anchor nobody says where they are.
+    pub(super) fn track(&mut self, disk: &DiskName, anchor: Option<RunId>, tracked: TrackedViews) {
+        let Some(views) = self.views.get_mut(disk) else {
+            return;
+        };
+        let TrackedViews { point, partial } = tracked;
+        if let Some(view) = &mut views.point {
+            let same = anchor.map(Anchor::Point).as_ref() == Some(&view.anchor);
+            view.tracking = if same { point } else { Tracking::none() };
+        }
+        if let Some(view) = &mut views.partial {
+            view.tracking = partial;
+        }
     }
 
     /// Drops a disk's partial and the view against it; the view against the point stays. Returns

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
-    Anchor, ByteRange, CATALOGUE_VERSION, Decided, Disk, Meta, Partial, Point, Run, StoredDigests,
-    Views,
+    Anchor, ByteRange, CATALOGUE_VERSION, Decided, Disk, Meta, Partial, Point, Run, StoreId,
+    StoredDigests, Views,
 };
 use super::name::{DirectoryId, DiskName, FileKind, ImageName, PointName, RunId, Which};
 
@@ -219,6 +219,16 @@ impl Contents {
     /// Every file that the catalogue names.
     pub fn files(&self) -> impl Iterator<Item = &ImageName> {
         self.images().chain(self.digests())
+    }
+
+    /// The numbers of the sets of a tracking store that views are made of.
+    pub fn sets_of(&self, store: StoreId) -> impl Iterator<Item = u64> {
+        self.views
+            .values()
+            .flat_map(|views| views.point.iter().chain(&views.partial))
+            .flat_map(|view| &view.tracking.sets)
+            .filter(move |set| set.id == store)
+            .map(|set| set.number)
     }
 
     /// The verdicts of which hooks may still have to run, oldest first.

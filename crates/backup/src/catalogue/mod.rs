@@ -43,7 +43,7 @@ pub use garbage::FileRole;
 pub use model::{
     AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Clearing, Decided, Decision,
     Disk, FileStamp, ImageBitmap, Instant, Member, Merging, Meta, Outcome, Partial, Point, Proof,
-    RecordBytes, Root, Run, SetName, Settling, StoredDigests, Tracking, View, Views,
+    RecordBytes, Root, Run, SetName, Settling, StoreId, StoredDigests, Tracking, View, Views,
 };
 pub use name::{
     BadDiskName, BadName, BadPointName, DISK_NAME_MAX, DirectoryId, DiskName, FileKind, ImageName,
@@ -91,6 +91,15 @@ pub struct Kept {
     pub against_point: Tracking,
     /// remaining ∪ since.
     pub against_partial: Tracking,
+}
+
+/// Where the bits of a disk's views are, for [`Catalogue::track`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackedViews {
+    /// Of the view against the point.
+    pub point: Tracking,
+    /// Of the view against the partial.
+    pub partial: Tracking,
 }
 
 impl Catalogue {
@@ -210,6 +219,23 @@ impl Catalogue {
     pub fn keep_partial(&self, kept: Kept) -> Result<(), ChangeError> {
         self.change(|contents| {
             contents.keep_partial(kept);
+            Ok(())
+        })
+    }
+
+    /// Says where the bits of a disk's views are from now on: of the view against the point of the run `anchor`, and of
+    /// the view against the partial, as far as there are such views. One against another point then has no sets.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn track(
+        &self,
+        disk: &DiskName,
+        anchor: Option<RunId>,
+        tracked: TrackedViews,
+    ) -> Result<(), ChangeError> {
+        self.change(|contents| {
+            contents.track(disk, anchor, tracked);
             Ok(())
         })
     }

@@ -10,8 +10,9 @@ use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
 
 /// The version of the catalogue that this library writes, and the newest that it reads.
 ///
-/// Version 1 had no digests and no bitmaps of images; it is read as it stands, and becomes this one with the next change.
-pub const CATALOGUE_VERSION: u32 = 2;
+/// Version 1 had no digests and no bitmaps of images, and up to version 2 no view named a set of a tracking store; both
+/// are read as they stand, and become this one with the next change.
+pub const CATALOGUE_VERSION: u32 = 3;
 
 /// What the catalogue says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,10 +234,36 @@ pub enum Proof {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetName {
-    /// The store's path.
+    /// The store's path when the set was made, for people.
     pub store: String,
+    /// The store: one that was removed and made again is another.
+    pub id: StoreId,
     /// The set's number in it.
     pub number: u64,
+}
+
+/// A tracking store's own id, written as 32 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "RecordBytes", into = "RecordBytes")]
+pub struct StoreId(pub [u8; 16]);
+
+impl From<StoreId> for RecordBytes {
+    fn from(id: StoreId) -> Self {
+        Self(id.0.to_vec())
+    }
+}
+
+impl TryFrom<RecordBytes> for StoreId {
+    type Error = BadName;
+
+    fn try_from(bytes: RecordBytes) -> Result<Self, BadName> {
+        <[u8; 16]>::try_from(bytes.0)
+            .map(Self)
+            .map_err(|bytes| BadName {
+                text: RecordBytes(bytes).into(),
+                expected: "a store's id (32 digits of lower-case hex)",
+            })
+    }
 }
 
 /// Where the bits of a view are: the union of numbered sets.
@@ -304,6 +331,26 @@ impl Tracking {
     pub const fn none() -> Self {
         Self {
             proof: Proof::Unproven,
+            sets: Vec::new(),
+            image_bitmap: None,
+        }
+    }
+
+    /// The union of sets that have every write.
+    #[must_use]
+    pub const fn of_sets(sets: Vec<SetName>) -> Self {
+        Self {
+            proof: Proof::Proven,
+            sets,
+            image_bitmap: None,
+        }
+    }
+
+    /// Writes are missing since that time, in milliseconds since 1970.
+    #[must_use]
+    pub const fn lost(since_unix_ms: u64) -> Self {
+        Self {
+            proof: Proof::Lost { since_unix_ms },
             sets: Vec::new(),
             image_bitmap: None,
         }

@@ -87,6 +87,12 @@ impl DirectoryId {
         Self(u128::from(random_u64()) << 64 | u128::from(random_u64()))
     }
 
+    /// The id as bytes, in the order of its digits: the owner of its sets in tracking stores.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
     /// The first 32 bits: the mark that this directory's image files carry in their names.
     #[must_use]
     pub const fn mark(self) -> u32 {

@@ -10,6 +10,7 @@ mod random;
 mod refused;
 mod served;
 mod staged;
+mod stored;
 mod undecided;
 mod verified;
 mod world;

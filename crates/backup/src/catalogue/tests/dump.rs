@@ -79,10 +79,10 @@ fn wrong_dumps_are_told_apart() {
         Contents::undump(&other),
         Err(DumpError::OtherFormat(_))
     ));
-    let newer = text.replacen("\"version\": 2", "\"version\": 3", 1);
+    let newer = text.replacen("\"version\": 3", "\"version\": 4", 1);
     assert!(matches!(
         Contents::undump(&newer),
-        Err(DumpError::Version(3))
+        Err(DumpError::Version(4))
     ));
     assert!(matches!(
         Contents::undump(&text[..text.len() / 2]),

@@ -92,6 +92,7 @@ pub(in crate::catalogue) fn kept(
     partial.decision = decision;
     let sets = vec![SetName {
         store: "/var/lib/cohort/a.store".to_owned(),
+        id: StoreId([7; 16]),
         number: run.0,
     }];
     let against_partial = Tracking {

@@ -1,0 +1,566 @@
+//! Served disks with tracking stores: what changed is known in the next process, too, whatever ended this one.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cohort_backup::catalogue::{Catalogue, Proof, View};
+use cohort_backup::{
+    Backup, BitmapPolicy, DiskOutcome, DiskReport, DiskSpec, OnUndecided, Options, RunReport,
+    Tracked, Unproven,
+};
+use cohort_bitmap::store::{Label, Mode};
+use cohort_block::{Device, Gated, OsFile, RawDevice, TrackingError, TrackingStore};
+use cohort_job::Disposition;
+
+use crate::served::Writers;
+use crate::world::{CLUSTER, World, bad_cluster, committed, disk, name, options, policy, read_all};
+
+const CLUSTERS: u64 = 40;
+
+/// Serves a raw disk over the tracking store beside it; makes that one if there is none.
+fn serve(path: &Path, unproven: Unproven) -> Arc<Tracked> {
+    try_serve(path, unproven).unwrap()
+}
+
+fn try_serve(path: &Path, unproven: Unproven) -> Result<Arc<Tracked>, TrackingError> {
+    let file = OsFile::open(path, true).unwrap();
+    let raw = RawDevice::new("disk", Arc::new(file), true).unwrap();
+    let gated = Arc::new(Gated::new(Arc::new(raw)));
+    let disk = name(path.file_stem().unwrap().to_str().unwrap());
+    let (beside, size) = (TrackingStore::path_beside(path), gated.size());
+    if !beside.exists() {
+        let store = TrackingStore::create(&beside, path, size, Mode::KilledProcess)?;
+        return Ok(Tracked::stored(disk, gated, &beside, store).unwrap());
+    }
+    let (store, found) = loop {
+        match TrackingStore::open(&beside, path, size, Mode::KilledProcess) {
+            // A process that another test starts just now has our files for a moment.
+            Err(TrackingError::Held { holder, .. })
+                if holder.is_none_or(|holder| holder == std::process::id()) =>
+            {
+                std::thread::yield_now();
+            }
+            opened => break opened?,
+        }
+    };
+    Ok(Tracked::resume(disk, gated, &beside, store, &found, unproven).unwrap())
+}
+
+/// Writes what is there already: a comparison finds nothing of it, and who tracks knows. Not for every fourth cluster,
+/// which is a hole: of that nothing is copied.
+fn touch(disk: &Tracked, cluster: u64) {
+    assert_ne!(cluster % 4, 3);
+    let mut bytes = vec![0; CLUSTER as usize];
+    let device = disk.gated();
+    device.read_at(&mut bytes, cluster * CLUSTER).unwrap();
+    device.write_at(&bytes, cluster * CLUSTER).unwrap();
+}
+
+fn fill(disk: &Tracked, cluster: u64, byte: u8) {
+    let bytes = vec![byte; CLUSTER as usize];
+    disk.gated().write_at(&bytes, cluster * CLUSTER).unwrap();
+}
+
+/// Backs the disks up, and gives copies of them that were made inside the fence.
+fn back_up(repository: &Path, disks: &[(&Arc<Tracked>, Options)]) -> (RunReport, Vec<Vec<u8>>) {
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (result, devices) = (
+        copies.clone(),
+        disks.iter().map(|(disk, _)| disk.gated().device().clone()),
+    );
+    let devices: Vec<_> = devices.collect();
+    let mut run = Backup::to(repository).inside_fence(move || {
+        *result.lock().unwrap() = devices.iter().map(|device| read_all(&**device)).collect();
+    });
+    for (disk, options) in disks {
+        run = run.disk(DiskSpec::served(Arc::clone(disk)).options(options.clone()));
+    }
+    let report = run.start().unwrap().wait();
+    let copies = copies.lock().unwrap().clone();
+    (report, copies)
+}
+
+/// One disk, one committed run.
+fn point_of(world: &World, disk: &Arc<Tracked>) -> DiskReport {
+    let (report, copies) = back_up(&world.repository(), &[(disk, Options::default())]);
+    let report = committed(report);
+    let run = report.run.unwrap().0;
+    assert!(
+        world.restored(disk.name().as_str(), run) == copies[0],
+        "run {run}"
+    );
+    world.check();
+    report.disks[0].clone()
+}
+
+fn noted(report: &DiskReport, what: &str) -> bool {
+    report.notes.iter().any(|note| note.contains(what))
+}
+
+fn view_of(world: &World, disk: &str) -> View {
+    world.contents().views[&name(disk)].point.clone().unwrap()
+}
+
+/// The sets that the store of a disk has.
+fn sets_in(path: &Path) -> Vec<u64> {
+    let beside = TrackingStore::inspect(&TrackingStore::path_beside(path), None).unwrap();
+    beside
+        .inspection
+        .sets
+        .iter()
+        .map(|report| report.set.0)
+        .collect()
+}
+
+#[test]
+fn after_a_clean_close_the_next_process_knows_exactly() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    touch(&a, 5);
+    a.close().unwrap();
+    drop(a);
+    for round in 0..3 {
+        let a = serve(&path, Unproven::Compare);
+        let report = point_of(&world, &a);
+        assert!(
+            noted(&report, "is known from tracking store"),
+            "{:?}",
+            report.notes
+        );
+        assert!(noted(&report, ": exact"), "{:?}", report.notes);
+        assert_eq!(report.copied_bytes, CLUSTER, "round {round}");
+        touch(&a, 8 + round);
+        a.close().unwrap();
+        // One set, and the catalogue names it.
+        let named: Vec<_> = view_of(&world, "a")
+            .tracking
+            .sets
+            .iter()
+            .map(|set| set.number)
+            .collect();
+        assert_eq!((named.len(), named), (1, sets_in(&path)));
+    }
+}
+
+#[test]
+fn after_a_kill_the_user_says_whether_the_superset_is_gone_by() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    for cluster in [4, 5, 6, 8, 9] {
+        touch(&a, cluster);
+    }
+    // As a kill: nothing is written any more.
+    drop(a);
+    let beside = TrackingStore::inspect(&TrackingStore::path_beside(&path), None).unwrap();
+    let excess: u64 = beside
+        .inspection
+        .sets
+        .iter()
+        .map(|set| set.excess_bytes)
+        .sum();
+    let a = serve(&path, Unproven::Compare);
+    // Closed cleanly in between: what was not known of the time before is not known now.
+    a.close().unwrap();
+    drop(a);
+    let a = serve(&path, Unproven::Use);
+    let report = point_of(&world, &a);
+    assert!(noted(&report, "exact plus at most"), "{:?}", report.notes);
+    let copied = report.copied_bytes;
+    assert!(
+        (5 * CLUSTER..=5 * CLUSTER + excess).contains(&copied),
+        "{copied}, excess {excess}"
+    );
+    touch(&a, 6);
+    drop(a);
+    let a = serve(&path, Unproven::Compare);
+    let report = point_of(&world, &a);
+    assert!(
+        noted(&report, "nobody can show that it has every write"),
+        "{:?}",
+        report.notes
+    );
+    assert_eq!(report.copied_bytes, 0);
+}
+
+#[test]
+fn a_write_past_the_store_refutes_it() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    a.close().unwrap();
+    drop(a);
+    crate::world::write(&path, 9 * CLUSTER, 0xee, CLUSTER);
+    let a = serve(&path, Unproven::Use);
+    let report = point_of(&world, &a);
+    assert!(
+        noted(&report, "does not say what changed"),
+        "{:?}",
+        report.notes
+    );
+    assert_eq!(report.copied_bytes, CLUSTER);
+    a.close().unwrap();
+    drop(a);
+    let a = serve(&path, Unproven::Compare);
+    assert!(noted(&point_of(&world, &a), ": exact"));
+}
+
+#[test]
+fn every_end_of_a_group_is_known_to_the_next_process() {
+    for (policy_of_all, disposition) in [
+        (BitmapPolicy::OnSuccess, Disposition::Keep),
+        (BitmapPolicy::Always, Disposition::Keep),
+        (BitmapPolicy::Ask, Disposition::Keep),
+        (BitmapPolicy::Never, Disposition::Keep),
+        (BitmapPolicy::Always, Disposition::Discard),
+    ] {
+        let world = World::new();
+        let paths = [world.raw("a.raw", CLUSTERS), world.raw("b.raw", CLUSTERS)];
+        let options = options(|o| o.policy(policy_of_all).undecided(OnUndecided::Keep));
+        let both = |a: &Arc<Tracked>, b: &Arc<Tracked>| {
+            let (report, copies) = back_up(
+                &world.repository(),
+                &[(a, options.clone()), (b, options.clone())],
+            );
+            (committed(report), copies)
+        };
+        let [mut a, mut b] = [0, 1].map(|disk| serve(&paths[disk], Unproven::Compare));
+        both(&a, &b);
+        for round in 0..3 {
+            for cluster in 0..6 {
+                fill(&a, cluster * 4 + round, 0x80 + cluster as u8);
+                touch(&b, cluster * 4 + round);
+            }
+            // a cannot be read to its end, so both end, as the disposition says.
+            let spec =
+                |disk: &Arc<Tracked>| DiskSpec::served(disk.clone()).options(options.clone());
+            let broken = spec(&a).through(bad_cluster(12 + round));
+            let running = world.backup().disk(broken).disk(spec(&b)).start().unwrap();
+            if disposition == Disposition::Discard {
+                running.cancel(disposition);
+            }
+            touch(&b, 28 + round);
+            let report = running.wait();
+            assert!(!report.succeeded());
+            touch(&b, 32 + round);
+            world.contents().check().unwrap();
+            if round < 2 {
+                a.close().unwrap();
+                b.close().unwrap();
+            }
+            drop((a, b));
+            [a, b] = [0, 1].map(|disk| serve(&paths[disk], Unproven::Use));
+        }
+        let (report, copies) = both(&a, &b);
+        let run = report.run.unwrap().0;
+        for (disk, copy) in report.disks.iter().zip(&copies) {
+            assert!(
+                noted(disk, "is known from"),
+                "{policy_of_all} {disposition:?}: {:?}",
+                disk.notes
+            );
+            assert!(
+                world.restored(disk.name.as_str(), run) == *copy,
+                "{policy_of_all} {}",
+                disk.name
+            );
+        }
+        // Six clusters in each of three rounds, and six more, of which one may be copied already.
+        let copied = disk(&report, "b").copied_bytes / CLUSTER;
+        let kept = matches!(policy_of_all, BitmapPolicy::Always | BitmapPolicy::Ask);
+        assert!(
+            copied
+                >= if kept && disposition == Disposition::Keep {
+                    2
+                } else {
+                    24
+                },
+            "{copied}"
+        );
+        world.check();
+        for path in &paths {
+            assert!(sets_in(path).len() <= 3, "{:?}", sets_in(path));
+        }
+    }
+}
+
+#[test]
+fn undecided_views_wait_through_a_restart() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    for cluster in 0..8 {
+        fill(&a, cluster, 0x99);
+    }
+    let broken = DiskSpec::served(a.clone())
+        .options(policy(BitmapPolicy::Ask))
+        .through(bad_cluster(6));
+    assert!(
+        !world
+            .backup()
+            .disk(broken)
+            .start()
+            .unwrap()
+            .wait()
+            .succeeded()
+    );
+    touch(&a, 20);
+    a.close().unwrap();
+    drop(a);
+    let a = serve(&path, Unproven::Compare);
+    let (report, _) = back_up(&world.repository(), &[(&a, Options::default())]);
+    assert!(matches!(report.disks[0].outcome, DiskOutcome::Refused(_)));
+    a.close().unwrap();
+    drop(a);
+    let a = serve(&path, Unproven::Compare);
+    let keep = options(|o| o.undecided(OnUndecided::Keep));
+    let (report, copies) = back_up(&world.repository(), &[(&a, keep)]);
+    let report = committed(report);
+    assert!(
+        noted(&report.disks[0], ": exact"),
+        "{:?}",
+        report.disks[0].notes
+    );
+    // What remained, and 20.
+    assert!((2 * CLUSTER..8 * CLUSTER).contains(&report.disks[0].copied_bytes));
+    assert!(world.restored("a", report.run.unwrap().0) == copies[0]);
+    world.check();
+}
+
+#[test]
+fn a_store_that_fails_costs_a_comparison_and_no_write() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let file = OsFile::open(&path, true).unwrap();
+    let raw = RawDevice::new("disk", Arc::new(file), true).unwrap();
+    let gated = Arc::new(Gated::new(Arc::new(raw)));
+    let beside = TrackingStore::path_beside(&path);
+    let store = TrackingStore::create(&beside, &path, gated.size(), Mode::PowerLoss).unwrap();
+    // Recording into a finished set is what makes a store fail without a broken disk beneath.
+    let late = store
+        .store()
+        .begin(Label::default(), Default::default())
+        .unwrap();
+    store.store().finish(late.set()).unwrap();
+    let a = Tracked::stored(name("a"), gated, &beside, store).unwrap();
+    point_of(&world, &a);
+    touch(&a, 5);
+    late.record(0, 1);
+    drop(late);
+    touch(&a, 6);
+    // This process knows all the same.
+    let report = point_of(&world, &a);
+    assert_eq!(report.copied_bytes, 2 * CLUSTER);
+    assert!(noted(&report, "is of no use now"), "{:?}", report.notes);
+    assert!(matches!(
+        view_of(&world, "a").tracking.proof,
+        Proof::Lost { .. }
+    ));
+    touch(&a, 9);
+    a.close().unwrap_err();
+    drop(a);
+    let a = serve(&path, Unproven::Use);
+    let report = point_of(&world, &a);
+    assert!(noted(&report, "writes are missing"), "{:?}", report.notes);
+    assert_eq!(report.copied_bytes, 0);
+    touch(&a, 8);
+    a.close().unwrap();
+    drop(a);
+    // And from here on the store is as good as ever.
+    let a = serve(&path, Unproven::Compare);
+    assert_eq!(point_of(&world, &a).copied_bytes, CLUSTER);
+}
+
+#[test]
+fn without_its_store_a_disk_is_compared_and_with_another_one_refused() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let other = world.raw("other.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    a.close().unwrap();
+    drop(a);
+    fs::remove_file(TrackingStore::path_beside(&path)).unwrap();
+    serve(&other, Unproven::Compare).close().unwrap();
+    fs::copy(
+        TrackingStore::path_beside(&other),
+        TrackingStore::path_beside(&path),
+    )
+    .unwrap();
+    let error = try_serve(&path, Unproven::Use).unwrap_err().to_string();
+    assert!(
+        error.contains("a.raw.cohort") && error.contains("another disk"),
+        "{error}"
+    );
+    fs::remove_file(TrackingStore::path_beside(&path)).unwrap();
+    let a = serve(&path, Unproven::Use);
+    touch(&a, 6);
+    fill(&a, 4, 0x44);
+    let report = point_of(&world, &a);
+    assert!(
+        noted(&report, "another tracking store"),
+        "{:?}",
+        report.notes
+    );
+    assert_eq!(report.copied_bytes, CLUSTER);
+}
+
+#[test]
+fn two_directories_share_a_store_and_keep_apart() {
+    let (world, second) = (World::new(), World::new());
+    let path = world.raw("a.raw", CLUSTERS);
+    let mut a = serve(&path, Unproven::Compare);
+    for round in 0..3 {
+        point_of(&world, &a);
+        touch(&a, 4 + round);
+        let report = point_of(&second, &a);
+        if round > 0 {
+            // Since its own last run, and not since the other's.
+            assert_eq!(report.copied_bytes, 2 * CLUSTER);
+        }
+        touch(&a, 12 + round);
+        let report = point_of(&world, &a);
+        assert_eq!(report.copied_bytes, 2 * CLUSTER, "{:?}", report.notes);
+        a.close().unwrap();
+        drop(a);
+        a = serve(&path, Unproven::Compare);
+    }
+}
+
+#[test]
+fn a_missed_fence_leaves_the_views_as_they_were() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    touch(&a, 5);
+    let before = (view_of(&world, "a"), sets_in(&path));
+    let refuse = cohort_backup::Hook::new(
+        "refuses",
+        Duration::from_secs(5),
+        || Err("no".to_owned().into()),
+        || Ok(()),
+    );
+    let run = world
+        .backup()
+        .disk(DiskSpec::served(a.clone()))
+        .hook(refuse);
+    run.start().unwrap_err();
+    assert_eq!((view_of(&world, "a"), sets_in(&path)), before);
+    a.close().unwrap();
+    drop(a);
+    let a = serve(&path, Unproven::Compare);
+    assert_eq!(point_of(&world, &a).copied_bytes, CLUSTER);
+}
+
+/// Where the process that is to be killed finds its world.
+const FOLDER: &str = "COHORT_TEST_STORED_FOLDER";
+
+/// Not a test by itself: the process that the next one kills. Writes to two disks and backs them up, for ever.
+#[test]
+#[ignore = "run by the test that kills it"]
+fn a_process_that_writes_until_it_is_killed() {
+    let Some(folder) = env::var_os(FOLDER).map(PathBuf::from) else {
+        return;
+    };
+    let disks = ["a.raw", "b.raw"].map(|disk| serve(&folder.join(disk), Unproven::Use));
+    let _writers = [Writers::start(&disks[0], 11), Writers::start(&disks[1], 12)];
+    println!("\nready");
+    let policies = [
+        BitmapPolicy::Always,
+        BitmapPolicy::OnSuccess,
+        BitmapPolicy::Never,
+    ];
+    for (round, policy_of_all) in policies.into_iter().cycle().enumerate() {
+        let options = policy(policy_of_all);
+        let spec = |disk: &Arc<Tracked>| DiskSpec::served(disk.clone()).options(options.clone());
+        let mut last = spec(&disks[1]);
+        if round % 2 == 1 {
+            last = last.through(bad_cluster(30));
+        }
+        let run = Backup::to(folder.join("R"))
+            .disk(spec(&disks[0]))
+            .disk(last);
+        run.start().unwrap().wait();
+    }
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs that process, and kills it after so many of the backups it began.
+fn run_and_kill(world: &World, runs: u64, spins: u64) {
+    let child = Command::new(env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "stored::a_process_that_writes_until_it_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(FOLDER, world.path("."))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "ready"));
+    let runs_now = || {
+        cohort_backup::catalogue::read(world.repository())
+            .map_or(0, |contents| contents.runs.len() as u64)
+    };
+    let first = runs_now();
+    while runs_now() < first + runs {
+        std::thread::yield_now();
+    }
+    // Somewhere within a run: where, the machine's load decides.
+    for _ in 0..spins {
+        runs_now();
+    }
+}
+
+#[test]
+fn whatever_a_kill_interrupts_the_next_run_restores_identically() {
+    let world = World::new();
+    let paths = [world.raw("a.raw", CLUSTERS), world.raw("b.raw", CLUSTERS)];
+    for kill in 0..6 {
+        run_and_kill(&world, 1 + kill % 3, kill * 2);
+        let before = world.contents();
+        let disks = [0, 1].map(|disk| serve(&paths[disk], Unproven::Use));
+        let keep = options(|o| o.undecided(OnUndecided::Keep));
+        let all = [(&disks[0], keep.clone()), (&disks[1], keep)];
+        let (report, copies) = back_up(&world.repository(), &all);
+        let report = committed(report);
+        let run = report.run.unwrap().0;
+        for (disk, copy) in report.disks.iter().zip(&copies) {
+            let known = before.views.contains_key(&disk.name);
+            assert_eq!(noted(disk, "is known from"), known, "{:?}", disk.notes);
+            assert!(
+                world.restored(disk.name.as_str(), run) == *copy,
+                "kill {kill}, {}",
+                disk.name
+            );
+        }
+        for disk in &disks {
+            disk.close().unwrap();
+        }
+    }
+    world.check();
+    // The directory's lock went with the process that was killed.
+    drop(Catalogue::open(world.repository()).unwrap());
+}

@@ -9,12 +9,16 @@ pub use cohort_bitmap::store::{File, FileRun};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use crate::lock;
+
 /// A file or block device of the operating system.
 #[derive(Debug)]
 pub struct OsFile {
     file: fs::File,
     /// A block device's length; a file's is asked each time, because it grows.
     device_length: Option<u64>,
+    /// Whether locks on it are given back when this value goes.
+    locked: bool,
 }
 
 impl OsFile {
@@ -58,7 +62,18 @@ impl OsFile {
         Ok(Self {
             file,
             device_length,
+            locked: false,
         })
+    }
+
+    /// As [`new`](Self::new), for a file that carries locks of its own: they end with this value.
+    ///
+    /// Closing alone would not end them as long as a child that another thread is just starting has not yet
+    /// closed what it inherited.
+    pub(crate) fn locked(file: fs::File) -> io::Result<Self> {
+        let mut file = Self::new(file)?;
+        file.locked = true;
+        Ok(file)
     }
 
     /// The file itself, for locks and metadata.
@@ -74,6 +89,16 @@ impl OsFile {
     fn punch(&self, offset: u64, length: u64) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry(|| rustix::fs::fallocate(&self.file, flags, offset, length))
+    }
+}
+
+impl Drop for OsFile {
+    fn drop(&mut self) {
+        if self.locked
+            && let Err(error) = lock::release(&self.file)
+        {
+            tracing::warn!(%error, "locks end only when the file is closed everywhere");
+        }
     }
 }
 

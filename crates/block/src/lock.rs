@@ -92,15 +92,12 @@ pub(crate) fn lock(file: &fs::File, claim: Claim) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Gives back all locks on `file`: from here on anybody may write to it.
-pub(crate) fn unlock(file: &fs::File) -> io::Result<()> {
-    for byte in [CONSISTENT_READ, WRITE, RESIZE]
-        .iter()
-        .flat_map(|n| [USED + n, DENIED + n])
-    {
-        let lock = one_byte(libc::F_UNLCK, byte);
-        fcntl(file, FcntlArg::F_OFD_SETLK(&lock))?;
-    }
+/// Gives back every lock on `file`, of whatever kind: from here on anybody may write to it.
+pub(crate) fn release(file: &fs::File) -> io::Result<()> {
+    let mut everything = one_byte(libc::F_UNLCK, 0);
+    // To the end, wherever that is.
+    everything.l_len = 0;
+    fcntl(file, FcntlArg::F_OFD_SETLK(&everything))?;
     Ok(())
 }
 
@@ -157,6 +154,19 @@ mod tests {
         assert!(is_held(lock(&opened(&path), Claim::Write)));
         drop(writer);
         lock(&opened(&path), Claim::Write).unwrap();
+    }
+
+    #[test]
+    fn locks_end_with_their_owner_although_a_child_still_has_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = opened(&path);
+        lock(&file, Claim::Write).unwrap();
+        // What a child has between fork and exec.
+        let inherited = file.try_clone().unwrap();
+        drop(crate::OsFile::locked(file).unwrap());
+        lock(&opened(&path), Claim::Write).unwrap();
+        drop(inherited);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::file::{File, OsFile};
 use crate::header::{self, Backing, Header};
 use crate::kept::{Kept, Veiled};
-use crate::lock::{Claim, LockError, lock, unlock};
+use crate::lock::{Claim, LockError, lock, release};
 use crate::open_error::OpenError;
 use crate::qcow2::{Layer, LayerKind, Qcow2Device};
 use crate::raw::RawDevice;
@@ -214,7 +214,7 @@ impl Image {
     pub fn unlock(&self) -> io::Result<()> {
         self.files
             .iter()
-            .try_for_each(|file| unlock(file.file.as_file()))
+            .try_for_each(|file| release(file.file.as_file()))
     }
 
     /// The stamps of all files, top layer first; nothing for a block device, of which none can be had.
@@ -458,7 +458,12 @@ fn open_file(path: &Path, options: OpenOptions, holding: Holding) -> Result<Imag
             LockError::Io(e) => OpenError::io(path, e),
         })?;
     }
-    let file = Arc::new(OsFile::new(file).map_err(failed)?);
+    let file = if options.lock {
+        OsFile::locked(file)
+    } else {
+        OsFile::new(file)
+    };
+    let file = Arc::new(file.map_err(failed)?);
     Ok(ImageFile {
         path: path.into(),
         file,

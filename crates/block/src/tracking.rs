@@ -147,7 +147,7 @@ impl TrackingStore {
         mode: Mode,
     ) -> Result<Store, TrackingError> {
         lock(&file, path)?;
-        let file = Arc::new(OsFile::new(file).map_err(failed(draft))?);
+        let file = Arc::new(OsFile::locked(file).map_err(failed(draft))?);
         let store = Store::create(file, id, disk, mode).map_err(wrong(path))?;
         match renameat_with(CWD, draft, CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -178,7 +178,7 @@ impl TrackingStore {
             .open(path)
             .map_err(failed(path))?;
         lock(&file, path)?;
-        let file = Arc::new(OsFile::new(file).map_err(failed(path))?);
+        let file = Arc::new(OsFile::locked(file).map_err(failed(path))?);
         let (store, found) = Store::open(file, state, mode).map_err(wrong(path))?;
         Ok((Self::keep(store, disk, size), found))
     }

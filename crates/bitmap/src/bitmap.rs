@@ -121,7 +121,7 @@ impl DirtyBitmap {
         let end = self.checked_end(offset, length)?;
         if length > 0 {
             self.levels
-                .set(self.granule(offset), self.granularity.granules(end));
+                .set_through(self.granule(offset), self.granule(end - 1));
         }
         Ok(())
     }

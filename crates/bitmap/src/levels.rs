@@ -63,6 +63,15 @@ pub(crate) fn mask(word: u64, from: u64, to: u64) -> u64 {
     (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high))
 }
 
+/// `first` and `last` and all between them, which must lie in one word.
+#[inline]
+pub(crate) fn mask_through(first: u64, last: u64) -> u64 {
+    if first == last {
+        return 1 << (first % WORD_BITS);
+    }
+    (u64::MAX << (first % WORD_BITS)) & (u64::MAX >> (WORD_BITS - 1 - last % WORD_BITS))
+}
+
 /// The chunks that `from..to` touches, each with the part of the range in it, in bits of the chunk.
 pub(crate) fn pieces(from: u64, to: u64) -> impl Iterator<Item = (u64, u64, u64)> {
     (from / CHUNK_BITS..to.div_ceil(CHUNK_BITS)).map(move |chunk| {
@@ -158,7 +167,7 @@ impl Levels {
     #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
         match &self.slots[(bit / CHUNK_BITS) as usize] {
-            Some(chunk) => chunk.leaf(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 == 1,
+            Some(chunk) => chunk.leaf(bit / WORD_BITS) & (1 << (bit % WORD_BITS)) != 0,
             None => self.full.get(bit / CHUNK_BITS),
         }
     }
@@ -176,14 +185,19 @@ impl Levels {
     /// Sets `from..to`, which must lie below `bits`.
     #[inline]
     pub(crate) fn set(&mut self, from: u64, to: u64) {
-        if from >= to {
-            return;
+        if from < to {
+            self.set_through(from, to - 1);
         }
-        let word = from / WORD_BITS;
-        if word == (to - 1) / WORD_BITS {
-            self.set_in_word(word, mask(word, from, to));
+    }
+
+    /// Sets `first` and `last` and all between them, which must lie below `bits`.
+    #[inline]
+    pub(crate) fn set_through(&mut self, first: u64, last: u64) {
+        let word = first / WORD_BITS;
+        if word == last / WORD_BITS {
+            self.set_in_word(word, mask_through(first, last));
         } else {
-            self.set_pieces(from, to);
+            self.set_pieces(first, last + 1);
         }
     }
 
@@ -269,14 +283,21 @@ impl Levels {
         if gained == 0 {
             return;
         }
-        let ones = chunk.known_ones();
         self.ones.add(gained);
         if was_empty {
             self.present.set(number);
         }
-        if ones == Some(self.bits_of_chunk(number)) {
+        // Only with a full word can a chunk have become full, but for the last chunk, which may end within a word.
+        let may_be_full = chunk.leaf(word) == u64::MAX || number + 1 == self.slots.len() as u64;
+        if may_be_full && self.is_known_full(number) {
             self.seal(number);
         }
+    }
+
+    /// Whether a chunk is known to have every bit set.
+    fn is_known_full(&self, number: u64) -> bool {
+        let chunk = self.slots[number as usize].as_ref();
+        chunk.and_then(|chunk| chunk.known_ones()) == Some(self.bits_of_chunk(number))
     }
 
     /// As [`set_in_word`](Self::set_in_word), where no chunk is.

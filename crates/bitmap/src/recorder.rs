@@ -67,10 +67,10 @@ impl Recorder {
         if offset >= end {
             return;
         }
-        self.shared.marks.set(
-            offset >> self.shared.granularity.shift(),
-            self.shared.granularity.granules(end),
-        );
+        let shift = self.shared.granularity.shift();
+        self.shared
+            .marks
+            .set_through(offset >> shift, (end - 1) >> shift);
     }
 
     /// Whether the byte at `offset` lies in a marked granule; past the end nothing is.

@@ -144,10 +144,9 @@ impl Chunk {
             return 0;
         }
         self.leaves[word] = was | bits;
-        if was == 0 {
-            self.mids[word / 64] |= 1 << (word % 64);
-            self.top |= 1 << (word / 64);
-        }
+        // Mostly they say so already; asking first would be a branch that nobody can foresee.
+        self.mids[word / 64] |= 1 << (word % 64);
+        self.top |= 1 << (word / 64);
         let gained = count_few(gained);
         self.ones.add(gained);
         gained

@@ -5,8 +5,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// No set has so many members.
-const UNKNOWN: u64 = u64::MAX;
+/// What is added to a forgotten count, or taken off it, is noted from here on: no set has so many members that it
+/// leads back to numbers that could be a count. So nobody who adds has to ask whether the count is known.
+const UNKNOWN: u64 = 1 << 63;
+
+/// Half way to there.
+const KNOWN: u64 = 1 << 62;
 
 /// The number of ones of something, if known. An atomic only so that one who merely looks may remember what
 /// he counted: it orders nothing, and two who count at once store the same.
@@ -20,7 +24,7 @@ impl Tally {
 
     #[inline]
     pub(crate) fn known(&self) -> Option<u64> {
-        Some(self.0.load(Relaxed)).filter(|&ones| ones != UNKNOWN)
+        Some(self.0.load(Relaxed)).filter(|&ones| ones < KNOWN)
     }
 
     /// The number, if need be counted by `count`.
@@ -39,19 +43,13 @@ impl Tally {
     /// Adds to a known number; what is not known stays so.
     #[inline]
     pub(crate) fn add(&mut self, gained: u64) {
-        let ones = self.0.get_mut();
-        if *ones != UNKNOWN {
-            *ones += gained;
-        }
+        *self.0.get_mut() += gained;
     }
 
     /// Takes off a known number.
     #[inline]
     pub(crate) fn subtract(&mut self, lost: u64) {
-        let ones = self.0.get_mut();
-        if *ones != UNKNOWN {
-            *ones -= lost;
-        }
+        *self.0.get_mut() -= lost;
     }
 }
 

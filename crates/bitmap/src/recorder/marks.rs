@@ -10,7 +10,10 @@
 //! is only noted as full.
 
 use crate::{
-    levels::{CHUNK_BITS, Chunk, LEAVES, Levels, MIDS, WORD_BITS, bits_of, mask, pieces, shape},
+    levels::{
+        CHUNK_BITS, Chunk, LEAVES, Levels, MIDS, WORD_BITS, bits_of, mask, mask_through, pieces,
+        shape,
+    },
     sync::{AtomicU64, OnceBox, Ordering},
 };
 
@@ -52,14 +55,14 @@ impl Marks {
         }
     }
 
-    /// Sets `from..to`, not empty and below `bits`.
+    /// Sets `first` and `last` and all between them, which must lie below `bits`.
     #[inline]
-    pub(crate) fn set(&self, from: u64, to: u64) {
-        let word = from / WORD_BITS;
-        if word == (to - 1) / WORD_BITS {
-            self.set_in_word(word, mask(word, from, to));
+    pub(crate) fn set_through(&self, first: u64, last: u64) {
+        let word = first / WORD_BITS;
+        if word == last / WORD_BITS {
+            self.set_in_word(word, mask_through(first, last));
         } else {
-            self.set_pieces(from, to);
+            self.set_pieces(first, last + 1);
         }
     }
 

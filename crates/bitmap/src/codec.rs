@@ -40,8 +40,8 @@ impl DirtyBitmap {
     /// | 8 | size of the disk in bytes |
     /// | 4 | checksum |
     ///
-    /// Then records, for *blocks* of 2^16 granules that hold anything, in ascending order, each in the shortest of
-    /// four forms:
+    /// Then records, for *blocks* of 2^16 granules that hold anything, in ascending order, each in one of four
+    /// forms: the shortest, where an eighth of the words does not already say that words are:
     ///
     /// | bytes | what |
     /// |---|---|
@@ -84,8 +84,8 @@ impl DirtyBitmap {
             .levels
             .contents()
             .filter(|(_, content)| matches!(content, Content::Mixed(_)));
-        let mut bytes = Vec::with_capacity(mixed.count() * (LEAVES * 8 + 64) + HEADER_BYTES + 16);
-        write::write(self, &mut bytes).expect("memory takes any byte");
+        let room = mixed.count() * (LEAVES * 8 + 64) + HEADER_BYTES + 16;
+        let mut bytes = write::encode(self, room);
         bytes.shrink_to_fit();
         bytes
     }

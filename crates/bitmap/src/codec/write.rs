@@ -11,37 +11,30 @@ use crate::{
     levels::{Chunk, Content, FEW, bits_of, ones_of},
 };
 
-/// How many bytes are gathered before they are written.
+/// How many bytes are gathered for one write.
 const BUFFER: usize = 64 << 10;
 
 pub(super) fn write(bitmap: &DirtyBitmap, out: impl io::Write) -> io::Result<()> {
-    let mut writer = Writer {
-        out,
-        buffer: Vec::with_capacity(BUFFER + 2 * 8 * BLOCK_WORDS),
-        checksum: 0,
-        granules: bitmap.granules(),
-        full: 0..0,
-    };
-    writer.header(bitmap)?;
-    for (number, content) in bitmap.levels.contents() {
-        let blocks = number * BLOCKS_OF_A_CHUNK..(number + 1) * BLOCKS_OF_A_CHUNK;
-        for block in blocks {
-            let Some(granules) = granules_of_block(writer.granules, block) else {
-                break;
-            };
-            match content {
-                Content::Empty => {}
-                Content::Full => writer.full(block)?,
-                Content::Mixed(chunk) => writer.block(&Block::new(block, chunk, granules))?,
-            }
-        }
-    }
-    writer.end()
+    let mut writer = Writer::new(bitmap, out, BUFFER + 2 * 8 * BLOCK_WORDS, BUFFER);
+    writer.bitmap(bitmap)?;
+    writer.out.write_all(&writer.buffer)?;
+    writer.out.flush()
+}
+
+/// All the bytes, for which there should be room for `room`.
+pub(super) fn encode(bitmap: &DirtyBitmap, room: usize) -> Vec<u8> {
+    let mut writer = Writer::new(bitmap, io::empty(), room, usize::MAX);
+    writer
+        .bitmap(bitmap)
+        .expect("nothing is written before the buffer is full");
+    writer.buffer
 }
 
 struct Writer<W> {
     out: W,
     buffer: Vec<u8>,
+    /// How many bytes are gathered before they are written.
+    most: usize,
     checksum: u32,
     /// Granules of the bitmap.
     granules: u64,
@@ -50,6 +43,37 @@ struct Writer<W> {
 }
 
 impl<W: io::Write> Writer<W> {
+    fn new(bitmap: &DirtyBitmap, out: W, room: usize, most: usize) -> Writer<W> {
+        Writer {
+            out,
+            buffer: Vec::with_capacity(room),
+            most,
+            checksum: 0,
+            granules: bitmap.granules(),
+            full: 0..0,
+        }
+    }
+
+    /// All of it; the last bytes stay in the buffer.
+    fn bitmap(&mut self, bitmap: &DirtyBitmap) -> io::Result<()> {
+        self.header(bitmap)?;
+        for (number, content) in bitmap.levels.contents() {
+            let blocks = number * BLOCKS_OF_A_CHUNK..(number + 1) * BLOCKS_OF_A_CHUNK;
+            for block in blocks {
+                let Some(granules) = granules_of_block(self.granules, block) else {
+                    break;
+                };
+                match content {
+                    Content::Empty => {}
+                    Content::Full => self.full(block)?,
+                    Content::Mixed(chunk) => self.block(&Block::new(block, chunk, granules))?,
+                }
+            }
+        }
+        self.write_full()?;
+        self.record(0, END, |_| ())
+    }
+
     fn header(&mut self, bitmap: &DirtyBitmap) -> io::Result<()> {
         self.summed(|buffer| {
             buffer.extend_from_slice(MAGIC);
@@ -90,13 +114,6 @@ impl<W: io::Write> Writer<W> {
         })
     }
 
-    fn end(mut self) -> io::Result<()> {
-        self.write_full()?;
-        self.record(0, END, |_| ())?;
-        self.out.write_all(&self.buffer)?;
-        self.out.flush()
-    }
-
     fn record(&mut self, number: u64, form: u8, body: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.summed(|buffer| {
             buffer.extend_from_slice(&(number as u32).to_le_bytes());
@@ -111,7 +128,7 @@ impl<W: io::Write> Writer<W> {
         fill(&mut self.buffer);
         self.checksum = crc32c::crc32c_append(self.checksum, &self.buffer[start..]);
         self.buffer.extend_from_slice(&self.checksum.to_le_bytes());
-        if self.buffer.len() >= BUFFER {
+        if self.buffer.len() >= self.most {
             self.out.write_all(&self.buffer)?;
             self.buffer.clear();
         }
@@ -142,9 +159,13 @@ impl<'a> Block<'a> {
     }
 
     /// The form that takes the fewest bytes; `None` if nothing is dirty. Stops counting once it is clear that the
-    /// bare words are shorter than any list.
+    /// bare words are shorter than any list; what is clear of a sample need not be counted at all, since the bare
+    /// words are never long.
     fn shortest(&self) -> Option<u8> {
         let bytes = size_of_val(self.words);
+        if self.words.len() == BLOCK_WORDS && self.is_dense() {
+            return Some(WORDS);
+        }
         let (mut ones, mut runs, mut before) = (0, 0, 0);
         // A run begins where a bit is set and the one before it is not.
         let starts =
@@ -178,16 +199,21 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Whether every eighth word holds a quarter more bits and runs than would make lists as long as words.
+    fn is_dense(&self) -> bool {
+        let (mut ones, mut runs) = (0, 0);
+        for word in self.words.iter().step_by(8) {
+            ones += word.count_ones() as usize;
+            // What begins at the lowest bit may have begun in the word before.
+            runs += (word & !(word << 1 | 1)).count_ones() as usize;
+        }
+        let sampled = size_of_val(self.words) / 8;
+        4 * 2 * ones > 5 * sampled && 4 * 4 * runs > 5 * sampled
+    }
+
     fn body(&self, form: u8, buffer: &mut Vec<u8>) {
         match form {
-            WORDS => {
-                let at = buffer.len();
-                buffer.resize(at + size_of_val(self.words), 0);
-                let (places, _) = buffer[at..].as_chunks_mut::<8>();
-                for (place, word) in places.iter_mut().zip(self.words) {
-                    *place = word.to_le_bytes();
-                }
-            }
+            WORDS => buffer.extend(self.words.iter().flat_map(|word| word.to_le_bytes())),
             RUNS => counted(buffer, |buffer| {
                 let before = buffer.len();
                 self.each_run(|first, last| {

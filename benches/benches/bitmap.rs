@@ -1,9 +1,12 @@
 //! The bitmap beside plain words, fixedbitset and roaring: one run, contenders in turn, medians; HBitmap's figures are of this
-//! machine, measured once inside QEMU 10's own unit, and stand for 2^28 bits. `COHORT_BENCH_BITS=24` leaves out the larger size.
+//! machine, measured once inside QEMU 10's own unit, and stand for 2^28 bits; beside them what they would be now, if the machine is
+//! slower for them by what it is slower for plain words, which were measured with them. `COHORT_BENCH_BITS=24` leaves out the larger size.
 
 use std::hint::black_box;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use benches::fills::{Fill, Random};
 use benches::sets::{Set, Words};
 use benches::{Contender, machine, rounds, timed};
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder};
@@ -36,74 +39,13 @@ fn main() {
     }
     hot();
     threads();
-}
-
-/// What a set holds before it is measured.
-#[derive(Clone, Copy, Debug)]
-enum Fill {
-    Empty,
-    /// So many of 10,000 bits, anywhere.
-    Random(u64),
-    /// So many of 10,000, in runs of 64 Ki bits.
-    Runs(u64),
-}
-
-impl Fill {
-    const ALL: [Fill; 7] = [
-        Fill::Empty,
-        Fill::Random(0),
-        Fill::Random(10),
-        Fill::Random(1000),
-        Fill::Random(5000),
-        Fill::Runs(10),
-        Fill::Runs(1000),
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Fill::Empty => "empty",
-            Fill::Random(0) => "0.001 % random",
-            Fill::Random(10) => "0.1 % random",
-            Fill::Random(1000) => "10 % random",
-            Fill::Random(_) => "50 % random",
-            Fill::Runs(10) => "0.1 % in runs",
-            Fill::Runs(_) => "10 % in runs",
-        }
-    }
-
-    fn words(self, bits: u64, seed: u64) -> Vec<u64> {
-        let mut random = Random(seed);
-        let mut words = Words::new(bits);
-        match self {
-            Fill::Empty => {}
-            Fill::Random(share) => {
-                let share = if share == 0 {
-                    bits / 100_000
-                } else {
-                    bits / 10_000 * share
-                };
-                let mut left = share;
-                while left > 0 {
-                    let bit = random.next() % bits;
-                    left -= u64::from(!words.get(bit));
-                    words.set(bit);
-                }
-            }
-            Fill::Runs(share) => {
-                for _ in 0..(bits / 10_000 * share).div_ceil(1 << 16) {
-                    let from = random.next() % (bits - (1 << 16));
-                    words.set_range(from, from + (1 << 16));
-                }
-            }
-        }
-        words.into_inner()
-    }
+    memory();
 }
 
 /// Bits set and asked for, one at a time, anywhere.
 fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
     let bits = 1 << shift;
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let places: Vec<u64> = (0..TOUCHED).map(|_| random.next() % bits).collect();
     let places = &places;
     fn set<S: Set>(bits: u64, places: &[u64], set_before: bool) -> Contender<'_> {
@@ -122,8 +64,8 @@ fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
         })
     }
     for (name, set_before, hbitmap) in [
-        ("set a bit, into empty", false, 105.0),
-        ("set a bit, on set bits", true, 85.0),
+        ("set a bit, into empty", false, Quoted::new(105.0, 6.9)),
+        ("set a bit, on set bits", true, Quoted::new(85.0, 6.6)),
     ] {
         let recorder = Contender::new("recorder", move || {
             let recorder = Recorder::new(bits, Granularity::new(1).expect("one")).expect("a size");
@@ -149,7 +91,7 @@ fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
     }
     for (fill, words) in fills {
         let hbitmap = match fill {
-            Fill::Random(1000 | 5000) => Some(13.0),
+            Fill::Random(1000 | 5000) => Some(Quoted::new(13.0, 6.9)),
             Fill::Empty | Fill::Random(_) | Fill::Runs(_) => None,
         };
         let mut contenders = [
@@ -172,7 +114,7 @@ fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
 fn ranges(shift: u32, fills: &[(Fill, Vec<u64>)]) {
     const AT_ONCE: usize = 8;
     let bits = 1 << shift;
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let places: Vec<u64> = (0..AT_ONCE)
         .map(|_| random.next() % (bits - RANGE))
         .collect();
@@ -209,7 +151,7 @@ fn ranges(shift: u32, fills: &[(Fill, Vec<u64>)]) {
             fill.name(),
             &mut contenders,
             Unit::Whole,
-            Some(14_000.0).filter(|_| shift == 28),
+            Some(Quoted::new(14_000.0, 1900.0)).filter(|_| shift == 28),
         );
     }
 }
@@ -249,16 +191,34 @@ fn wholes(shift: u32, fills: &[(Fill, Vec<u64>)]) {
     }
 }
 
-/// HBitmap at 2^28 bits, in ns.
-fn hbitmap(name: &str, fill: Fill) -> Option<f64> {
+/// What HBitmap took at 2^28 bits when the machine was quiet, and what plain words took then, in ns.
+#[derive(Clone, Copy)]
+struct Quoted {
+    hbitmap: f64,
+    words: f64,
+}
+
+impl Quoted {
+    const fn new(hbitmap: f64, words: f64) -> Quoted {
+        Quoted { hbitmap, words }
+    }
+
+    /// What HBitmap would take while plain words take `words`.
+    fn scaled(self, words: f64) -> f64 {
+        self.hbitmap * words / self.words
+    }
+}
+
+/// HBitmap at 2^28 bits.
+fn hbitmap(name: &str, fill: Fill) -> Option<Quoted> {
     match (name, fill) {
-        ("all areas", Fill::Random(10)) => Some(12.7e6),
-        ("all areas", Fill::Random(1000)) => Some(360e6),
-        ("all areas", Fill::Runs(1000)) => Some(3.3e6),
-        ("merge", Fill::Random(10)) => Some(4.2e6),
-        ("merge", Fill::Random(1000 | 5000)) => Some(15e6),
+        ("all areas", Fill::Random(10)) => Some(Quoted::new(12.7e6, 3.4e6)),
+        ("all areas", Fill::Random(1000)) => Some(Quoted::new(360e6, 53e6)),
+        ("all areas", Fill::Runs(1000)) => Some(Quoted::new(3.3e6, 1.5e6)),
+        ("merge", Fill::Random(10)) => Some(Quoted::new(4.2e6, 1.8e6)),
+        ("merge", Fill::Random(1000 | 5000)) => Some(Quoted::new(15e6, 1.8e6)),
         // 9 to 19 ms, by fill: the smaller, where that is not told.
-        ("load", _) => Some(9e6),
+        ("load", _) => Some(Quoted::new(9e6, 12e6)),
         _ => None,
     }
 }
@@ -331,27 +291,24 @@ fn hot() {
     let places: Vec<u64> = (0..64).map(|place| place * 40_960).collect();
     places.iter().for_each(|&place| recorder.mark(place, 4096));
     let mut bitmap = recorder.snapshot();
-    let each = |work: &mut dyn FnMut(u64)| {
+    fn each(places: &[u64], mut work: impl FnMut(u64)) -> f64 {
         let time = timed(|| {
-            for _ in 0..TIMES / 64 {
+            for _ in 0..TIMES / places.len() as u64 {
                 places.iter().for_each(|&place| work(place));
             }
         });
         time.as_secs_f64() * 1e9 / TIMES as f64
-    };
+    }
     let mut best = [f64::MAX; 2];
     for _ in 0..HOT_ROUNDS {
-        best[0] = best[0].min(each(&mut |place| {
-            black_box(&recorder).mark(black_box(place), 4096)
-        }));
-        best[1] = best[1].min(each(&mut |place| {
-            black_box(&mut bitmap)
-                .set(black_box(place), 4096)
-                .expect("inside")
-        }));
+        let marks = each(&places, |place| black_box(&recorder).mark(place, 4096));
+        let sets = each(&places, |place| {
+            black_box(&mut bitmap).set(place, 4096).expect("inside");
+        });
+        best = [best[0].min(marks), best[1].min(sets)];
     }
     println!(
-        "SETTING A SET BIT, in cache, least of {HOT_ROUNDS} rounds, with the loop and its call: recorder {:.2} ns, owner {:.2} ns\n",
+        "SETTING A SET BIT, in cache, least of {HOT_ROUNDS} rounds, with the loop: recorder {:.2} ns, owner {:.2} ns\n",
         best[0], best[1]
     );
 }
@@ -362,7 +319,7 @@ fn threads() {
     let size = 1 << 28;
     let one = Granularity::new(1).expect("one");
     let marks = |recorder: &Recorder, half: u64| {
-        let mut random = Random(half + 1);
+        let mut random = Random::new(half + 1);
         for _ in 0..MARKS {
             recorder.mark(half * (size / 2) + random.next() % (size / 2), 1);
         }
@@ -394,6 +351,15 @@ fn threads() {
     );
 }
 
+/// Bytes in memory: a program of its own counts them.
+fn memory() {
+    let counted = Command::new(env!("CARGO_BIN_EXE_bitmap-memory")).status();
+    assert!(
+        counted.is_ok_and(|status| status.success()),
+        "bitmap-memory says why"
+    );
+}
+
 /// What a time is told in.
 #[derive(Clone, Copy)]
 enum Unit {
@@ -405,7 +371,7 @@ enum Unit {
 
 fn header() {
     println!(
-        "{:<23} {:<15} {:>11} {:>11} {:>11} {:>11} {:>11} {:>10} {:>8} {:>9}",
+        "{:<23} {:<15} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>12} {:>8} {:>9}",
         "",
         "",
         "ours",
@@ -414,12 +380,19 @@ fn header() {
         "roaring",
         "recorder",
         "HBitmap",
+        "scaled",
         "/words",
         "HBitmap/"
     );
 }
 
-fn row(name: &str, fill: &str, contenders: &mut [Contender<'_>], unit: Unit, hbitmap: Option<f64>) {
+fn row(
+    name: &str,
+    fill: &str,
+    contenders: &mut [Contender<'_>],
+    unit: Unit,
+    hbitmap: Option<Quoted>,
+) {
     rounds(ROUNDS, contenders);
     let ns = |contender: &Contender<'_>| {
         let time = contender.median().as_secs_f64() * 1e9;
@@ -433,31 +406,18 @@ fn row(name: &str, fill: &str, contenders: &mut [Contender<'_>], unit: Unit, hbi
         Unit::Whole => format!("{:.1} µs", ns / 1e3),
     };
     let times: Vec<f64> = contenders.iter().map(ns).collect();
+    let scaled = hbitmap.map(|quoted| quoted.scaled(times[1]));
     let cell = |at: usize| times.get(at).map_or("-".into(), |&time| show(time));
     println!(
-        "{name:<23} {fill:<15} {:>11} {:>11} {:>11} {:>11} {:>11} {:>10} {:>7.2}× {:>9}",
+        "{name:<23} {fill:<15} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>12} {:>7.2}× {:>9}",
         cell(0),
         cell(1),
         cell(2),
         cell(3),
         cell(4),
-        hbitmap.map_or("-".into(), show),
+        hbitmap.map_or("-".into(), |quoted| show(quoted.hbitmap)),
+        scaled.map_or("-".into(), show),
         times[0] / times[1],
-        hbitmap.map_or("-".into(), |theirs| format!("{:.1}×", theirs / times[0])),
+        scaled.map_or("-".into(), |theirs| format!("{:.1}×", theirs / times[0])),
     );
-}
-
-/// Xorshift: quick, and the same every time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        if self.0 < 1 << 32 {
-            self.0 = self.0.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        }
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }

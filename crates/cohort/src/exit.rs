@@ -49,7 +49,7 @@ pub(crate) enum Exit {
     TargetFull,
     /// The target cannot be written.
     TargetFailed,
-    /// The output file exists already.
+    /// The output file, or the bitmap to be made, exists already.
     OutputExists,
     /// The backup directory does not exist or cannot be used.
     DirectoryUnusable,
@@ -67,6 +67,12 @@ pub(crate) enum Exit {
     Damaged,
     /// An audit found a wrong claim.
     ClaimWrong,
+    /// There is no such bitmap.
+    NoSuchBitmap,
+    /// A bitmap does not say the truth, or nobody can tell.
+    BitmapUntrue,
+    /// What was to be read as ranges of a disk is none.
+    BadRanges,
     /// A check of the demonstration failed.
     CheckFailed,
 }
@@ -75,7 +81,7 @@ use Exit::*;
 
 impl Exit {
     /// Every exit, in the order of the codes.
-    pub(crate) const ALL: [Exit; 32] = [
+    pub(crate) const ALL: [Exit; 35] = [
         Done,
         Other,
         Usage,
@@ -107,6 +113,9 @@ impl Exit {
         PointDamaged,
         Damaged,
         ClaimWrong,
+        NoSuchBitmap,
+        BitmapUntrue,
+        BadRanges,
         CheckFailed,
     ];
 
@@ -136,7 +145,7 @@ impl Exit {
             BackingMissing    => (28, "backing-missing",    "a backing file of a source does not exist"),
             TargetFull        => (40, "target-full",        "there is no room left for the target"),
             TargetFailed      => (41, "target-failed",      "the target cannot be written"),
-            OutputExists      => (42, "output-exists",      "the output file exists already"),
+            OutputExists      => (42, "output-exists",      "the output file, or the bitmap to be made, exists already"),
             DirectoryUnusable => (43, "directory-unusable", "the backup directory does not exist or cannot be used"),
             DirectoryBusy     => (44, "directory-busy",     "another run writes into the backup directory"),
             CatalogueDamaged  => (45, "catalogue-damaged",  "the catalogue is damaged"),
@@ -145,6 +154,9 @@ impl Exit {
             PointDamaged      => (48, "point-damaged",      "a point's image, or one that it lies on, is missing or cannot be read"),
             Damaged           => (49, "damaged",            "verifying found files that are not what was backed up"),
             ClaimWrong        => (50, "claim-wrong",        "an audit found changes where none were claimed; the next run compares everything"),
+            NoSuchBitmap      => (51, "no-such-bitmap",     "there is no such bitmap"),
+            BitmapUntrue      => (52, "bitmap-untrue",      "a bitmap does not say the truth: in use, inconsistent, stale or of an unknown kind"),
+            BadRanges         => (53, "bad-ranges",         "what was to be imported are no ranges of this disk"),
             CheckFailed       => (60, "check-failed",       "a check of the demonstration failed"),
         }
     }

@@ -2,8 +2,8 @@
 
 mod audit;
 mod backup;
+mod bitmap;
 mod catalogue;
-mod decide;
 mod exit_codes;
 mod explain;
 mod list;
@@ -20,7 +20,7 @@ pub(crate) use report::fence_line;
 pub(crate) use restore::restore_raw;
 pub(crate) use sources::policy_text;
 
-use crate::args::{self, Command};
+use crate::args::Command;
 use crate::failure::Result;
 
 /// Carries out a command.
@@ -33,7 +33,7 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::Audit(args) => audit::run(args),
         Command::Prune(args) => prune::run(args),
         Command::List(args) => list::run(args),
-        Command::Bitmap(args::Bitmap::Decide(args)) => decide::run(args),
+        Command::Bitmap(args) => bitmap::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Catalogue(args) => catalogue::run(args),
         Command::Demo(args) => crate::demo::run(args),
@@ -51,7 +51,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Audit(args) => args.output.json,
         Command::Prune(args) => args.output.json,
         Command::List(args) => args.output.json,
-        Command::Bitmap(args::Bitmap::Decide(args)) => args.output.json,
+        Command::Bitmap(args) => bitmap::wants_json(args),
         Command::Explain(args) => args.output.json,
         Command::Demo(args) => args.output.json,
         Command::ExitCodes(args) => args.output.json,

@@ -1,0 +1,459 @@
+//! What is known of the changes of a disk: QEMU's bitmaps in its image, and the sets of the tracking store beside it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Entry, Qcow2Error};
+use cohort_bitmap::store::{Away, Excess, Lost, Owner, SetId, SetReport, SetUse, StoreError};
+use cohort_bitmap::{DirtyBitmap, Granularity};
+use cohort_block::{
+    Beside, Image, ImageFile, OpenError, OpenOptions, OsFile, TrackingError, TrackingStore,
+};
+
+use super::{shown, wrong};
+use crate::exit::Exit;
+use crate::failure::{Failure, Result, exit_of_open};
+use crate::human;
+
+/// Everything that lies at a path, looked at without changing it.
+#[derive(Debug)]
+pub(super) struct Found {
+    path: PathBuf,
+    image: Option<Held>,
+    store: Option<Store>,
+}
+
+/// A qcow2 image with its bitmaps.
+#[derive(Debug)]
+struct Held {
+    file: Arc<OsFile>,
+    bitmaps: Bitmaps<Arc<OsFile>>,
+    /// Somebody has it open to write.
+    in_use: bool,
+}
+
+/// A tracking store.
+#[derive(Debug)]
+pub(super) struct Store {
+    /// Its file.
+    pub(super) path: PathBuf,
+    /// What it says.
+    pub(super) beside: Beside,
+}
+
+/// One bitmap of a disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tracked<'a> {
+    /// In the image.
+    Qemu(&'a Entry),
+    /// In the store.
+    Set(&'a SetReport),
+}
+
+/// What a bitmap is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// QEMU's, marked by whoever writes.
+    Enabled,
+    /// QEMU's, marked by nobody.
+    Disabled,
+    /// QEMU's, and a program has the image open to write.
+    InUse,
+    /// QEMU's, and whoever used the image last did not save it.
+    Inconsistent,
+    /// QEMU's, and a program that knows no bitmaps wrote to the image.
+    Stale,
+    /// QEMU's, of a kind that is not known or in a place that cannot be right.
+    Unusable(String),
+    /// Ours, and it records, or did until the store was left.
+    Recording {
+        /// By how much it says too much.
+        excess: Excess,
+        /// Why nobody can say that it has every write.
+        unproven: Option<String>,
+    },
+    /// Ours, and its bits change no more.
+    Fixed {
+        /// By how much it says too much.
+        excess: Excess,
+    },
+    /// Ours, and writes are missing: everything is taken for dirty.
+    Lost(Lost),
+}
+
+impl Found {
+    /// Looks at what lies at `path`: a qcow2 image, a disk with a store beside it, or a store. A disk that somebody
+    /// writes to is no obstacle.
+    pub(super) fn at(path: &Path) -> Result<Found> {
+        let opened = |error| Failure::new(exit_of_open(&error), error);
+        match ImageFile::open(path, OpenOptions::read_only()) {
+            Ok(file) => Found::in_file(&file, false),
+            Err(OpenError::Locked { .. }) => {
+                let options = OpenOptions::read_only().without_lock();
+                Found::in_file(&ImageFile::open(path, options).map_err(opened)?, true)
+            }
+            Err(error) => Err(opened(error)),
+        }
+    }
+
+    /// As [`at`](Self::at), for a file that is open; `in_use` says whether somebody else writes to it.
+    pub(super) fn in_file(file: &ImageFile, in_use: bool) -> Result<Found> {
+        let path = file.path();
+        let image = match Bitmaps::open(Arc::clone(file.file())) {
+            Ok(bitmaps) => Some(Held {
+                file: Arc::clone(file.file()),
+                bitmaps,
+                in_use,
+            }),
+            Err(Qcow2Error::NotQcow2) => None,
+            // It may be tracked by us all the same.
+            Err(_) if TrackingStore::path_beside(path).exists() => None,
+            Err(error) => return Err(wrong(path, error)),
+        };
+        let size = image.as_ref().map(|image| image.bitmaps.disk_size());
+        let store = match size {
+            Some(size) => store_beside(path, Some(size))?,
+            None => match store_itself(path)? {
+                Some(store) => Some(store),
+                None => store_beside(path, None)?,
+            },
+        };
+        if image.is_none() && store.is_none() {
+            return Err(Failure::say(
+                Exit::SourceUnsupported,
+                format_args!(
+                    "{}: neither a qcow2 image nor a tracking store, and there is no {} beside it: nothing is known of its changes",
+                    path.display(),
+                    TrackingStore::path_beside(path).display()
+                ),
+            ));
+        }
+        Ok(Found {
+            path: path.into(),
+            image,
+            store,
+        })
+    }
+
+    /// The tracking store, if there is one.
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// The bitmaps: the image's in its order, then the store's by number.
+    pub(super) fn tracked(&self) -> impl Iterator<Item = Tracked<'_>> {
+        let image = self.image.iter().flat_map(|image| image.bitmaps.list());
+        let store = self.store.iter();
+        let sets = store.flat_map(|store| &store.beside.inspection.sets);
+        image.map(Tracked::Qemu).chain(sets.map(Tracked::Set))
+    }
+
+    /// The bitmap of that name, or with that number after a `#`; without one the only one that there is.
+    pub(super) fn choose(&self, name: Option<&str>) -> Result<Tracked<'_>> {
+        let path = self.path.display();
+        let matching = |tracked: &Tracked<'_>| name.is_none_or(|name| tracked.is_called(name));
+        let found: Vec<_> = self.tracked().filter(matching).collect();
+        match (found.as_slice(), name) {
+            ([one], _) => Ok(*one),
+            ([], Some(name)) => Err(Failure::say(
+                Exit::NoSuchBitmap,
+                format_args!(
+                    "{path} has no bitmap \"{}\"; {}",
+                    shown(name),
+                    known(self.tracked())
+                ),
+            )),
+            ([], None) => Err(Failure::say(
+                Exit::NoSuchBitmap,
+                format_args!("{path} has no bitmap"),
+            )),
+            (several, _) => Err(Failure::say(
+                Exit::Usage,
+                format_args!(
+                    "{path}: {}: say which one, and a set by its number",
+                    known(several.iter().copied())
+                ),
+            )),
+        }
+    }
+
+    /// What a bitmap says.
+    pub(super) fn read(&self, tracked: Tracked<'_>) -> Result<DirtyBitmap> {
+        match (tracked, &self.image) {
+            (Tracked::Set(set), _) => Ok(set.dirty.clone()),
+            (Tracked::Qemu(entry), Some(image)) => image.read(&self.path, entry),
+            (Tracked::Qemu(_), None) => unreachable!("it is an image's"),
+        }
+    }
+
+    /// What a bitmap is worth.
+    pub(super) fn state(&self, tracked: Tracked<'_>) -> State {
+        match (tracked, &self.image, &self.store) {
+            (Tracked::Qemu(entry), Some(image), _) => image.state(entry),
+            (Tracked::Set(set), _, Some(store)) => store.state(set),
+            (Tracked::Qemu(_), None, _) | (Tracked::Set(_), _, None) => {
+                unreachable!("it is one of ours")
+            }
+        }
+    }
+}
+
+impl Held {
+    fn state(&self, entry: &Entry) -> State {
+        match entry.condition() {
+            Condition::Unusable(why) => State::Unusable(why.clone()),
+            _ if self.bitmaps.is_stale() => State::Stale,
+            Condition::InUse if self.in_use => State::InUse,
+            Condition::InUse => State::Inconsistent,
+            Condition::Consistent if entry.is_enabled() => State::Enabled,
+            Condition::Consistent => State::Disabled,
+        }
+    }
+
+    fn read(&self, path: &Path, entry: &Entry) -> Result<DirtyBitmap> {
+        let in_use = || {
+            Failure::say(
+                Exit::SourceLocked,
+                format_args!(
+                    "{}: bitmap \"{}\" is in use: a program has the image open to write, and what it says is known when that one closes it",
+                    path.display(),
+                    shown(entry.name())
+                ),
+            )
+        };
+        if self.state(entry) == State::InUse {
+            return Err(in_use());
+        }
+        let bits = self.bitmaps.read(entry.name());
+        if self.in_use {
+            // Whoever writes may have given the bitmap's clusters away while they were read, but not without
+            // changing its entry first.
+            let again =
+                Bitmaps::open(Arc::clone(&self.file)).map_err(|error| wrong(path, error))?;
+            if again.is_stale() != self.bitmaps.is_stale()
+                || again.entry(entry.name()).ok() != Some(entry)
+            {
+                return Err(in_use());
+            }
+        }
+        bits.map_err(|error| wrong(path, error))
+    }
+}
+
+impl Store {
+    fn state(&self, set: &SetReport) -> State {
+        let excess = set.excess();
+        match (&set.lost, set.used) {
+            (Some(lost), _) => State::Lost(lost.clone()),
+            (None, SetUse::Fixed) => State::Fixed { excess },
+            (None, SetUse::Recording) => State::Recording {
+                excess,
+                unproven: match &self.beside.inspection.away {
+                    Away::Unknown(why) if self.beside.holder.is_none() => Some(why.clone()),
+                    Away::Refuted(why) => Some(why.clone()),
+                    Away::Unknown(_) | Away::Unrefuted => None,
+                },
+            },
+        }
+    }
+}
+
+impl Tracked<'_> {
+    /// What it is called: a set without a name by its number.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Tracked::Qemu(entry) => shown(entry.name()),
+            Tracked::Set(set) if set.label.name.is_empty() => format!("#{}", set.set),
+            Tracked::Set(set) => shown(&set.label.name),
+        }
+    }
+
+    /// Whose kind it is of, for people.
+    pub(super) fn kind(&self) -> String {
+        match self {
+            Tracked::Qemu(_) => "QEMU".into(),
+            Tracked::Set(set) => format!("Cohort set #{}", set.set),
+        }
+    }
+
+    /// Its number, if it is a set.
+    pub(super) fn set(&self) -> Option<SetId> {
+        match self {
+            Tracked::Qemu(_) => None,
+            Tracked::Set(set) => Some(set.set),
+        }
+    }
+
+    /// Bytes per bit; nothing where the image says what cannot be.
+    pub(super) fn granularity(&self) -> Option<Granularity> {
+        match self {
+            Tracked::Qemu(entry) => entry.granularity(),
+            Tracked::Set(set) => Some(set.granularity()),
+        }
+    }
+
+    /// Who collects it, if it is a set.
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        match self {
+            Tracked::Qemu(_) => None,
+            Tracked::Set(set) => Some(&set.label.owner),
+        }
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        match self {
+            Tracked::Qemu(entry) => entry.name() == name,
+            Tracked::Set(set) => set.label.name == name || format!("#{}", set.set) == name,
+        }
+    }
+}
+
+impl State {
+    /// One word for it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            State::Enabled => "enabled",
+            State::Disabled => "disabled",
+            State::InUse => "in-use",
+            State::Inconsistent => "inconsistent",
+            State::Stale => "stale",
+            State::Unusable(_) => "unusable",
+            State::Recording { .. } => "recording",
+            State::Fixed { .. } => "fixed",
+            State::Lost(_) => "lost",
+        }
+    }
+
+    /// Why it is not worth what it could be.
+    pub(super) fn why(&self) -> Option<String> {
+        match self {
+            State::InUse => Some("a program has the image open to write".into()),
+            State::Inconsistent => {
+                Some("whoever used the image last did not save it; remove it".into())
+            }
+            State::Stale => Some(
+                "a program that knows no bitmaps wrote to the image; remove all of them".into(),
+            ),
+            State::Unusable(why) => Some(why.clone()),
+            State::Lost(lost) => Some(lost.why.clone()),
+            State::Recording { unproven, .. } => unproven.clone(),
+            State::Enabled | State::Disabled | State::Fixed { .. } => None,
+        }
+    }
+
+    /// By how many bytes it says too much at most, where that is known.
+    pub(super) fn excess(&self) -> Option<Excess> {
+        match self {
+            State::Recording { excess, .. } | State::Fixed { excess } => Some(*excess),
+            State::Enabled
+            | State::Disabled
+            | State::InUse
+            | State::Inconsistent
+            | State::Stale
+            | State::Unusable(_)
+            | State::Lost(_) => None,
+        }
+    }
+
+    /// What must be told to who gets its bits alone: nothing if they are exact and true.
+    pub(super) fn caveat(&self) -> Option<String> {
+        let says_too_much = self.excess().is_some_and(|excess| excess.0 > 0);
+        (says_too_much || self.why().is_some()).then(|| self.sentence())
+    }
+
+    /// All of it in a sentence without capital and stop.
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            State::Enabled | State::Disabled => self.word().into(),
+            State::InUse => "in use: a program has the image open to write".into(),
+            State::Recording { excess, unproven } => {
+                let unproven = unproven.as_ref();
+                let unproven = unproven.map_or(String::new(), |why| format!("; unproven: {why}"));
+                format!("recording, {excess}{unproven}")
+            }
+            State::Fixed { excess } => format!("fixed, {excess}"),
+            State::Lost(lost) => format!(
+                "lost since {}: {}; everything is taken for dirty",
+                human::time(lost.since_unix_ms),
+                lost.why
+            ),
+            State::Inconsistent | State::Stale | State::Unusable(_) => {
+                format!("{}: {}", self.word(), self.why().unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// The names of some bitmaps, for who asked for another one.
+fn known<'a>(tracked: impl Iterator<Item = Tracked<'a>>) -> String {
+    let name = |tracked: Tracked<'_>| match tracked {
+        Tracked::Qemu(_) => format!("\"{}\"", tracked.name()),
+        Tracked::Set(set) if set.label.name.is_empty() => format!("#{}", set.set),
+        Tracked::Set(set) => format!("#{} \"{}\"", set.set, tracked.name()),
+    };
+    let names: Vec<_> = tracked.map(name).collect();
+    if names.is_empty() {
+        return "it has none at all".into();
+    }
+    format!("it has {}", names.join(", "))
+}
+
+/// The store that the file at `path` is, if it is one; with the disk beside which it lies, if that is there.
+fn store_itself(path: &Path) -> Result<Option<Store>> {
+    match TrackingStore::inspect(path, None) {
+        Err(TrackingError::Store {
+            source: StoreError::NotAStore,
+            ..
+        }) => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+        Ok(_) => {}
+    }
+    let disk = path.to_str().and_then(|path| path.strip_suffix(".cohort"));
+    let disk = disk.map(Path::new).filter(|disk| disk.exists());
+    inspect(path, disk, None).map(Some)
+}
+
+/// The store beside the disk at `path`, if there is one.
+fn store_beside(path: &Path, size: Option<u64>) -> Result<Option<Store>> {
+    let beside = TrackingStore::path_beside(path);
+    match beside.exists() {
+        true => inspect(&beside, Some(path), size).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Looks at a store, together with its disk if that can be looked at.
+fn inspect(path: &Path, disk: Option<&Path>, size: Option<u64>) -> Result<Store> {
+    let measure = |disk: &Path| {
+        let options = OpenOptions::read_only().without_lock();
+        Image::open(disk, options).map(|image| image.device().size())
+    };
+    let sized = disk.and_then(|disk| {
+        let size = size.map_or_else(|| measure(disk).ok(), Some);
+        size.map(|size| (disk, size))
+    });
+    let beside = TrackingStore::inspect(path, sized).map_err(unreadable)?;
+    Ok(Store {
+        path: path.into(),
+        beside,
+    })
+}
+
+fn unreadable(error: TrackingError) -> Failure {
+    let exit = match &error {
+        TrackingError::Store {
+            source: StoreError::Damaged { .. } | StoreError::OtherDisk,
+            ..
+        } => Exit::SourceDamaged,
+        TrackingError::Store {
+            source: StoreError::NotAStore | StoreError::Version { .. },
+            ..
+        } => Exit::SourceUnsupported,
+        TrackingError::Store { .. }
+        | TrackingError::Exists { .. }
+        | TrackingError::Held { .. }
+        | TrackingError::Io { .. }
+        | _ => Exit::SourceUnreadable,
+    };
+    Failure::new(exit, error)
+}

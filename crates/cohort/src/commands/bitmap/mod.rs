@@ -1,0 +1,108 @@
+//! `cohort bitmap …`: what is known of the changes of a disk, looked at, brought out and in; and answers for partials.
+
+mod decide;
+mod export;
+mod file;
+mod found;
+mod import;
+mod list;
+mod merge;
+mod picture;
+mod ranges;
+mod show;
+mod svg;
+mod terminal;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cohort_bitmap::store::qcow2::{Bitmaps, Qcow2Error};
+use cohort_block::{ImageFile, OpenOptions, OsFile, TrackingStore};
+
+use crate::args;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result, exit_of_open};
+use crate::output::eprint_line;
+
+/// Carries out one of the commands.
+pub(super) fn run(command: &args::Bitmap) -> Result {
+    match command {
+        args::Bitmap::Decide(args) => decide::run(args),
+        args::Bitmap::List(args) => list::run(args),
+        args::Bitmap::Show(args) => show::run(args),
+        args::Bitmap::Export(args) => export::run(args),
+        args::Bitmap::Import(args) => import::run(args),
+        args::Bitmap::Merge(args) => merge::run(args),
+    }
+}
+
+/// Whether the command was asked for JSON.
+pub(super) fn wants_json(command: &args::Bitmap) -> bool {
+    match command {
+        args::Bitmap::Decide(args) => args.output.json,
+        args::Bitmap::List(args) => args.output.json,
+        args::Bitmap::Show(args) => args.output.json,
+        // What it prints is the map and nothing else.
+        args::Bitmap::Export(_) => false,
+        args::Bitmap::Import(args) => args.output.json,
+        args::Bitmap::Merge(args) => args.output.json,
+    }
+}
+
+/// A name as people are shown it: what could move a terminal's cursor is escaped.
+fn shown(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_control() {
+            text.extend(letter.escape_default());
+        } else {
+            text.push(letter);
+        }
+    }
+    text
+}
+
+/// Opens an image to change its bitmaps; nobody else may have it open.
+fn open_to_change(path: &Path) -> Result<ImageFile> {
+    let image = ImageFile::open(path, OpenOptions::read_write())
+        .map_err(|error| Failure::new(exit_of_open(&error), error))?;
+    let beside = TrackingStore::path_beside(path);
+    if beside.exists() {
+        eprint_line(&format!(
+            "cohort: {} will take this for a write to the disk by somebody else: its recording sets are lost with it",
+            beside.display()
+        ));
+    }
+    Ok(image)
+}
+
+/// The bitmaps of an image that is open.
+fn bitmaps_of(image: &ImageFile) -> Result<Bitmaps<Arc<OsFile>>> {
+    Bitmaps::open(Arc::clone(image.file())).map_err(|error| wrong(image.path(), error))
+}
+
+/// What is wrong with the bitmaps of the image at `path`.
+fn wrong(path: &Path, error: Qcow2Error) -> Failure {
+    use Qcow2Error as E;
+    let exit = match &error {
+        E::Unknown { .. } => Exit::NoSuchBitmap,
+        E::Exists { .. } => Exit::OutputExists,
+        E::Inconsistent { .. } | E::Stale | E::Unusable { .. } => Exit::BitmapUntrue,
+        E::NotQcow2 | E::Version { .. } | E::Unsupported { .. } | E::DiskSize { .. } => {
+            Exit::SourceUnsupported
+        }
+        E::Damaged { .. } => Exit::SourceDamaged,
+        E::Io { cause, .. } if cause.kind() == std::io::ErrorKind::StorageFull => Exit::TargetFull,
+        E::BadName { .. }
+        | E::Granularity { .. }
+        | E::TooLarge { .. }
+        | E::TooManyGranules(_)
+        | E::Size(_) => Exit::Usage,
+        E::TooMany | E::NoRoom => Exit::TargetFailed,
+        E::Io { .. } | _ => Exit::SourceUnreadable,
+    };
+    Failure {
+        exit,
+        error: anyhow::Error::new(error).context(path.display().to_string()),
+    }
+}

@@ -16,6 +16,7 @@ use crate::digests::Sidecar;
 use crate::error::DiskError;
 use crate::governor::Governor;
 use crate::image_bitmap::NamedBitmap;
+use crate::offline_store::KnownChanges;
 use crate::options::Options;
 use crate::plan::{Base, Changes, StepDown};
 use crate::report::{Meter, Rows};
@@ -38,6 +39,8 @@ pub(crate) struct Disk {
     pub(crate) bases: Vec<Candidate>,
     /// The bitmap in its image that the user named.
     pub(crate) bitmap: Option<NamedBitmap>,
+    /// What the tracking store that the user named says.
+    pub(crate) known: Option<KnownChanges>,
     /// The partial that the disk has in the catalogue.
     pub(crate) partial: Option<Partial>,
     pub(crate) catalogue: Arc<Catalogue>,

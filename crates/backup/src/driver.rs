@@ -84,10 +84,16 @@ impl BackupDriver {
         }
     }
 
-    /// Goes by the bitmap in the image, which says what differs from the best base.
+    /// Goes by the tracking store or the bitmap in the image, which says what differs from the best base.
     fn begin_with_bitmap(&mut self, cx: &mut Context<'_>) -> Step {
         let disk = &self.disk;
         let candidate = &disk.bases[0];
+        if let Some(known) = &disk.known {
+            return match known.in_clusters(candidate.cluster) {
+                Ok(dirty) => self.lay_out(cx, 0, Some(dirty)),
+                Err(_) => Step::failed(disk.fail(self.too_large(candidate))),
+            };
+        }
         let contents = match disk.catalogue.snapshot() {
             Ok(contents) => contents,
             Err(error) => return Step::failed(disk.fail(error.into())),

@@ -95,7 +95,7 @@ impl Disk {
         let moved = anchor == self.run;
         let (sets, recorded) = match &started.fenced {
             Some(fenced) => turns::after_commit(self, fenced, &started.ledger, moved),
-            None => (Tracking::none(), None),
+            None => (self.offline_tracking(started, moved, state.changed), None),
         };
         let tracking = match &self.bitmap {
             None => sets,
@@ -118,6 +118,20 @@ impl Disk {
             }
             .encode(),
         ))
+    }
+
+    /// The view of a disk that nobody serves, once its point is there.
+    fn offline_tracking(&self, started: &Started, moved: bool, changed: bool) -> Tracking {
+        match &self.source.store {
+            // Somebody wrote past the store, and that was accepted.
+            Some(_) if changed => Tracking::none(),
+            Some(store) => {
+                let skipped = started.ledger.skipped();
+                let owner = turns::owner(self);
+                store.after_commit(&owner, &self.name, moved, self.known.as_ref(), &skipped)
+            }
+            None => Tracking::none(),
+        }
     }
 
     /// The catalogue has the point. What is left is in memory.
@@ -185,6 +199,13 @@ impl Disk {
             tracked.gated().drop_spent_filters();
             tracked.gated().remove_meter(&self.writes);
             tracked.collect(&self.catalogue, tracked.recording().as_ref());
+        }
+        if let Some(store) = &self.source.store
+            && let Err(why) = store.close(&self.catalogue)
+        {
+            self.note(format!(
+                "tracking store {store} is left as after a kill: {why}"
+            ));
         }
         self.clear_bitmap();
         let mut spent = std::mem::take(&mut self.state().digests);
@@ -266,7 +287,10 @@ impl Disk {
         let fenced = started.fenced.as_ref();
         let sets =
             fenced.and_then(|fenced| turns::after_abort(self, fenced, fate, &started.ledger));
-        let tracked = turns::rows(self, sets.as_ref());
+        let tracked = match fenced {
+            Some(_) => turns::rows(self, sets.as_ref()),
+            None => self.rows_as_before(),
+        };
         let kept =
             decision.and_then(|decision| self.keep(&started, decision, why, tracked.clone()));
         let fate = match (fate, &kept) {
@@ -305,6 +329,19 @@ impl Disk {
             };
             let anchor = fenced.anchor;
             self.settle_views(fenced, &started.ledger, fate, anchor, partial, sets);
+        }
+    }
+
+    /// Of a disk that nobody serves: what is known against its point stays so, and nothing is known against the partial.
+    fn rows_as_before(&self) -> TrackedViews {
+        let contents = self.catalogue.snapshot().ok();
+        let views = contents
+            .as_ref()
+            .and_then(|contents| contents.views.get(&self.name));
+        let point = views.and_then(|views| views.point.as_ref());
+        TrackedViews {
+            point: point.map_or_else(Tracking::none, |view| view.tracking.clone()),
+            partial: Tracking::none(),
         }
     }
 

@@ -73,6 +73,24 @@ pub enum DiskError {
         /// Why.
         reason: &'static str,
     },
+    /// The tracking store that was named for it cannot be opened.
+    #[error(
+        "{source_name}: {error}; leave the store out, and the disk is compared with its last point"
+    )]
+    TrackingStore {
+        /// The source.
+        source_name: String,
+        /// What is wrong.
+        error: Arc<cohort_block::TrackingError>,
+    },
+    /// A tracking store was named for something that is no image.
+    #[error(
+        "{source_name}: only images and disks that nobody serves have a tracking store to name"
+    )]
+    NoTrackingStore {
+        /// The source.
+        source_name: String,
+    },
     /// The source could not be read.
     #[error(transparent)]
     Read(DeviceError),

@@ -38,6 +38,7 @@ mod hook;
 mod image_bitmap;
 mod lent;
 mod name;
+mod offline_store;
 mod options;
 mod plan;
 mod prune;

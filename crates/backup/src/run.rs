@@ -336,6 +336,7 @@ impl Launch {
             anchor,
             notes,
             views,
+            known,
         } = survey;
         let bitmap = source.bitmap.clone();
         let state = DiskState {
@@ -361,6 +362,7 @@ impl Launch {
             changes: plan.changes,
             bases,
             bitmap,
+            known,
             partial,
             catalogue: self.catalogue.clone(),
             directory: directory

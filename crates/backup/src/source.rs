@@ -10,6 +10,7 @@ use crate::catalogue::{DiskName, Instant};
 use crate::error::{DiskError, StartError};
 use crate::image_bitmap::NamedBitmap;
 use crate::name::name_from;
+use crate::offline_store::OfflineStore;
 use crate::options::Options;
 use crate::tracked::Tracked;
 
@@ -22,6 +23,7 @@ pub struct DiskSpec {
     format: Option<Format>,
     through: Option<Through>,
     bitmap: Option<String>,
+    store: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -59,7 +61,19 @@ impl DiskSpec {
             format: None,
             through: None,
             bitmap: None,
+            store: None,
         }
+    }
+
+    /// Goes by the tracking store at this path, of an image that nobody serves now, instead of a comparison of the whole
+    /// disk. It is gone by only if the last backup into the directory named its sets; this one will.
+    ///
+    /// That nobody wrote to the disk while the store was not open cannot be proved after a kill, nor ever for a block
+    /// device: to name the store is to say so. What the disk's stamp refutes is not gone by.
+    #[must_use]
+    pub fn tracking_store(mut self, path: impl Into<PathBuf>) -> Self {
+        self.store = Some(path.into());
+        self
     }
 
     /// Goes by the dirty bitmap of this name that QEMU keeps in the qcow2 image, instead of a comparison of the
@@ -167,7 +181,10 @@ impl DiskSpec {
         let bitmap = bitmap
             .map(|name| self.read_bitmap(name, &held))
             .transpose()?;
+        let store = self.store.as_deref();
+        let store = store.map(|path| self.open_store(path, &held)).transpose()?;
         Ok(Source {
+            store,
             label: self.label(),
             device: wrap(device),
             bitmap,
@@ -185,6 +202,21 @@ impl DiskSpec {
                 name: name.to_owned(),
                 reason: "only images that nobody serves have one to go by",
             }),
+        }
+    }
+}
+
+impl DiskSpec {
+    fn open_store(&self, path: &Path, held: &Held) -> Result<Arc<OfflineStore>, DiskError> {
+        let source_name = self.label();
+        match held {
+            Held::Image { image, before } => OfflineStore::open(path, image, before)
+                .map(Arc::new)
+                .map_err(|error| DiskError::TrackingStore {
+                    source_name,
+                    error: Arc::new(error),
+                }),
+            Held::Device | Held::Served(_) => Err(DiskError::NoTrackingStore { source_name }),
         }
     }
 }
@@ -207,6 +239,8 @@ pub(crate) struct Source {
     pub(crate) device: Arc<dyn Device>,
     /// The bitmap in the image that the user named.
     pub(crate) bitmap: Option<NamedBitmap>,
+    /// The tracking store that the user named.
+    pub(crate) store: Option<Arc<OfflineStore>>,
     held: Held,
 }
 

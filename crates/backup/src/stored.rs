@@ -79,6 +79,13 @@ pub(crate) struct StoredView {
     pub(crate) excess: Excess,
 }
 
+/// The bits of a view.
+pub(crate) struct KnownBits {
+    pub(crate) bits: DirtyBitmap,
+    pub(crate) sets: Vec<SetId>,
+    pub(crate) excess: Excess,
+}
+
 /// Begins the note of a set that was found recording after a kill: the reason follows.
 const UNPROVEN: &str = "unproven: ";
 
@@ -223,16 +230,26 @@ impl Stored {
         }
     }
 
-    /// What a view of the catalogue says, or why it cannot be gone by.
+    /// What a view of the catalogue says, or why it cannot be gone by. Somebody goes on recording for it.
     pub(crate) fn view(&self, view: &View) -> Result<StoredView, String> {
+        let KnownBits { bits, sets, excess } = self.bits(view)?;
+        let state = self.lock();
+        let mut live = state.live.iter();
+        let live = live.rfind(|live| sets.contains(&live.recording.set()));
+        let live = live.ok_or("nobody recorded what was written since")?;
+        Ok(StoredView {
+            bits,
+            sets,
+            recording: live.recording.clone(),
+            excess,
+        })
+    }
+
+    /// What a view of the catalogue held when the store was opened, joined with what was recorded since.
+    pub(crate) fn bits(&self, view: &View) -> Result<KnownBits, String> {
         let Tracking { proof, sets, .. } = &view.tracking;
-        if let Proof::Lost { since_unix_ms } = proof {
-            return Err(format!(
-                "the tracking store failed, and writes are missing since {since_unix_ms} ms after 1970"
-            ));
-        }
-        if sets.is_empty() {
-            return Err("the last backup named no sets of a tracking store".to_owned());
+        if let Proof::Lost { .. } = proof {
+            return Err("writes are missing: the store failed, or an audit found that".to_owned());
         }
         let mut whole: Option<DirtyBitmap> = None;
         let mut excess_bytes = 0;
@@ -258,25 +275,11 @@ impl Stored {
                     .expect("fitted to the same disk"),
             }
         }
-        let named = |live: &&Live| {
-            sets.iter()
-                .any(|name| name.number == live.recording.set().0)
-        };
-        let recording = self
-            .lock()
-            .live
-            .iter()
-            .rfind(named)
-            .map(|live| live.recording.clone());
-        match (whole, recording) {
-            (Some(bits), Some(recording)) => Ok(StoredView {
-                bits,
-                sets: sets.iter().map(|name| SetId(name.number)).collect(),
-                recording,
-                excess: Excess(excess_bytes),
-            }),
-            _ => Err("nobody recorded what was written since".to_owned()),
-        }
+        Ok(KnownBits {
+            bits: whole.ok_or("the last backup named no sets of a tracking store")?,
+            sets: sets.iter().map(|name| SetId(name.number)).collect(),
+            excess: Excess(excess_bytes),
+        })
     }
 
     fn trusted(&self, found: &Found) -> Result<(), String> {

@@ -11,8 +11,9 @@ use crate::catalogue::{
 use crate::disk::Candidate;
 use crate::error::DiskError;
 use crate::image_bitmap;
+use crate::offline_store::{KnownChanges, named_store};
 use crate::options::Options;
-use crate::plan::{Base, CopyPlan, PartialFound, Plan, Situation, Tracking};
+use crate::plan::{Base, Changes, CopyPlan, PartialFound, Plan, Situation, Tracking};
 use crate::source::Source;
 use crate::target::{Target, TargetError, Through};
 use crate::tracked::Borrowed;
@@ -39,6 +40,8 @@ pub(crate) struct Survey {
     pub(crate) notes: Vec<String>,
     /// Of a served disk.
     pub(crate) views: Option<Borrowed>,
+    /// Of an image whose tracking store was named.
+    pub(crate) known: Option<KnownChanges>,
 }
 
 /// Looks at one disk. Nothing is changed.
@@ -85,7 +88,7 @@ pub(crate) fn survey(
             anchored: partial.parent.is_some(),
             usable: continued.as_ref().map(drop).map_err(String::clone),
         });
-    let mut notes = Vec::new();
+    let (mut notes, mut known) = (Vec::new(), None);
     if let Some(borrowed) = &mut views {
         look_into_store(borrowed, contents, &name, anchor, &mut notes);
     }
@@ -97,6 +100,11 @@ pub(crate) fn survey(
         None if is_lost(contents, &name) => {
             notes.push("an audit found a wrong claim, so all of the disk is compared".to_owned());
             Tracking::Scan
+        }
+        None if source.store.is_some() => {
+            let (found, tracking) = offline(&source, contents, &name, anchor, &mut notes);
+            known = found;
+            tracking
         }
         None => image_bitmap(&mut source, contents, &name, anchor, &mut notes),
     };
@@ -125,6 +133,13 @@ pub(crate) fn survey(
             });
         }
     };
+    if let (Some(known), Some(store), Changes::ImageBitmap) = (&known, &source.store, plan.changes)
+    {
+        let excess = known.excess;
+        notes.push(format!(
+            "what changed is known from tracking store {store}: {excess}"
+        ));
+    }
     let mut bases = Vec::new();
     if plan.base == Base::Partial {
         bases.extend(continued.and_then(Result::ok));
@@ -151,6 +166,7 @@ pub(crate) fn survey(
         anchor,
         notes,
         views,
+        known,
     })))
 }
 
@@ -190,8 +206,38 @@ fn image_bitmap(
                      {disk}={name}"
                 ));
             }
+            if let Some(store) = named_store(contents, disk, anchor)
+                .filter(|store| std::path::Path::new(store).exists())
+            {
+                notes.push(format!(
+                    "tracking store {store} may say what changed: if nobody wrote to the disk past it, go by it with \
+                     --bitmap {disk}={store}"
+                ));
+            }
             Tracking::Scan
         }
+    }
+}
+
+/// What the tracking store that the user named says of the changes since the anchor.
+fn offline(
+    source: &Source,
+    contents: &Contents,
+    disk: &DiskName,
+    anchor: Option<RunId>,
+    notes: &mut Vec<String>,
+) -> (Option<KnownChanges>, Tracking) {
+    let changes = source
+        .store
+        .as_ref()
+        .map(|store| (store, store.changes(contents, disk, anchor)));
+    match changes {
+        Some((_, Ok(known))) => (Some(known), Tracking::ImageBitmap),
+        Some((store, Err(why))) => {
+            notes.push(format!("tracking store {store} is not gone by yet: {why}"));
+            (None, Tracking::Scan)
+        }
+        None => (None, Tracking::Scan),
     }
 }
 

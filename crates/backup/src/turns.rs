@@ -277,7 +277,8 @@ fn drop_quietly(disk: &Disk, stored: &Stored, set: SetId) {
     }
 }
 
-fn owner(disk: &Disk) -> Owner {
+/// Whose sets those of the disk's directory are.
+pub(crate) fn owner(disk: &Disk) -> Owner {
     let path = disk.catalogue.directory();
     let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
     Owner {

@@ -94,7 +94,9 @@ pub(crate) struct Backup {
     #[arg(long, value_name = "[NAME=]POLICY", value_parser = crate::commands::policy_text)]
     pub(crate) policy: Vec<String>,
     /// Go by the dirty bitmap NAME that QEMU keeps in the qcow2 image of DISK, instead of comparing the whole disk, and
-    /// clear it of what the new point holds. To name it is to say that nobody else clears it. May be repeated.
+    /// clear it of what the new point holds. To name it is to say that nobody else clears it. A NAME that ends in .cohort
+    /// is the disk's tracking store, a path or a file beside the disk; to name that is to say that nobody wrote to the disk
+    /// past it. May be repeated.
     #[arg(long, value_name = "DISK=NAME")]
     pub(crate) bitmap: Vec<String>,
     /// What to do with a disk whose last run still waits for an answer.

@@ -140,9 +140,11 @@ pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
         DiskError::Open(error) => exit_of_open(error),
         DiskError::SameDisk { .. } => Exit::SourceTwice,
         DiskError::InsideTarget { .. } => Exit::SourceIsTarget,
-        DiskError::TooLarge { .. } | DiskError::Bitmap { .. } | DiskError::BitmapUnfit { .. } => {
-            Exit::SourceUnsupported
-        }
+        DiskError::TooLarge { .. }
+        | DiskError::Bitmap { .. }
+        | DiskError::BitmapUnfit { .. }
+        | DiskError::TrackingStore { .. }
+        | DiskError::NoTrackingStore { .. } => Exit::SourceUnsupported,
         DiskError::Write { .. } | DiskError::Flush { .. } => Exit::TargetFailed,
         DiskError::TargetFull { .. } => Exit::TargetFull,
         DiskError::ChangedWhileRead { .. } => Exit::Changed,

@@ -1,6 +1,7 @@
 //! Served disks with tracking stores: what changed is known in the next process, too, whatever ended this one.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,10 @@ use cohort_block::{Device, Gated, OsFile, RawDevice, TrackingError, TrackingStor
 use cohort_job::Disposition;
 
 use crate::served::Writers;
-use crate::world::{CLUSTER, World, bad_cluster, committed, disk, name, options, policy, read_all};
+use crate::world::{
+    CLUSTER, World, bad_cluster, committed, disk, have_qemu_img, name, options, policy, qemu_img,
+    read_all,
+};
 
 const CLUSTERS: u64 = 40;
 
@@ -461,6 +465,181 @@ fn a_missed_fence_leaves_the_views_as_they_were() {
     drop(a);
     let a = serve(&path, Unproven::Compare);
     assert_eq!(point_of(&world, &a).copied_bytes, CLUSTER);
+}
+
+/// Backs the disk up while nobody serves it, by its store.
+fn offline(world: &World, path: &Path, change: impl FnOnce(DiskSpec) -> DiskSpec) -> DiskReport {
+    let spec = DiskSpec::file(path).tracking_store(TrackingStore::path_beside(path));
+    let report = world.backup().disk(change(spec)).start().unwrap().wait();
+    report.disks[0].clone()
+}
+
+#[test]
+fn a_disk_that_nobody_serves_now_is_backed_up_by_its_store() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    touch(&a, 5);
+    fill(&a, 6, 0x66);
+    a.close().unwrap();
+    drop(a);
+    // Whoever does not name it is told of it, and the view that he does not use stays if his run fails.
+    let told = DiskSpec::file(&path)
+        .options(policy(BitmapPolicy::Always))
+        .through(bad_cluster(9));
+    let report = world.backup().disk(told).start().unwrap().wait();
+    assert!(
+        noted(&report.disks[0], "--bitmap a="),
+        "{:?}",
+        report.disks[0].notes
+    );
+    assert!(!report.succeeded());
+    assert_eq!(view_of(&world, "a").tracking.sets.len(), 1);
+    let catalogue = Catalogue::open(world.repository()).unwrap();
+    catalogue.drop_partial(&name("a")).unwrap();
+    drop(catalogue);
+    let failed = offline(&world, &path, |spec| {
+        spec.options(policy(BitmapPolicy::OnSuccess))
+            .through(bad_cluster(6))
+    });
+    assert!(
+        matches!(failed.outcome, DiskOutcome::Failed(_)),
+        "{:?}",
+        failed.outcome
+    );
+    let report = offline(&world, &path, |spec| spec);
+    assert!(
+        matches!(report.outcome, DiskOutcome::Committed(_)),
+        "{:?}",
+        report.outcome
+    );
+    assert!(noted(&report, ": exact"), "{:?}", report.notes);
+    assert_eq!(report.copied_bytes, 2 * CLUSTER);
+    let run = *world.points("a").last().unwrap();
+    assert!(world.restored("a", run) == fs::read(&path).unwrap());
+    assert_eq!(offline(&world, &path, |spec| spec).copied_bytes, 0);
+    // And the next to serve it goes on from there.
+    let a = serve(&path, Unproven::Compare);
+    touch(&a, 8);
+    a.close().unwrap();
+    drop(a);
+    let report = offline(&world, &path, |spec| spec);
+    assert_eq!(report.copied_bytes, CLUSTER, "{:?}", report.notes);
+    let a = serve(&path, Unproven::Compare);
+    let report = point_of(&world, &a);
+    assert!(noted(&report, ": exact"), "{:?}", report.notes);
+    assert_eq!(report.copied_bytes, 0);
+    assert_eq!(sets_in(&path).len(), 1);
+}
+
+#[test]
+fn a_store_that_was_refuted_or_is_another_disk_s_is_not_gone_by_offline() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    a.close().unwrap();
+    drop(a);
+    crate::world::write(&path, 9 * CLUSTER, 0xee, CLUSTER);
+    let report = offline(&world, &path, |spec| spec);
+    assert!(noted(&report, "is not gone by yet"), "{:?}", report.notes);
+    assert_eq!(report.copied_bytes, CLUSTER);
+    let other = world.raw("other.raw", CLUSTERS);
+    let spec = DiskSpec::file(&other).tracking_store(TrackingStore::path_beside(&path));
+    let error = world.backup().disk(spec).start().unwrap_err().to_string();
+    assert!(
+        error.contains("other.raw") && error.contains("another disk"),
+        "{error}"
+    );
+    // While somebody serves the disk its store is taken.
+    let a = serve(&path, Unproven::Compare);
+    let spec = DiskSpec::file(&path).tracking_store(TrackingStore::path_beside(&path));
+    let error = world.backup().disk(spec).start().unwrap_err().to_string();
+    assert!(
+        error.contains("in use") || error.contains("lock"),
+        "{error}"
+    );
+    drop(a);
+}
+
+#[test]
+fn a_kill_costs_qemu_its_bitmap_and_us_a_bounded_excess() {
+    let world = World::new();
+    if !have_qemu_img() {
+        return;
+    }
+    let path = world.raw("a.raw", CLUSTERS);
+    world.raw("b.raw", CLUSTERS);
+    // The first of the backups has made its sets by then.
+    run_and_kill(&world, 2, 0);
+    let beside = TrackingStore::inspect(&TrackingStore::path_beside(&path), None).unwrap();
+    let sets = &beside.inspection.sets;
+    assert!(
+        !sets.is_empty() && sets.iter().all(|set| set.lost.is_none()),
+        "{sets:?}"
+    );
+    for set in sets {
+        println!(
+            "ours, killed mid-storm: set {} of {}: {}",
+            set.set,
+            set.label.name,
+            set.excess()
+        );
+        assert!(set.excess_bytes <= CLUSTERS * CLUSTER);
+    }
+
+    let image = world.path("q.qcow2");
+    let image = image.as_os_str();
+    let (create, size) = (
+        ["create", "-q", "-f", "qcow2"].map(OsStr::new),
+        OsStr::new("8M"),
+    );
+    qemu_img(&[&create[..], &[image, size]].concat());
+    qemu_img(&["bitmap".as_ref(), "--add".as_ref(), image, "b".as_ref()]);
+    let node = format!(
+        "driver=qcow2,node-name=q,file.driver=file,file.filename={}",
+        image.to_str().unwrap()
+    );
+    let socket = world.path("nbd");
+    let server = format!("addr.type=unix,addr.path={}", socket.to_str().unwrap());
+    let pid = world.path("pid");
+    let daemon = Command::new("qemu-storage-daemon")
+        .args(["--blockdev", &node, "--nbd-server", &server])
+        .args([
+            "--export",
+            "type=nbd,id=e,node-name=q,writable=on",
+            "--pidfile",
+        ])
+        .arg(&pid)
+        .spawn()
+        .unwrap();
+    let mut daemon = Killed(daemon);
+    // The file of its number is written once it listens.
+    while fs::read_to_string(&pid).unwrap_or_default().is_empty() {
+        assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended");
+        std::thread::yield_now();
+    }
+    let url = format!("nbd+unix:///q?socket={}", socket.to_str().unwrap());
+    let written = Command::new("qemu-io")
+        .args(["-f", "raw", "-c", "write 1M 64k", "-c", "flush", &url])
+        .output()
+        .unwrap();
+    assert!(written.status.success(), "{written:?}");
+    drop(daemon);
+    let info = Command::new("qemu-img")
+        .args(["info"])
+        .arg(image)
+        .output()
+        .unwrap();
+    let info = String::from_utf8_lossy(&info.stdout);
+    let bitmap: Vec<_> = info
+        .lines()
+        .skip_while(|line| !line.contains("bitmaps:"))
+        .take(6)
+        .collect();
+    println!("QEMU's, killed after one write:\n{}", bitmap.join("\n"));
+    assert!(info.contains("in-use"), "{info}");
 }
 
 /// Where the process that is to be killed finds its world.

@@ -53,7 +53,10 @@ fn disks(args: &args::Backup) -> Result<Vec<DiskSpec>> {
             .build()
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let spec = match bitmaps.of(&name) {
-            Some(bitmap) => spec.bitmap(bitmap),
+            Some(bitmap) => match source.tracking_store(bitmap) {
+                Some(store) => spec.tracking_store(store),
+                None => spec.bitmap(bitmap),
+            },
             None => spec,
         };
         names.push(name);

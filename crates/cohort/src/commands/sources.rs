@@ -43,6 +43,18 @@ pub(crate) fn policy_text(text: &str) -> std::result::Result<String, String> {
 }
 
 impl Source {
+    /// The path of the tracking store that a word after `--bitmap DISK=` means: one that ends in `.cohort`, as it stands
+    /// if it has a slash, or else beside the disk. Any other word is that of a bitmap in the image.
+    pub(super) fn tracking_store(&self, word: &str) -> Option<PathBuf> {
+        let named = Path::new(word);
+        named.extension().filter(|end| *end == "cohort")?;
+        Some(if word.contains('/') {
+            named.to_owned()
+        } else {
+            self.path.with_file_name(named)
+        })
+    }
+
     /// Reads `[NAME=]PATH`. A path that holds a `=` is a path if it exists as it stands, or if what is before the `=` is
     /// no name for a disk.
     pub(super) fn parse(text: &str) -> Source {

@@ -2,7 +2,8 @@
 
 use cohort_bitmap::DirtyBitmap;
 
-/// Shades of cells: none dirty, five parts, all dirty.
+/// Shades of cells: none dirty; under 1/16, 1/8, 1/4 and 1/2, and more; all dirty. Each part is twice the one before,
+/// because most cells of a large disk have little that is dirty, and it should show where that is.
 pub(super) const SHADES: usize = 7;
 
 /// A grid of cells, in rows from left to right; the last row may be short.
@@ -58,9 +59,8 @@ impl Picture {
         if dirty == 0 || dirty == bytes {
             return Some(if dirty == 0 { 0 } else { SHADES - 1 });
         }
-        let parts = (SHADES - 2) as u128;
-        let part = u128::from(dirty) * parts / u128::from(bytes);
-        Some(1 + part as usize)
+        let reached = |parts: &u128| u128::from(dirty) * parts >= u128::from(bytes);
+        Some(1 + [16, 8, 4, 2].iter().filter(|parts| reached(parts)).count())
     }
 
     /// Rows of cells.
@@ -123,7 +123,7 @@ mod tests {
         let picture = Picture::of(&bits, 5, 1);
         let shades: Vec<_> = (0..6).map(|cell| picture.shade(cell)).collect();
         assert_eq!(picture.cell_bytes, 4096);
-        assert_eq!(shades, [Some(2), Some(6), Some(4), Some(0), Some(6), None]);
+        assert_eq!(shades, [Some(4), Some(6), Some(5), Some(0), Some(6), None]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) fn write(
     let grid = (picture.columns * CELL, picture.rows() * CELL);
     // Room for the headlines and the legend, however few cells there are.
     let longest = headlines.iter().map(|line| line.chars().count()).max();
-    let width = (left + grid.0).max(longest.unwrap_or(0) * 8).max(480) + MARGIN;
+    let width = (left + grid.0).max(longest.unwrap_or(0) * 8).max(560) + MARGIN;
     let height = top + grid.1 + LINE * 2 + MARGIN;
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -109,10 +109,12 @@ fn legend(left: usize, y: usize) -> String {
         );
     }
     let (end, below) = (left + SHADES * 20, y + LINE);
+    let beside = end + MARGIN;
     let _ = writeln!(
         text,
         "<text x=\"{left}\" y=\"{below}\" font-size=\"11\">clean</text>\
-         <text x=\"{end}\" y=\"{below}\" font-size=\"11\" text-anchor=\"end\">all dirty</text>"
+         <text x=\"{end}\" y=\"{below}\" font-size=\"11\" text-anchor=\"end\">all dirty</text>\
+         <text x=\"{beside}\" y=\"{y}\" font-size=\"11\">between them under 1/16, 1/8, 1/4, 1/2, or more</text>"
     );
     text
 }

@@ -88,11 +88,15 @@ impl Screen {
                 LETTERS[shade].into()
             }
         };
-        let parts: Vec<_> = (1..SHADES - 1).map(mark).collect();
-        let mut parts = parts;
+        let mut parts: Vec<_> = (1..SHADES - 1).map(mark).collect();
         parts.dedup();
+        let bounds = if self.coloured {
+            "1/16, 1/8, 1/4, 1/2"
+        } else {
+            "1/8, 1/2"
+        };
         format!(
-            "{:>9} {} clean  {} partly dirty  {} all dirty",
+            "{:>9} {} clean  {} dirty under {bounds}, or more  {} all dirty",
             "",
             mark(0),
             parts.concat(),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cohort_block::{Counts, Ledger, Next};
 use cohort_job::{Context, Step};
 
+use crate::checkpoint::Checkpoints;
 use crate::copy::{CHUNK, Copied, Copier, CopyError, Failure};
 use crate::disk::{Disk, ranges};
 use crate::error::DiskError;
@@ -30,6 +31,8 @@ pub(crate) struct Copying {
     /// Bytes of the manifest, for progress.
     total: u64,
     advanced: u64,
+    /// What was copied when the last checkpoint was asked for.
+    checkpointed: u64,
 }
 
 /// A cluster that failed and is tried again.
@@ -40,7 +43,7 @@ struct Trouble {
 
 impl Copying {
     /// Takes up a disk that has started; `None` if it has not.
-    pub(crate) fn begin(disk: &Disk, cx: &mut Context<'_>) -> Option<Self> {
+    pub(crate) fn begin(disk: &Arc<Disk>, cx: &mut Context<'_>) -> Option<Self> {
         let (ledger, target) = {
             let state = disk.state();
             let started = state.started.as_ref()?;
@@ -52,6 +55,7 @@ impl Copying {
         let total = (under_way(&counts) + counts.written) * ledger.cluster().bytes();
         disk.meter.begin(DiskPhase::Copying, total);
         cx.progress().set_remaining(total);
+        Checkpoints::begin(disk);
         let (tell, told) = channel();
         Some(Copying {
             copier: Arc::new(Copier::new(
@@ -68,6 +72,7 @@ impl Copying {
             paused: Duration::ZERO,
             total,
             advanced: 0,
+            checkpointed: 0,
         })
     }
 
@@ -241,6 +246,10 @@ impl Copying {
         // A cluster may go back from written to owed; what was reported as done stays so.
         cx.progress().advance(done.saturating_sub(self.advanced));
         self.advanced = self.advanced.max(done);
+        if Checkpoints::is_due(self.advanced - self.checkpointed, self.total) {
+            self.checkpointed = self.advanced;
+            disk.checkpoints.demand();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One disk in one run: what was decided before, and what is found out on the way.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use cohort_block::{BeforeWrite, Device, Ledger, Savers, StagingLevel, WriteMeter
 use crate::catalogue::{
     ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId, StoredDigests,
 };
+use crate::checkpoint::{Checkpoints, Named};
 use crate::digests::Sidecar;
 use crate::error::DiskError;
 use crate::governor::Governor;
@@ -19,7 +21,7 @@ use crate::image_bitmap::NamedBitmap;
 use crate::offline_store::KnownChanges;
 use crate::options::Options;
 use crate::plan::{Base, Changes, StepDown};
-use crate::report::{Meter, Rows};
+use crate::report::{Continued, Meter, Rows};
 use crate::source::Source;
 use crate::target::{DigestsError, Target, Through, create_options};
 use crate::tracked::Borrowed;
@@ -54,6 +56,9 @@ pub(crate) struct Disk {
     pub(crate) writes: Arc<WriteMeter>,
     /// What lets the copies of all disks of the run go ahead.
     pub(crate) governor: Arc<Governor>,
+    /// Whether it has no others in its group.
+    pub(crate) alone: bool,
+    pub(crate) checkpoints: Arc<Checkpoints>,
     pub(crate) state: Mutex<DiskState>,
 }
 
@@ -83,6 +88,10 @@ pub(crate) struct DiskState {
     pub(crate) target: Option<Arc<Target>>,
     /// Files of digests that this run wrote.
     pub(crate) digests: Vec<ImageName>,
+    /// The partial's row, once this run wrote it.
+    pub(crate) named: Option<Named>,
+    /// What of a partial is continued.
+    pub(crate) continued: Option<Continued>,
     /// The digests of a target that is complete.
     pub(crate) stored: Option<StoredDigests>,
     pub(crate) error: Option<DiskError>,
@@ -181,10 +190,7 @@ impl Disk {
     /// Makes the target file, or takes up the partial's, and remembers it.
     pub(crate) fn make_target(&self, candidate: &Candidate) -> Result<Arc<Target>, DiskError> {
         let target = match &candidate.target {
-            Some(partial) => {
-                self.catalogue.enlist(&self.group, &self.name);
-                Arc::clone(partial)
-            }
+            Some(partial) => Arc::clone(partial),
             None => {
                 let backing = candidate.backing.as_ref();
                 let options =
@@ -199,7 +205,17 @@ impl Disk {
                 )?)
             }
         };
-        self.state().target = Some(target.clone());
+        self.catalogue.enlist(&self.group, &self.name);
+        {
+            let mut state = self.state();
+            state.target = Some(target.clone());
+            let row = self.partial.as_ref().filter(|_| target.continued());
+            state.continued = row.map(|row| Continued {
+                run: row.run,
+                kept_bytes: target.held_bytes(),
+                whole_bytes: (row.durable_bytes + row.remaining_bytes).max(target.held_bytes()),
+            });
+        }
         if self.options.digests {
             self.begin_digests(&target, candidate)?;
         }
@@ -230,10 +246,12 @@ impl Disk {
             .map_err(|error| DiskError::digests(target.path(), error))
     }
 
-    /// Makes the target's digests durable under a name of their own, for the row that will name them.
+    /// Makes the target's digests of the clusters that are wanted durable under a name of their own, for the row
+    /// that will name them.
     pub(crate) fn store_digests(
         &self,
         target: &Target,
+        wanted: impl FnMut(u64) -> io::Result<bool>,
     ) -> Result<Option<StoredDigests>, DiskError> {
         let Some(digests) = target.digests() else {
             return Ok(None);
@@ -242,7 +260,7 @@ impl Disk {
         let path = self.catalogue.path_of(&file);
         self.state().digests.push(file.clone());
         let root = digests
-            .write(&path)
+            .write(&path, wanted)
             .map_err(|error| DiskError::digests(&path, DigestsError::File(Arc::new(error))))?;
         Ok(Some(StoredDigests { file, root }))
     }

@@ -21,6 +21,7 @@ use crate::options::BitmapPolicy;
 use crate::report::{DiskPhase, Rows};
 use crate::settle::{Aborted, Ended, Fate, fate, in_granules, settle};
 use crate::stored::ViewSets;
+use crate::target::SealError;
 use crate::tracked::Views;
 use crate::turns;
 
@@ -39,6 +40,10 @@ impl Disk {
             let filter = started.fenced.as_ref().map(|fenced| fenced.filter.clone());
             (started.ledger.clone(), started.target.clone(), filter)
         };
+        if !self.checkpoints.end(Instant::now() + self.flush_wait()) {
+            let error = SealError::TooLate(self.flush_wait());
+            return Err(DiskError::seal(target.path(), error));
+        }
         let deadline = Instant::now() + SETTLE_WAIT;
         match filter {
             Some(filter) => drop(filter.seal(deadline)),
@@ -47,14 +52,16 @@ impl Disk {
         if let Some(broken) = ledger.broken() {
             return Err(DiskError::Broken(broken));
         }
+        self.free_digests(&ledger, &target)?;
         target
             .seal(&ledger, self.flush_wait())
             .map_err(|error| DiskError::seal(target.path(), error))?;
         target
             .finish()
             .map_err(|error| DiskError::write(target.path(), None, error))?;
-        let stored = self.store_digests(&target)?;
-        self.state().stored = stored;
+        let stored = self.store_digests(&target, |_| Ok(true))?;
+        self.state().stored.clone_from(&stored);
+        self.checkpoint_complete(stored)?;
         match self.source.changed()? {
             Some(_) if self.options.accept_changes => self.state().changed = true,
             Some(file) => return Err(DiskError::ChangedWhileRead { file }),
@@ -181,6 +188,7 @@ impl Disk {
 
     /// Always last: what no catalogue names is deleted.
     pub(crate) fn clean(&self) {
+        self.checkpoints.end(Instant::now());
         self.meter.enter(DiskPhase::Ended);
         let (target, started, ready) = {
             let mut state = self.state();
@@ -252,13 +260,17 @@ impl Disk {
             SETTLE_WAIT
         };
         let deadline = Instant::now() + wait;
+        // Whoever continues the partial must be the only one to write to it.
+        let sealed = self
+            .checkpoints
+            .end(Instant::now() + SETTLE_WAIT.max(self.flush_wait()));
         let late = match &started.fenced {
             Some(fenced) => fenced.filter.seal(deadline).late_saves > 0,
             None => {
                 started.ledger.seal(deadline);
                 false
             }
-        };
+        } || !sealed;
         self.state().copied_bytes = started.target.written_bytes();
         let keeps = matches!(
             self.options.policy,
@@ -267,10 +279,13 @@ impl Disk {
         let wait = self.flush_wait();
         // In a hurry nothing more becomes durable; what was sealed before counts.
         let worth = !late && keeps && !discard && !wait.is_zero();
-        if worth
-            && started.ledger.counts().written > 0
-            && let Err(error) = started.target.seal(&started.ledger, wait)
-        {
+        if !worth || started.ledger.counts().written == 0 {
+            return !late;
+        }
+        if let Err(error) = self.free_digests(&started.ledger, &started.target) {
+            // What is durable stays as it is.
+            self.note(format!("what was copied last is not kept: {error}"));
+        } else if let Err(error) = started.target.seal(&started.ledger, wait) {
             self.note(format!("the partial is dropped: {error}"));
             return false;
         }
@@ -299,7 +314,6 @@ impl Disk {
             (fate, _) => fate,
         };
         if fate == Fate::Reclaim
-            && started.target.continued()
             && let Err(error) = self.drop_partial()
         {
             self.note(format!("the partial could not be dropped: {error}"));
@@ -355,13 +369,14 @@ impl Disk {
     ) -> Option<Partial> {
         let ledger = &started.ledger;
         let remaining = ledger.remaining();
+        let unsealed = ledger.counts().written * ledger.cluster().bytes();
         let partial = Partial {
             file: started.target.name().clone(),
             parent: started.parent,
             decision,
             size: self.source.device.size(),
             cluster_size: u32::try_from(started.target.cluster_size()).unwrap_or(u32::MAX),
-            durable_bytes: started.target.held_bytes(),
+            durable_bytes: started.target.held_bytes().saturating_sub(unsealed),
             remaining_bytes: remaining.dirty_bytes(),
             run: self.run,
             stopped_unix_ms: now_unix_ms(),
@@ -394,12 +409,10 @@ impl Disk {
         started: &Started,
         remaining: &DirtyBitmap,
     ) -> Option<StoredDigests> {
-        if let Some(digests) = started.target.digests() {
-            for run in remaining.runs() {
-                digests.forget(started.ledger.clusters(run.offset, run.length));
-            }
-        }
-        let stored = self.store_digests(&started.target);
+        let cluster_size = started.target.cluster_size();
+        let stored = self.store_digests(&started.target, |cluster| {
+            Ok(!remaining.get(cluster * cluster_size))
+        });
         stored.unwrap_or_else(|error| {
             self.note(format!("the partial is kept without digests: {error}"));
             None
@@ -451,7 +464,7 @@ impl Disk {
         }
     }
 
-    fn partial_now(&self) -> Option<Partial> {
+    pub(crate) fn partial_now(&self) -> Option<Partial> {
         self.catalogue
             .snapshot()
             .ok()?

@@ -24,6 +24,7 @@
 
 mod audit;
 pub mod catalogue;
+mod checkpoint;
 mod copy;
 mod copying;
 mod digests;
@@ -76,8 +77,8 @@ pub use qcow2_builder::{
     Backing, BuildError, CreateOptions, FileOperation, Held, Qcow2Builder, Staged,
 };
 pub use report::{
-    DiskOutcome, DiskPhase, DiskProgress, DiskReport, FenceReport, Rows, RunReport, Unanswered,
-    WritersReport,
+    Continued, DiskOutcome, DiskPhase, DiskProgress, DiskReport, FenceReport, Rows, RunReport,
+    Unanswered, WritersReport,
 };
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};
 pub use run::Backup;

@@ -72,6 +72,8 @@ pub struct DiskReport {
     pub copied_bytes: u64,
     /// What became of it.
     pub outcome: DiskOutcome,
+    /// The partial that it continued.
+    pub continued: Option<Continued>,
     /// The partial that the disk has now.
     pub left: Option<Partial>,
     /// Why more was copied than was asked for.
@@ -84,6 +86,17 @@ pub struct DiskReport {
     pub writers: Option<WritersReport>,
     /// The sets behind the outcome; only of served disks that were fenced.
     pub rows: Option<Rows>,
+}
+
+/// What a run took over from a partial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continued {
+    /// The run that left the partial.
+    pub run: RunId,
+    /// Bytes that it held.
+    pub kept_bytes: u64,
+    /// Bytes that it was to hold in the end, as far as the run that left it knew.
+    pub whole_bytes: u64,
 }
 
 /// What became of a disk.

@@ -373,6 +373,8 @@ impl Launch {
             meter: Meter::default(),
             writes: Arc::default(),
             governor: self.governor.clone(),
+            alone: self.plan.individual || self.plan.disks.len() == 1,
+            checkpoints: Arc::default(),
             state: Mutex::new(state),
         });
         let prepared = directory.map_err(DiskError::from).and_then(|_| {
@@ -567,6 +569,7 @@ pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> Dis
         size: 0,
         copied_bytes: 0,
         outcome,
+        continued: None,
         left,
         stepped_down: None,
         notes: Vec::new(),

@@ -278,6 +278,7 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
         size: disk.source.device.size(),
         copied_bytes: state.copied_bytes,
         outcome,
+        continued: state.continued.take(),
         left: state.left.take(),
         stepped_down: state.stepped_down.take(),
         notes: std::mem::take(&mut state.notes),

@@ -205,6 +205,19 @@ impl Target {
         }
     }
 
+    /// As [`seal`](Self::seal), on this thread, however long it takes.
+    pub(crate) fn seal_without_limit(&self, ledger: &Arc<Ledger>) -> Result<(), SealError> {
+        let flush = ledger.begin_flush();
+        match self.builder.seal() {
+            Ok(()) => flush.succeeded(),
+            Err(error) => {
+                flush.failed(error.to_string());
+                return Err(SealError::Failed(error));
+            }
+        }
+        Ok(())
+    }
+
     /// Cuts what nothing refers to; nothing is written afterwards. The target is sealed already.
     pub(crate) fn finish(&self) -> Result<(), BuildError> {
         self.builder.finish()

@@ -140,6 +140,18 @@ impl Contents {
         }
     }
 
+    /// A target is named as a partial while its run goes on; what is known of the disk's changes stays.
+    pub(super) fn checkpoint(&mut self, disk: &DiskName, partial: Partial) {
+        let anchor = Anchor::Partial(partial.file.clone());
+        let views = self.views.entry(disk.clone()).or_default();
+        let same = views.partial.take().filter(|view| view.anchor == anchor);
+        views.partial = Some(same.unwrap_or(View {
+            anchor,
+            tracking: Tracking::none(),
+        }));
+        self.partials.insert(disk.clone(), partial);
+    }
+
     /// Drops a disk's partial and the view against it; the view against the point stays. Returns
     /// it: its files are garbage from now on.
     pub(super) fn drop_partial(&mut self, disk: &DiskName) -> Option<Partial> {

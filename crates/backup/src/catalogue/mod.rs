@@ -223,6 +223,29 @@ impl Catalogue {
         })
     }
 
+    /// Names the target of a disk whose group is not decided as the disk's partial, with a view against it that goes on
+    /// as it is if it is the same partial, and else is found by a scan. An older partial of the disk is replaced. The
+    /// group must have [enlisted](Self::enlist) the disk: once it is decided, nothing is changed.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn checkpoint(
+        &self,
+        group: &str,
+        disk: &DiskName,
+        partial: Partial,
+    ) -> Result<(), ChangeError> {
+        let mut state = self.lock();
+        let enlisted = state.enlisted.get(group);
+        if !enlisted.is_some_and(|disks| disks.contains(disk)) {
+            return Ok(());
+        }
+        state.change(|contents| {
+            contents.checkpoint(disk, partial);
+            Ok(())
+        })
+    }
+
     /// Says where the bits of a disk's views are from now on: of the view against the point of the run `anchor`, and of
     /// the view against the partial, as far as there are such views. One against another point then has no sets.
     ///

@@ -124,15 +124,19 @@ impl Recording {
         Ok(read)
     }
 
-    /// Writes everything into a new file, durably; gives that file's digest.
-    pub(crate) fn write(&self, path: &Path) -> io::Result<Root> {
-        if let Some(error) = self
+    /// Writes the digests of the clusters that are wanted into a new file, durably; gives that file's digest. Others
+    /// may be recorded meanwhile, but none that is wanted.
+    pub(crate) fn write(
+        &self,
+        path: &Path,
+        mut wanted: impl FnMut(u64) -> io::Result<bool>,
+    ) -> io::Result<Root> {
+        if let Some(error) = &*self
             .failed
             .lock()
             .map_err(|_| io::Error::other("recording digests panicked"))?
-            .take()
         {
-            return Err(error);
+            return Err(io::Error::new(error.kind(), error.to_string()));
         }
         let mut file = fs::OpenOptions::new();
         let file = file.write(true).create_new(true).open(path)?;
@@ -147,6 +151,9 @@ impl Recording {
             runs: Vec::new(),
         };
         self.each(|cluster, digest| {
+            if !wanted(cluster)? {
+                return Ok(());
+            }
             let zero = digest == self.zeroes;
             if !zero {
                 out.put(&digest.0)?;

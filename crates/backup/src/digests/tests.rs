@@ -70,13 +70,13 @@ proptest! {
             }
         }
         let path = directory.path().join("d");
-        let root = recording.write(&path).unwrap();
+        let root = recording.write(&path, |_| Ok(true)).unwrap();
         let sidecar = Sidecar::open(&path, root).unwrap();
         prop_assert_eq!((sidecar.size(), sidecar.cluster()), (size, CLUSTER));
         prop_assert_eq!(&read_back(&sidecar), &model);
         let again = Recording::create(directory.path(), size, CLUSTER, layered).unwrap();
         again.load(&sidecar).unwrap();
-        prop_assert_eq!(again.write(&directory.path().join("e")).unwrap(), root);
+        prop_assert_eq!(again.write(&directory.path().join("e"), |_| Ok(true)).unwrap(), root);
     }
 }
 
@@ -87,7 +87,7 @@ fn every_changed_byte_of_the_file_is_noticed() {
     recording.data(1, &[5; CLUSTER as usize]);
     recording.zeroes(4..6);
     let path = directory.path().join("d");
-    let root = recording.write(&path).unwrap();
+    let root = recording.write(&path, |_| Ok(true)).unwrap();
     let bytes = fs::read(&path).unwrap();
     for at in 0..bytes.len() {
         let mut wrong = bytes.clone();
@@ -119,7 +119,7 @@ fn missing_digests_are_read_from_the_image_and_stale_ones_dropped() {
         .unwrap();
     assert_eq!(read, CLUSTER - 100, "only what had no digest");
     let path = directory.path().join("d");
-    let root = recording.write(&path).unwrap();
+    let root = recording.write(&path, |_| Ok(true)).unwrap();
     let expected = [
         (0, Digest::of(&[1; CLUSTER as usize], CLUSTER)),
         (2, Digest::of(&[], CLUSTER)),

@@ -238,7 +238,7 @@ impl Merge<'_> {
         let file = self.catalogue.new_digests(self.disk, self.run)?;
         let stored = self.catalogue.path_of(&file);
         let root = recording
-            .write(&stored)
+            .write(&stored, |_| Ok(true))
             .map_err(|error| io(&stored, error))?;
         Ok(Some(StoredDigests { file, root }))
     }

@@ -41,6 +41,9 @@ struct PointRow<'a> {
 #[derive(Debug, Serialize)]
 struct PartialRow<'a> {
     disk: &'a str,
+    /// When the point was taken that a discard returns to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returns_to_unix_ms: Option<u64>,
     #[serde(flatten)]
     row: &'a Partial,
 }
@@ -150,6 +153,10 @@ fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> 
             .iter()
             .map(|(disk, row)| PartialRow {
                 disk: disk.as_str(),
+                returns_to_unix_ms: row
+                    .parent
+                    .and_then(|run| contents.point(disk, run))
+                    .map(|point| point.created_unix_ms),
                 row,
             })
             .collect(),
@@ -269,19 +276,26 @@ fn partial_line(partial: &PartialRow<'_>) -> String {
     } = partial.row;
     let disk = partial.disk;
     let (saved, left) = (human::bytes(*durable_bytes), human::bytes(*remaining_bytes));
-    let what = format!(
-        "{disk}: partial of run {run}, not a point ({file}): {saved} copied, about {left} to go; stopped because {why}"
-    );
-    match decision {
-        Decision::Keep => format!("{what}. The next run continues it."),
-        Decision::Undecided => {
-            let back = parent.map_or_else(
-                || "nothing: the next run is full".into(),
-                |parent| format!("{disk}@{parent}"),
-            );
-            format!(
-                "{what}. It waits for an answer: keep saves {saved}; discard returns to {back}."
+    let (anchor, back) = match parent {
+        Some(parent) => {
+            let time = partial.returns_to_unix_ms;
+            let time = time.map_or_else(String::new, |time| format!(" of {}", human::time(time)));
+            (
+                format!("against {disk}@{parent}"),
+                format!("{disk}@{parent}{time}"),
             )
         }
-    }
+        None => (
+            "of a full copy".into(),
+            "nothing: the next run is full".into(),
+        ),
+    };
+    let next = match decision {
+        Decision::Keep => "The next run continues it",
+        Decision::Undecided => "It waits for an answer",
+    };
+    format!(
+        "{disk}: partial of run {run}, not a point ({file}), {anchor}: {saved} copied, about {left} to go; ended: {why}. \
+         {next}: keep saves {saved} of copying; discard returns to {back}."
+    )
 }

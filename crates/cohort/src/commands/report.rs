@@ -1,7 +1,9 @@
 //! How a run ended, disk by disk: text or JSON, and the exit code that follows from it.
 
 use cohort_backup::catalogue::{ByteRange, Decision, Partial};
-use cohort_backup::{Delays, DiskOutcome, DiskReport, FenceReport, RunReport, WritersReport};
+use cohort_backup::{
+    Continued, Delays, DiskOutcome, DiskReport, FenceReport, RunReport, WritersReport,
+};
 use cohort_job::{Cause, Disposition};
 use serde::Serialize;
 
@@ -51,6 +53,14 @@ struct JsonWriters {
     staging_bytes: u64,
 }
 
+/// What a run took over from a partial.
+#[derive(Debug, Serialize)]
+struct JsonContinued {
+    run: u64,
+    kept_bytes: u64,
+    whole_bytes: u64,
+}
+
 /// A disk's result as JSON gives it.
 #[derive(Debug, Serialize)]
 struct JsonDisk<'a> {
@@ -64,6 +74,8 @@ struct JsonDisk<'a> {
     message: Option<String>,
     size_bytes: u64,
     copied_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    continued: Option<JsonContinued>,
     #[serde(skip_serializing_if = "Option::is_none")]
     partial: Option<&'a Partial>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,6 +168,11 @@ fn json_disk<'a>(report: &'a RunReport, disk: &'a DiskReport) -> JsonDisk<'a> {
         message,
         size_bytes: disk.size,
         copied_bytes: disk.copied_bytes,
+        continued: disk.continued.map(|continued| JsonContinued {
+            run: continued.run.0,
+            kept_bytes: continued.kept_bytes,
+            whole_bytes: continued.whole_bytes,
+        }),
         partial: disk.left.as_ref(),
         stepped_down: disk.stepped_down.as_ref().map(ToString::to_string),
         writers: disk.writers.as_ref().map(json_writers),
@@ -241,12 +258,25 @@ fn print_disk(report: &RunReport, disk: &DiskReport, json: bool) {
     if let Some(step) = &disk.stepped_down {
         eprint_line(&format!("cohort: {}: {step}", disk.name));
     }
+    if let Some(continued) = &disk.continued {
+        eprint_line(&format!("cohort: {}: {}", disk.name, took_over(continued)));
+    }
     for note in &disk.notes {
         eprint_line(&format!("cohort: {}: {note}", disk.name));
     }
     if let (Some(partial), false) = (&disk.left, matches!(disk.outcome, DiskOutcome::Refused(_))) {
         eprint_line(&format!("cohort: {}: {}", disk.name, kept(partial)));
     }
+}
+
+/// What the partial that was continued saved.
+fn took_over(continued: &Continued) -> String {
+    format!(
+        "kept {} of {} from the partial of run {}",
+        human::bytes(continued.kept_bytes),
+        human::bytes(continued.whole_bytes),
+        continued.run
+    )
 }
 
 /// What a partial saves, and what happens to it.

@@ -1,0 +1,326 @@
+//! Checkpoints: what a run under `always` or `ask` keeps if nobody can end it in order.
+//!
+//! Every now and then a thread of its own makes the target durable and then names it in the catalogue as the disk's
+//! partial, so that after a kill or a loss of power the next run continues it. Neither writers nor copies wait for it,
+//! and the end of a run only for the phase that is under way.
+//!
+//! ```text
+//! digests that stay true ─► seal the target ─► what is durable ─► digests ─► the partial's row
+//! ```
+//!
+//! Whatever stops this between two phases, row, file and digests agree: a file may hold more than its row says, and
+//! digests may be missing; whoever continues it looks at the file, and reads what has no digest.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cohort_bitmap::DirtyBitmap;
+use cohort_block::Ledger;
+
+use crate::catalogue::{Decision, Partial, RunId, StoredDigests};
+use crate::disk::{Disk, now_unix_ms};
+use crate::error::DiskError;
+use crate::options::BitmapPolicy;
+use crate::target::Target;
+
+/// The longest that copied data is not kept.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The part of all that is to be copied after which a checkpoint does not wait for the time: a twentieth. Digests are
+/// written again no more often than that, because each time all of them are.
+const PARTS: u64 = 20;
+
+/// What a row says of its run's end before there is one.
+const NO_END: &str = "no end is written down yet: the run is under way, or was killed";
+
+/// The checkpoints of one disk in one run.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether to make one without waiting for the time.
+    due: bool,
+    /// Whether one is under way.
+    busy: bool,
+    /// Whether there will be no other.
+    ended: bool,
+}
+
+/// The partial's row as this run wrote it.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    digests: Option<StoredDigests>,
+    /// How much was durable when the digests were written.
+    digested: u64,
+}
+
+/// A disk that is being copied, as far as a checkpoint needs it.
+struct Copied {
+    ledger: Arc<Ledger>,
+    target: Arc<Target>,
+    parent: Option<RunId>,
+}
+
+impl Checkpoints {
+    /// Begins to make them, if the disk's policy keeps partials.
+    pub(crate) fn begin(disk: &Arc<Disk>) {
+        if decision(disk.options.policy).is_none() {
+            return;
+        }
+        let (checkpoints, disk_then) = (Arc::clone(&disk.checkpoints), Arc::downgrade(disk));
+        let thread = std::thread::Builder::new().name("cohort-checkpoint".to_owned());
+        if let Err(error) = thread.spawn(move || checkpoints.work(&disk_then)) {
+            disk.note(format!(
+                "nothing is kept if the program is killed: no thread for checkpoints: {error}"
+            ));
+        }
+    }
+
+    /// So much has been copied that the next one is due. `part` is bytes, of `total` to be copied.
+    pub(crate) fn is_due(part: u64, total: u64) -> bool {
+        part > 0 && part >= total / PARTS
+    }
+
+    /// Has one made as soon as possible.
+    pub(crate) fn demand(&self) {
+        self.lock().due = true;
+        self.changed.notify_all();
+    }
+
+    /// Makes no other, and waits until the one under way is over. False if it is not over by the deadline: then
+    /// somebody may still write to the target.
+    pub(crate) fn end(&self, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        state.ended = true;
+        self.changed.notify_all();
+        while state.busy {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn work(&self, disk: &Weak<Disk>) {
+        while self.wait_for_next() {
+            // Nobody who ended this waits for the disk any more once it is not busy.
+            let made = disk
+                .upgrade()
+                .map(|disk| disk.checkpoint(&|| !self.lock().ended));
+            let mut state = self.lock();
+            state.busy = false;
+            self.changed.notify_all();
+            match made {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    state.ended = true;
+                    tracing::warn!(%error, "no more checkpoints are made");
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Waits until one is due; false if there will be no other.
+    fn wait_for_next(&self) -> bool {
+        let next = Instant::now() + EVERY;
+        let mut state = self.lock();
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            if state.ended {
+                return false;
+            }
+            if state.due || left.is_zero() {
+                state.due = false;
+                state.busy = true;
+                return true;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk {
+    /// Makes durable what is copied, and names it as the disk's partial.
+    fn checkpoint(&self, goes_on: &dyn Fn() -> bool) -> Result<(), DiskError> {
+        let Some(copied) = self.copied() else {
+            return Ok(());
+        };
+        let Copied { ledger, target, .. } = &copied;
+        if ledger.counts().written == 0 || !goes_on() {
+            return Ok(());
+        }
+        self.free_digests(ledger, target)?;
+        let durable_bytes = target.held_bytes();
+        target
+            .seal_without_limit(ledger)
+            .map_err(|error| DiskError::seal(target.path(), error))?;
+        if ledger.counts().durable == 0 || !goes_on() {
+            return Ok(());
+        }
+        let remaining = ledger.remaining();
+        let named = self.state().named.clone();
+        let named = match named {
+            Some(named) if durable_bytes < named.digested + remaining_part(ledger) => named,
+            Some(_) | None => {
+                let before = named.and_then(|named| named.digests);
+                Named {
+                    digests: self
+                        .store_some_digests(target, &remaining, goes_on)
+                        .or(before),
+                    digested: durable_bytes,
+                }
+            }
+        };
+        self.name_partial(&copied, durable_bytes, &remaining, named)
+    }
+
+    /// A disk that is complete and waits for others of its group is kept as well.
+    pub(crate) fn checkpoint_complete(
+        &self,
+        digests: Option<StoredDigests>,
+    ) -> Result<(), DiskError> {
+        let Some(copied) = self
+            .copied()
+            .filter(|_| !self.alone && decision(self.options.policy).is_some())
+        else {
+            return Ok(());
+        };
+        let durable_bytes = copied.target.held_bytes();
+        let named = Named {
+            digests,
+            digested: durable_bytes,
+        };
+        let remaining = copied.ledger.remaining();
+        self.name_partial(&copied, durable_bytes, &remaining, named)
+    }
+
+    /// Before more of a continued partial becomes durable: from now on its digests speak of nothing that this run
+    /// copies, so they are true whatever the next seal leaves.
+    pub(crate) fn free_digests(
+        &self,
+        ledger: &Ledger,
+        target: &Arc<Target>,
+    ) -> Result<(), DiskError> {
+        if !target.continued() || self.state().named.is_some() {
+            return Ok(());
+        }
+        let Some(row) = self.partial_now().filter(|row| row.digests.is_some()) else {
+            return Ok(());
+        };
+        let remaining = ledger.remaining();
+        let named = Named {
+            digests: self.store_some_digests(target, &remaining, &|| true),
+            digested: row.durable_bytes,
+        };
+        let row = Partial {
+            run: self.run,
+            stopped_unix_ms: now_unix_ms(),
+            why: NO_END.to_owned(),
+            digests: named.digests.clone(),
+            ..row
+        };
+        self.write_row(row, named)
+    }
+
+    fn copied(&self) -> Option<Copied> {
+        let state = self.state();
+        let started = state.started.as_ref()?;
+        Some(Copied {
+            ledger: started.ledger.clone(),
+            target: started.target.clone(),
+            parent: started.parent,
+        })
+    }
+
+    /// The digests of what is not in `leave_out`; none if they cannot be stored, which costs reading.
+    fn store_some_digests(
+        &self,
+        target: &Arc<Target>,
+        leave_out: &DirtyBitmap,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Option<StoredDigests> {
+        let size = target.cluster_size();
+        let wanted = |cluster: u64| match goes_on() {
+            true => Ok(!leave_out.get(cluster * size)),
+            false => Err(io::ErrorKind::Interrupted.into()),
+        };
+        self.store_digests(target, wanted).unwrap_or_else(|error| {
+            tracing::debug!(%error, "a partial is named without new digests");
+            None
+        })
+    }
+
+    fn name_partial(
+        &self,
+        copied: &Copied,
+        durable_bytes: u64,
+        remaining: &DirtyBitmap,
+        named: Named,
+    ) -> Result<(), DiskError> {
+        let Some(decision) = decision(self.options.policy) else {
+            return Ok(());
+        };
+        let row = Partial {
+            file: copied.target.name().clone(),
+            parent: copied.parent,
+            decision,
+            size: self.source.device.size(),
+            cluster_size: u32::try_from(copied.target.cluster_size()).unwrap_or(u32::MAX),
+            durable_bytes,
+            remaining_bytes: remaining.dirty_bytes(),
+            run: self.run,
+            stopped_unix_ms: now_unix_ms(),
+            why: NO_END.to_owned(),
+            digests: named.digests.clone(),
+        };
+        self.catalogue.sync_directory()?;
+        self.write_row(row, named)
+    }
+
+    /// Writes the partial's row, and removes the digests that it named before.
+    fn write_row(&self, row: Partial, named: Named) -> Result<(), DiskError> {
+        self.catalogue.checkpoint(&self.group, &self.name, row)?;
+        let digests = named.digests.as_ref().map(|digests| digests.file.clone());
+        let before = self.state().named.replace(named);
+        let before = before.and_then(|before| before.digests);
+        if let Some(before) = before.filter(|before| Some(&before.file) != digests.as_ref()) {
+            self.catalogue.remove_image(&before.file)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the next run may do with what a run under this policy leaves; none if it leaves nothing.
+fn decision(policy: BitmapPolicy) -> Option<Decision> {
+    match policy {
+        BitmapPolicy::Always => Some(Decision::Keep),
+        BitmapPolicy::Ask => Some(Decision::Undecided),
+        BitmapPolicy::OnSuccess | BitmapPolicy::Never => None,
+    }
+}
+
+/// Bytes that must become durable before digests are written again.
+fn remaining_part(ledger: &Ledger) -> u64 {
+    let counts = ledger.counts();
+    let all = counts.owed
+        + counts.in_flight
+        + counts.staged
+        + counts.written
+        + counts.durable
+        + counts.skipped;
+    all * ledger.cluster().bytes() / PARTS
+}

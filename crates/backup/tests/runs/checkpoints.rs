@@ -1,0 +1,243 @@
+//! Checkpoints: what the backup directory holds at every flush of a target is what a kill there leaves; each is continued.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use cohort_backup::catalogue::{self, Answer, Catalogue, Decision};
+use cohort_backup::{Backup, BitmapPolicy, DiskOutcome};
+use cohort_block::File;
+
+use crate::world::*;
+
+const CLUSTERS: u64 = 64;
+
+/// Keeps what the backup directory is at every flush of a target: before it, and after it.
+struct Moments {
+    directory: PathBuf,
+    into: PathBuf,
+    taken: Mutex<usize>,
+}
+
+impl Moments {
+    fn of(world: &World, into: &str) -> Arc<Self> {
+        fs::create_dir(world.path(into)).unwrap();
+        Arc::new(Self {
+            directory: world.repository(),
+            into: world.path(into),
+            taken: Mutex::new(0),
+        })
+    }
+
+    /// Takes a copy of the directory. With `durable` given, one file of it is as it was at its last flush: power was
+    /// lost.
+    fn take(&self, durable: Option<(&Path, &[u8])>) {
+        let mut taken = self.taken.lock().unwrap();
+        let into = self.into.join(taken.to_string());
+        fs::create_dir(&into).unwrap();
+        for entry in fs::read_dir(&self.directory).unwrap() {
+            let entry = entry.unwrap();
+            // A file of digests may be removed meanwhile.
+            let _ = fs::copy(entry.path(), into.join(entry.file_name()));
+        }
+        if let Some((file, bytes)) = durable {
+            fs::write(into.join(file.file_name().unwrap()), bytes).unwrap();
+        }
+        *taken += 1;
+    }
+
+    /// Moments over the whole run, the first and the last among them; all of them, if `COHORT_ALL_MOMENTS` is set.
+    fn some(&self) -> Vec<PathBuf> {
+        let taken = *self.taken.lock().unwrap();
+        let most = match std::env::var_os("COHORT_ALL_MOMENTS") {
+            Some(_) => taken,
+            None => taken.min(13),
+        };
+        (0..most)
+            .map(|index| index * (taken - 1) / (most - 1))
+            .map(|moment| self.into.join(moment.to_string()))
+            .collect()
+    }
+}
+
+/// A target of which every flush is a moment.
+struct Watched {
+    inner: Arc<dyn File>,
+    path: PathBuf,
+    durable: Mutex<Vec<u8>>,
+    moments: Arc<Moments>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watched").field("path", &self.path).finish()
+    }
+}
+
+impl File for Watched {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_at(buf, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        let mut durable = self.durable.lock().unwrap();
+        self.moments.take(None);
+        self.moments.take(Some((&self.path, &durable)));
+        self.inner.sync_data()?;
+        *durable = fs::read(&self.path)?;
+        self.moments.take(None);
+        Ok(())
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
+    }
+}
+
+/// A run over one disk whose every flush is a moment to be killed in.
+fn watched(world: &World, disk: &Path, policy_: BitmapPolicy, moments: &Arc<Moments>) {
+    let moments = Arc::clone(moments);
+    let directory = world.repository();
+    // Slow enough that checkpoints are made in between.
+    let workers = options(|o| o.policy(policy_).speed(8 << 20));
+    let running = world
+        .backup()
+        .disk(cohort_backup::DiskSpec::file(disk))
+        .options(workers)
+        .target_files(move |name, inner| {
+            Arc::new(Watched {
+                path: directory.join(name.to_string()),
+                durable: Mutex::new(fs::read(directory.join(name.to_string())).unwrap_or_default()),
+                moments: Arc::clone(&moments),
+                inner,
+            })
+        })
+        .start()
+        .unwrap();
+    committed(running.wait());
+}
+
+/// Continues what a moment left, and compares everything. Gives how much of the partial was kept, in bytes.
+fn continued(world: &World, moment: &Path, disk: &Path) -> u64 {
+    let place = world.repository();
+    let aside = world.path("aside");
+    fs::rename(&place, &aside).unwrap();
+    fs::rename(moment, &place).unwrap();
+    let row = catalogue::read(&place)
+        .unwrap()
+        .partials
+        .get(&name("vda"))
+        .cloned();
+    if row
+        .as_ref()
+        .is_some_and(|row| row.decision == Decision::Undecided)
+    {
+        let refused = Backup::to(&place)
+            .disk(cohort_backup::DiskSpec::file(disk))
+            .start()
+            .unwrap()
+            .wait();
+        assert!(matches!(refused.disks[0].outcome, DiskOutcome::Refused(_)));
+        let catalogue = Catalogue::open(&place).unwrap();
+        catalogue.answer(&name("vda"), Answer::Keep).unwrap();
+    }
+    let report = Backup::to(&place)
+        .disk(cohort_backup::DiskSpec::file(disk))
+        .start()
+        .unwrap()
+        .wait();
+    let report = committed(report);
+    let kept = report.disks[0]
+        .continued
+        .map(|continued| continued.kept_bytes);
+    assert_eq!(kept.is_some(), row.is_some());
+    if let (Some(row), Some(kept)) = (&row, kept) {
+        assert!(kept >= row.durable_bytes, "{kept} of {}", row.durable_bytes);
+        assert!(row.durable_bytes > 0);
+    }
+    let run = report.run.unwrap().0;
+    assert!(world.restored("vda", run) == fs::read(disk).unwrap());
+    world.check();
+    fs::remove_dir_all(&place).unwrap();
+    fs::rename(&aside, &place).unwrap();
+    kept.unwrap_or(0)
+}
+
+#[test]
+fn a_kill_at_any_flush_of_a_target_is_continued() {
+    for policy_ in [BitmapPolicy::Always, BitmapPolicy::Ask] {
+        let world = World::new();
+        let disk = world.raw("vda.raw", CLUSTERS);
+        let moments = Moments::of(&world, "first");
+        watched(&world, &disk, policy_, &moments);
+        let mut kept: Vec<u64> = Vec::new();
+        for moment in moments.some() {
+            kept.push(continued(&world, &moment, &disk));
+        }
+        let whole = (CLUSTERS - CLUSTERS / 4) * CLUSTER;
+        assert_eq!(kept.first(), Some(&0), "nothing is named before a seal");
+        assert_eq!(
+            kept.last(),
+            Some(&whole),
+            "all before the verdict: {kept:?}"
+        );
+        let between = kept.iter().filter(|kept| (1..whole).contains(kept));
+        assert!(between.count() > 0, "{kept:?}");
+    }
+}
+
+/// The second run changes clusters of which the partial of the first one holds older bytes, and their digests.
+#[test]
+fn digests_of_a_continued_partial_are_true_at_any_flush() {
+    let world = World::new();
+    let disk = world.raw("vda.raw", CLUSTERS);
+    let moments = Moments::of(&world, "first");
+    watched(&world, &disk, BitmapPolicy::Always, &moments);
+    let last = moments.some().pop().unwrap();
+    fs::remove_dir_all(world.repository()).unwrap();
+    copy_all(&last, &world.repository());
+    for cluster in (0..CLUSTERS).step_by(3) {
+        write(&disk, cluster * CLUSTER + 7, 0xee, 512);
+    }
+    let moments = Moments::of(&world, "second");
+    watched(&world, &disk, BitmapPolicy::Always, &moments);
+    for moment in moments.some() {
+        assert!(continued(&world, &moment, &disk) > 0);
+    }
+}
+
+/// An increment lies on its point, before and after a kill.
+#[test]
+fn a_killed_increment_goes_on_from_its_point() {
+    let world = World::new();
+    let disk = world.raw("vda.raw", CLUSTERS);
+    committed(
+        world
+            .backup()
+            .disk(cohort_backup::DiskSpec::file(&disk))
+            .start()
+            .unwrap()
+            .wait(),
+    );
+    for cluster in (0..CLUSTERS).step_by(2) {
+        write(&disk, cluster * CLUSTER, 0xdd, 70_000);
+    }
+    let moments = Moments::of(&world, "second");
+    watched(&world, &disk, BitmapPolicy::Always, &moments);
+    for moment in moments.some() {
+        continued(&world, &moment, &disk);
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}

@@ -1,0 +1,138 @@
+//! `kill -9` in the middle of a slow backup under `always` and `ask`: the next run keeps what a checkpoint named.
+
+mod lab;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use lab::{Lab, noise};
+use serde_json::Value;
+
+const DISK: usize = 16 << 20;
+
+/// A raw disk and a qcow2 image with the same size and other content.
+fn lab_with_disks() -> Lab {
+    let lab = Lab::new();
+    fs::write(lab.path("a.img"), noise(1, DISK)).expect("a disk");
+    fs::write(lab.path("b.raw"), noise(2, DISK)).expect("a disk");
+    lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
+    lab
+}
+
+/// Backs both disks up slowly, and kills that once 70 % of the first one is copied.
+fn killed(lab: &Lab, policy: &str) {
+    let args = [
+        "backup", "a.img", "b.qcow2", "--to", "R", "--policy", policy,
+    ];
+    let mut child = lab
+        .program()
+        .args(args)
+        .args(["--speed", "12M", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let far = |line: String| {
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        event["phase"] == "copying" && event["done_bytes"].as_u64() > Some(DISK as u64 * 7 / 10)
+    };
+    assert!(
+        lines.map_while(Result::ok).any(far),
+        "it ended before it was killed"
+    );
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+}
+
+/// Both disks are backed up, what is said of them is true, and each file is sound.
+fn finishes(lab: &Lab) -> Value {
+    let done = lab
+        .cohort(["backup", "a.img", "b.qcow2", "--to", "R", "--json"])
+        .exits(0)
+        .says(&["kept", "of 16.0 MiB from the partial of run"]);
+    for (point, disk) in [("a", "a.img"), ("b", "b.raw")] {
+        lab.cohort(["restore", "--from", "R", point, "out"])
+            .exits(0);
+        let same = fs::read(lab.path("out")).expect("restored")
+            == fs::read(lab.path(disk)).expect("the disk");
+        assert!(same, "{point}");
+        fs::remove_file(lab.path("out")).expect("removed");
+    }
+    for image in lab.images("R") {
+        lab.tool("qemu-img", &["check", "-q", &image.to_string_lossy()]);
+    }
+    lab.cohort(["verify", "R"]).exits(0);
+    let list = lab.cohort(["list", "R", "--json"]).exits(0).json();
+    assert_eq!(list["partials"].as_array().map(Vec::len), Some(0), "{list}");
+    done.json()
+}
+
+fn partials(lab: &Lab) -> Vec<Value> {
+    let list = lab.cohort(["list", "R", "--json"]).exits(0).json();
+    list["partials"].as_array().expect("partials").clone()
+}
+
+#[test]
+fn a_killed_backup_is_continued() {
+    let lab = lab_with_disks();
+    killed(&lab, "always");
+    for partial in partials(&lab) {
+        let durable = partial["durable_bytes"].as_u64().expect("bytes");
+        // Not more than three twentieths behind: one is being written, one is due, and one is copied.
+        assert!(durable >= DISK as u64 / 2, "{partial}");
+    }
+    let text = lab.cohort(["list", "R"]).exits(0).stdout;
+    for part in [
+        "not a point",
+        "of a full copy",
+        "keep saves",
+        "discard returns to nothing",
+    ] {
+        assert!(text.contains(part), "'{part}' is missing in {text}");
+    }
+    let done = finishes(&lab);
+    for disk in done["disks"].as_array().expect("disks") {
+        let kept = disk["continued"]["kept_bytes"].as_u64();
+        assert!(kept >= Some(DISK as u64 / 2), "{disk}");
+        let copied = disk["copied_bytes"].as_u64().expect("bytes");
+        assert_eq!(kept.map(|kept| kept + copied), Some(DISK as u64), "{disk}");
+    }
+}
+
+#[test]
+fn a_killed_backup_that_was_to_ask_asks() {
+    for answer in ["keep", "discard"] {
+        let lab = lab_with_disks();
+        lab.cohort(["backup", "a.img", "b.qcow2", "--to", "R"])
+            .exits(0);
+        fs::write(lab.path("a.img"), noise(3, DISK)).expect("a change");
+        fs::write(lab.path("b.raw"), noise(4, DISK)).expect("a change");
+        lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
+        killed(&lab, "ask");
+        assert_eq!(partials(&lab).len(), 2);
+        let text = lab.cohort(["list", "R"]).exits(0).stdout;
+        for part in [
+            "against a@1",
+            "It waits for an answer",
+            "discard returns to a@1 of 20",
+        ] {
+            assert!(text.contains(part), "'{part}' is missing in {text}");
+        }
+        let refused = lab.cohort(["backup", "a.img", "b.qcow2", "--to", "R"]);
+        assert_ne!(refused.code, Some(0), "{refused:?}");
+        for disk in ["a", "b"] {
+            lab.cohort(["bitmap", "decide", answer, "--from", "R", disk])
+                .exits(0);
+        }
+        if answer == "keep" {
+            finishes(&lab);
+        } else {
+            assert_eq!(partials(&lab), Vec::<Value>::new());
+            lab.cohort(["backup", "a.img", "b.qcow2", "--to", "R"])
+                .exits(0);
+            lab.cohort(["verify", "R"]).exits(0);
+        }
+    }
+}

@@ -210,7 +210,8 @@ impl TrackingStore {
     }
 
     /// Writes everything exactly, with the disk's stamp. No write to the disk is under way, the disk was flushed,
-    /// and its recordings are out of its gate or the gate is never used again.
+    /// and its recordings are out of its gate or the gate is never used again. Until the last clone of each of them is
+    /// dropped the file stays in use, for this process could still write to it.
     ///
     /// # Errors
     /// The store failed, now or before.

@@ -1,13 +1,19 @@
 //! A tracked raw file beside the same file untracked: 4 KiB writes to a sparse disk of 1 TiB, and what a kill at the end
 //! would leave as excess.
 //!
-//! Each round writes new files, one after the other in turn: untracked, tracked to survive a killed process, tracked to
-//! survive a loss of power. Timed are the writes up to the last acknowledgement ("acked"), and those with the flush that
-//! ends them ("flushed"): a write that was acknowledged lies in the kernel's cache, from which the disk gets it later.
-//! `COHORT_BENCH_WRITES` sets another number of writes.
+//! Each round writes new files in turn: untracked, tracked to survive a killed process, tracked to survive a loss of power.
+//! The writer does the same to all of them, and so asks for the same syncs at the same places:
+//!
+//! - *buffered*: it only writes. What is acknowledged then lies in the kernel's cache, which is all that surviving a killed
+//!   process needs, so that mode is to be judged by these.
+//! - *durable*: it flushes after every write, as a database or a disk without a cache does. Only of such data a tracking
+//!   that survives a loss of power can be missing anything, so that mode is to be judged by these.
+//!
+//! A run ends after `COHORT_BENCH_WRITES` writes or `COHORT_BENCH_MS` milliseconds. A ratio is the median of those of
+//! `COHORT_BENCH_ROUNDS` rounds, each of runs that followed one another.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -18,31 +24,44 @@ use cohort_bitmap::Granularity;
 use cohort_bitmap::store::{Excess, Label, Mode};
 use cohort_block::{Device, File, Gated, OsFile, RawDevice, TrackingStore};
 
-const ROUNDS: usize = 5;
 const DISK: u64 = 1 << 40;
 const BLOCK: u64 = 4096;
 const MODES: [Option<Mode>; 3] = [None, Some(Mode::KilledProcess), Some(Mode::PowerLoss)];
 
-/// What one run took, and what a kill at its end leaves.
+/// How much is measured.
+struct Sizes {
+    writes: u64,
+    time: Duration,
+    rounds: usize,
+}
+
+/// How fast a run was, and what a kill at its end leaves.
 #[derive(Clone, Copy)]
 struct Outcome {
-    acked: Duration,
-    flushed: Duration,
+    rate: f64,
     excess: u64,
 }
 
 fn main() {
-    let writes = std::env::var("COHORT_BENCH_WRITES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(50_000);
+    let number = |name, otherwise| {
+        let text = std::env::var(name).ok();
+        text.map_or(otherwise, |text| text.parse().expect("a number"))
+    };
+    let sizes = Sizes {
+        writes: number("COHORT_BENCH_WRITES", 50_000),
+        time: Duration::from_millis(number("COHORT_BENCH_MS", 1000)),
+        rounds: number("COHORT_BENCH_ROUNDS", 5) as usize,
+    };
+    let lab = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let mut sweeper = sweeper(lab.path()).expect("a shell");
     println!("{}", machine());
     println!(
-        "{writes} writes of 4 KiB to 1 TiB, median of {ROUNDS} rounds; in brackets: tracked / untracked speed\n"
+        "Writes of 4 KiB to 1 TiB a second, medians of {} rounds; in brackets: tracked / untracked.\n",
+        sizes.rounds
     );
     println!(
-        "{:<12}{:>6}  {:<14}{:>22}{:>24}  excess at a kill",
-        "pattern", "depth", "tracked", "acked writes/s", "flushed writes/s"
+        "{:<11}{:>5}  {:<15}{:>16}{:>16}  excess at a kill",
+        "pattern", "depth", "tracked", "buffered", "durable"
     );
     for (name, pattern) in [
         ("sequential", sequential as fn(u64) -> u64),
@@ -50,76 +69,84 @@ fn main() {
         ("uniform", uniform),
     ] {
         for depth in [1, 16] {
-            measure(name, pattern, depth, writes);
+            measure(lab.path(), name, pattern, depth, &sizes);
         }
     }
+    drop(sweeper.stdin.take());
+    sweeper.wait().expect("the shell ends");
 }
 
-fn measure(name: &str, pattern: fn(u64) -> u64, depth: usize, writes: u64) {
-    let offsets: Vec<u64> = (0..writes).map(pattern).collect();
-    let mut outcomes: [Vec<Outcome>; 3] = Default::default();
-    for _ in 0..ROUNDS {
-        for (mode, outcomes) in MODES.into_iter().zip(&mut outcomes) {
-            outcomes.push(run(mode, &offsets, depth));
+/// Removes the files, of which each seems to hold a tebibyte, however this process ends.
+fn sweeper(lab: &Path) -> std::io::Result<Child> {
+    Command::new("sh")
+        .args(["-c", "trap '' INT TERM HUP; cat; rm -rf -- \"$0\""])
+        .arg(lab)
+        .stdin(Stdio::piped())
+        .spawn()
+}
+
+fn measure(lab: &Path, name: &str, pattern: fn(u64) -> u64, depth: usize, sizes: &Sizes) {
+    let offsets: Vec<u64> = (0..sizes.writes).map(pattern).collect();
+    let mut rows: [Vec<[Outcome; 2]>; 3] = Default::default();
+    for _ in 0..sizes.rounds {
+        // The same kind one after the other, so that what else the machine does meets all of them.
+        let [buffered, durable] = [false, true]
+            .map(|durable| MODES.map(|mode| run(lab, mode, &offsets, depth, sizes.time, durable)));
+        for ((row, buffered), durable) in rows.iter_mut().zip(buffered).zip(durable) {
+            row.push([buffered, durable]);
         }
     }
-    let rate = |of: usize, time: fn(&Outcome) -> Duration| {
-        let mut times: Vec<_> = outcomes[of].iter().map(time).collect();
-        times.sort();
-        writes as f64 / times[ROUNDS / 2].as_secs_f64()
-    };
-    for (of, told) in ["no", "survives kill", "survives power"].iter().enumerate() {
-        let row = |time: fn(&Outcome) -> Duration| {
-            let (ours, theirs) = (rate(of, time), rate(0, time));
-            if of == 0 {
-                format!("{ours:.0}")
-            } else {
-                format!("{ours:.0} ({:.2})", ours / theirs)
-            }
+    for (row, told) in rows.iter().zip(["no", "survives kill", "survives power"]) {
+        let cell = |kind: usize| {
+            let ours = row.iter().map(|outcomes| outcomes[kind].rate);
+            let theirs = rows[0].iter().map(|outcomes| outcomes[kind].rate);
+            let rate = median(ours.clone());
+            let ratio = median(ours.zip(theirs).map(|(ours, theirs)| ours / theirs));
+            format!("{rate:.0} ({ratio:.2})")
         };
-        let excess = outcomes[of].iter().map(|o| o.excess).max().unwrap_or(0);
+        let excess = row.iter().flatten().map(|o| o.excess).max().unwrap_or(0);
         println!(
-            "{name:<12}{depth:>6}  {told:<14}{:>22}{:>24}  {}",
-            row(|o| o.acked),
-            row(|o| o.flushed),
-            if of == 0 {
-                String::new()
-            } else {
-                Excess(excess).to_string()
-            }
+            "{name:<11}{depth:>5}  {told:<15}{:>16}{:>16}  {}",
+            cell(0),
+            cell(1),
+            Excess(excess)
         );
     }
 }
 
-fn run(mode: Option<Mode>, offsets: &[u64], depth: usize) -> Outcome {
-    let lab = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn run(
+    lab: &Path,
+    mode: Option<Mode>,
+    offsets: &[u64],
+    depth: usize,
+    time: Duration,
+    durable: bool,
+) -> Outcome {
+    let lab = tempfile::tempdir_in(lab).expect("a directory");
     let path = lab.path().join("disk.raw");
     let file = OsFile::create_new(&path).expect("a disk");
     file.set_len(DISK).expect("its size");
+    file.sync_data().expect("a sync");
     let raw = RawDevice::new("disk", Arc::new(file), true).expect("a device");
     let disk = Gated::new(Arc::new(raw));
     let tracked = mode.map(|mode| track(&disk, &path, mode));
-    // What the runs before left to be done, the removal of their files above all, is done now.
-    let synced = Command::new("sync").arg("-f").arg(lab.path()).status();
-    assert!(synced.expect("sync").success());
     let start = Instant::now();
-    storm(&disk, offsets, depth);
-    let acked = start.elapsed();
-    let excess = tracked.as_ref().map_or(0, |(store, since)| {
+    let writes = storm(&disk, offsets, depth, start + time, durable);
+    let rate = writes as f64 / start.elapsed().as_secs_f64();
+    let excess = tracked.map_or(0, |(store, since)| {
         let beside = TrackingStore::path_beside(&path);
         let found = TrackingStore::inspect(&beside, Some((&path, DISK))).expect("a store");
         assert_eq!(store.store().lost(), None);
         let recovered = found.inspection.sets[0].dirty.dirty_bytes();
         recovered - since.recorder().snapshot().dirty_bytes()
     });
-    let looked = start.elapsed() - acked;
-    disk.flush().expect("a flush");
-    let flushed = start.elapsed() - looked;
-    Outcome {
-        acked,
-        flushed,
-        excess,
-    }
+    Outcome { rate, excess }
 }
 
 fn track(
@@ -140,19 +167,30 @@ fn track(
     (store, since)
 }
 
-/// Writes blocks from so many threads, each taking the next offset that nobody took.
-fn storm(disk: &Gated, offsets: &[u64], depth: usize) {
+/// Writes blocks from so many threads, each taking the next offset that nobody took, until there is none or time is
+/// up; gives the number of writes.
+fn storm(disk: &Gated, offsets: &[u64], depth: usize, end: Instant, durable: bool) -> usize {
     let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..depth {
-            scope.spawn(|| {
-                let block = vec![0x5A; BLOCK as usize];
-                while let Some(offset) = offsets.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    disk.write_at(&block, *offset).expect("a write");
-                }
-            });
+    let one = || {
+        let block = vec![0x5A; BLOCK as usize];
+        let mut writes = 0;
+        while let Some(offset) = offsets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            disk.write_at(&block, *offset).expect("a write");
+            if durable {
+                disk.flush().expect("a flush");
+            }
+            writes += 1;
+            if Instant::now() >= end {
+                break;
+            }
         }
-    });
+        writes
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..depth).map(|_| scope.spawn(one)).collect();
+        let counts = threads.into_iter().map(|thread| thread.join());
+        counts.map(|count| count.expect("it ends")).sum()
+    })
 }
 
 fn sequential(number: u64) -> u64 {

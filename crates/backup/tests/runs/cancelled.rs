@@ -143,7 +143,9 @@ fn hurry_keeps_nothing_that_is_not_durable_and_loses_no_chain() {
     running.hurry();
     stall.release();
     let report = running.wait();
-    assert!(disk(&report, "a").left.is_none());
+    // What a checkpoint made durable in time is kept, and no more.
+    let left = disk(&report, "a").left.as_ref();
+    assert!(left.is_none_or(|left| left.durable_bytes <= 20 * CLUSTER));
     world.check();
     committed(
         world

@@ -1,5 +1,6 @@
 //! Checkpoints: what the backup directory holds at every flush of a target is what a kill there leaves; each is continued.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,8 +55,11 @@ impl Moments {
             Some(_) => taken,
             None => taken.min(13),
         };
-        (0..most)
-            .map(|index| index * (taken - 1) / (most - 1))
+        // The first ones too: what was there before is replaced then.
+        let spread = (0..most).map(|index| index * (taken - 1) / (most - 1));
+        let moments: BTreeSet<usize> = spread.chain(0..taken.min(9)).collect();
+        moments
+            .into_iter()
             .map(|moment| self.into.join(moment.to_string()))
             .collect()
     }

@@ -355,7 +355,7 @@ fn target_that_cannot_take_old_data_breaks_the_backup_and_not_the_write() {
         .write_at(&vec![0x77; 20 * CLUSTER as usize], 0)
         .unwrap();
     let (tell, told) = std::sync::mpsc::channel();
-    let held = spec(&a, options(|o| o.workers(1))).through(move |device| {
+    let held = spec(&a, options(|o| o.workers(1).staging_memory(0))).through(move |device| {
         let faulty = Faulty::new(device);
         tell.send(faulty.inject(Fault::stall(Operation::Read).within(0..1)))
             .unwrap();

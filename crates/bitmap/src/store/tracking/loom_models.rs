@@ -150,7 +150,7 @@ fn loom_two_first_writers_of_one_granule_write_once() {
 
 #[test]
 fn loom_three_first_writers_share() {
-    walk("three first writers", 2, || first_writers(&[3, 3, 70]));
+    walk("three first writers", 1, || first_writers(&[3, 3, 70]));
 }
 
 /// Writers to a stretch that was prepared for, while a checkpoint takes the preparation back.

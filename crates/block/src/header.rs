@@ -308,7 +308,14 @@ fn check_refcount_table(
             Err(reader.damaged("no refcount table".into()))
         }
         Access::ReadWrite => {
-            reader.check_inside("the refcount table", offset, clusters << cluster_bits)
+            reader.check_inside("the refcount table", offset, clusters << cluster_bits)?;
+            // It counts the header's own cluster, so there is one in every sound image; imago would look
+            // for room for a missing one in the very clusters that it counts, without end.
+            let first = be64(&reader.bytes("the refcount table", offset, 8)?, 0);
+            if first == 0 {
+                return Err(reader.damaged("no first refcount block".into()));
+            }
+            Ok(())
         }
     }
 }

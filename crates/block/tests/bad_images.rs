@@ -373,6 +373,21 @@ fn use_it(path: &Path, options: OpenOptions) {
     }
 }
 
+#[test]
+fn an_image_without_its_first_refcount_block_is_read_and_never_written() {
+    let mut bytes = image();
+    let table = u64::from_be_bytes(bytes[48..56].try_into().unwrap()) as usize;
+    bytes[table..table + 8].fill(0);
+    let scratch = Scratch::new();
+    let path = scratch.put("disk", &bytes);
+    open(&path, OpenOptions::read_only()).unwrap();
+    let refused = open(&path, OpenOptions::read_write());
+    assert!(
+        matches!(&refused, Err(OpenError::Damaged { .. })),
+        "{refused:?}"
+    );
+}
+
 /// Where the bytes are that mean something: header, refcount table and block, L1 and L2 table.
 const TELLING: [std::ops::Range<usize>; 5] = [
     4..140,

@@ -98,7 +98,7 @@ pub(crate) fn survey(
         }
         Some(_) => Tracking::Scan,
         None if is_lost(contents, &name) => {
-            notes.push("an audit found a wrong claim, so all of the disk is compared".to_owned());
+            notes.push("an audit or a failed tracking store showed that writes are missing, so all of the disk is compared".to_owned());
             Tracking::Scan
         }
         None if source.store.is_some() => {
@@ -276,7 +276,7 @@ fn knows(borrowed: &Borrowed, contents: &Contents, anchor: Option<RunId>) -> boo
         .is_some_and(|views| views.directory == contents.meta.directory && views.anchor == anchor)
 }
 
-/// Whether an audit has shown that what is known of the disk's changes is wrong.
+/// Whether writes are missing from what is known of the disk's changes: an audit found that, or the store failed.
 pub(crate) fn is_lost(contents: &Contents, disk: &DiskName) -> bool {
     let views = contents.views.get(disk);
     let view = views.and_then(|views| views.point.as_ref());

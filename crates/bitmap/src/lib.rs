@@ -6,10 +6,10 @@
 //! [`Split`], [`Undecided`]).
 //!
 //! It knows **no job, no thread and no device**: it neither decides when a backup starts nor how it
-//! ended, and takes no lock; what it keeps durably goes through a port to a file ([`store::File`]) that
-//! others implement. What a view is measured against (its
-//! *anchor*) and which end a split gets is the caller's business; that an end is chosen exactly
-//! once is this crate's, and the compiler's.
+//! ended. Bitmaps in memory take no lock; a [`store`] makes first writers wait for each other, and what
+//! it keeps goes through a port to a file ([`store::File`]) that others implement. What a view is
+//! measured against (its *anchor*) and which end a split gets is the caller's business; that an end is
+//! chosen exactly once is this crate's, and the compiler's.
 //!
 //! # The life of a bitmap
 //!

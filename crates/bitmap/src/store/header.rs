@@ -1,5 +1,7 @@
 //! The header of a store: whose it is, how it was left, and whether it was lost.
 
+use std::io;
+
 use super::layout::{Found, HEADERS, SECTOR, Sector, StoreId, read_part};
 use super::{DiskState, File, Lost, Mode, Stamp, StoreError};
 
@@ -57,6 +59,12 @@ impl Header {
             sector.put_u32(why.len() as u32).put(why.as_bytes());
         }
         sector.sealed(&self.id, self.place())
+    }
+
+    /// Makes it durable at its place.
+    pub(super) fn write(&self, file: &dyn File) -> io::Result<()> {
+        file.write_at(&self.encode(), self.place())?;
+        file.sync_data()
     }
 
     /// One copy; the error is a version that this program does not read.

@@ -69,6 +69,7 @@ mod log;
 pub mod qcow2;
 mod recovery;
 mod report;
+mod sets;
 mod store_error;
 mod table;
 mod tracking;

@@ -9,12 +9,12 @@ use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{DirtyBitmap, Granularity, Recorder};
 
 use super::cover::Cover;
-use super::descriptor::State;
 use super::header::Header;
 use super::intents::{Intents, LogPlace, Recording, Track};
-use super::layout::{BODIES, HEADERS, LOGS, PAIRS, StoreId};
+use super::layout::{BODIES, HEADERS, LOGS, StoreId};
 use super::log::encode_batch;
 use super::recovery;
+use super::sets::{Bound, Kind, Known, Sets, state_of};
 use super::table::{NewSet, Table};
 use super::{DiskState, File, Inspection, Label, Lost, Mode, SetId, SetUse, StoreError};
 
@@ -29,39 +29,13 @@ pub struct Store {
 /// What a store's recordings share.
 pub(super) struct Shared {
     pub(super) intents: Intents,
-    file: std::sync::Arc<dyn File>,
-    id: StoreId,
+    pub(super) file: std::sync::Arc<dyn File>,
+    pub(super) id: StoreId,
     disk_size: u64,
     /// Held through a checkpoint.
     turn: Mutex<()>,
-    sets: Mutex<Sets>,
+    pub(super) sets: Mutex<Sets>,
     header: Mutex<Header>,
-}
-
-struct Sets {
-    table: Table,
-    known: Vec<Known>,
-}
-
-/// A set in the table.
-struct Known {
-    set: SetId,
-    pair: usize,
-    label: Label,
-    lost: Option<Lost>,
-    excess_bytes: u64,
-    kind: Kind,
-}
-
-enum Kind {
-    Fixed,
-    Recording(Arc<Bound>),
-}
-
-/// A set that records, or is to: what it held when this process found it, and what records into it.
-struct Bound {
-    base: DirtyBitmap,
-    track: OnceLock<Track>,
 }
 
 /// A set that exists durably and into which nothing records yet.
@@ -93,22 +67,7 @@ impl Store {
         let first = encode_batch(&[], 1, 0, &id);
         file.write_at(&first, LOGS[1]).map_err(&writing)?;
         file.sync_data().map_err(&writing)?;
-        let mut header = Header {
-            generation: 1,
-            id,
-            mode,
-            clean: false,
-            disk,
-            pid: std::process::id(),
-            written_unix_ms: now_unix_ms(),
-            lost: None,
-        };
-        for generation in [1, 2] {
-            header.generation = generation;
-            file.write_at(&header.encode(), header.place())
-                .map_err(&writing)?;
-            file.sync_data().map_err(&writing)?;
-        }
+        let header = begin(&*file, 0, id, mode, disk).map_err(&writing)?;
         Ok(Self::with(file, header, Table::empty(), Vec::new(), 1, 1))
     }
 
@@ -174,23 +133,7 @@ impl Store {
         changed.iter_mut().for_each(|set| set.epoch = epoch + 1);
         table.write(&*file, &id, &changed).map_err(&writing)?;
         drop(changed);
-        let mut header = Header {
-            id,
-            mode,
-            clean: false,
-            disk,
-            pid: std::process::id(),
-            written_unix_ms: now_unix_ms(),
-            lost: None,
-            generation: found.header.generation,
-        };
-        // Both copies: one of them may be damaged, or older than it can be.
-        for _ in 0..2 {
-            header.generation += 1;
-            file.write_at(&header.encode(), header.place())
-                .map_err(&writing)?;
-            file.sync_data().map_err(&writing)?;
-        }
+        let header = begin(&*file, found.header.generation, id, mode, disk).map_err(&writing)?;
         let store = Self::with(file, header, table, known, epoch + 1, 1);
         Ok((store, found.inspection))
     }
@@ -418,42 +361,6 @@ impl Prepared {
     }
 }
 
-impl Kind {
-    fn recording(base: DirtyBitmap) -> Kind {
-        Kind::Recording(Arc::new(Bound {
-            base,
-            track: OnceLock::new(),
-        }))
-    }
-
-    fn used(&self) -> SetUse {
-        match self {
-            Kind::Fixed => SetUse::Fixed,
-            Kind::Recording(_) => SetUse::Recording,
-        }
-    }
-}
-
-impl Bound {
-    /// What was found joined with what was recorded.
-    fn bits(&self) -> DirtyBitmap {
-        let Some(track) = self.track.get() else {
-            return self.base.clone();
-        };
-        let mut bits = track.recorder.snapshot();
-        let base = self.base.fitted(bits.size(), bits.granularity());
-        bits.merge(&base).expect("it was fitted");
-        bits
-    }
-
-    /// Nobody records into it any more.
-    fn retire(&self) {
-        if let Some(track) = self.track.get() {
-            track.cover.retire();
-        }
-    }
-}
-
 impl Shared {
     /// The store failed. From the moment this returns the next one to open it knows, if the file can still
     /// be written to at all.
@@ -469,7 +376,7 @@ impl Shared {
         header.lost = Some(lost.clone());
         header.clean = false;
         header.generation += 1;
-        let said = self.write_header(&header);
+        let said = header.write(&*self.file);
         if said.is_err() {
             // An empty file is no store: it promises nothing either.
             let _ = self.file.set_len(0).and_then(|()| self.file.sync_data());
@@ -527,135 +434,16 @@ impl Shared {
         header.disk = disk;
         header.written_unix_ms = now_unix_ms();
         header.generation += 1;
-        let written = self.write_header(&header);
+        let written = header.write(&*self.file);
         drop(header);
         self.checked(written)
     }
 
-    fn add(&self, label: Label, bits: DirtyBitmap, kind: Kind) -> Result<SetId, StoreError> {
-        let mut sets = self.unfailed_sets()?;
-        let Sets { table, known } = &mut *sets;
-        let pair = table.free_pair().ok_or(StoreError::Full { most: PAIRS })?;
-        let new = Known {
-            set: SetId(table.next_generation()),
-            pair,
-            label,
-            lost: None,
-            excess_bytes: 0,
-            kind,
-        };
-        let written = table.write(
-            &*self.file,
-            &self.id,
-            &[new.as_new(self.intents.epoch(), bits)],
-        );
-        let set = new.set;
-        self.checked(written)?;
-        known.push(new);
-        Ok(set)
-    }
-
-    fn bound(&self, set: SetId) -> Result<Arc<Bound>, StoreError> {
-        let sets = lock(&self.sets);
-        let known = sets.known.iter().find(|known| known.set == set);
-        match known.map(|known| &known.kind) {
-            Some(Kind::Recording(bound)) => Ok(Arc::clone(bound)),
-            Some(Kind::Fixed) => Err(StoreError::Use {
-                set,
-                rule: "is fixed: nothing records into it any more",
-            }),
-            None => Err(StoreError::NoSuchSet { set }),
-        }
-    }
-
-    fn finish(&self, set: SetId) -> Result<(), StoreError> {
-        let bound = self.bound(set)?;
-        bound.retire();
-        let bits = bound.bits();
-        self.rewrite(set, |known| known.kind = Kind::Fixed, bits)
-    }
-
-    /// Changes a set and writes it down.
-    fn rewrite(
-        &self,
-        set: SetId,
-        change: impl FnOnce(&mut Known),
-        bits: DirtyBitmap,
-    ) -> Result<(), StoreError> {
-        let mut sets = self.unfailed_sets()?;
-        let epoch = self.intents.epoch();
-        let Sets { table, known } = &mut *sets;
-        let known = known
-            .iter_mut()
-            .find(|known| known.set == set)
-            .ok_or(StoreError::NoSuchSet { set })?;
-        change(known);
-        // A set that records is as of now, which is no earlier than the start of this epoch.
-        let bits = match &known.kind {
-            Kind::Recording(bound) => bound.bits(),
-            Kind::Fixed => bits,
-        };
-        self.checked(table.write(&*self.file, &self.id, &[known.as_new(epoch, bits)]))
-    }
-
-    fn drop_sets(&self, dropped: &[SetId]) -> Result<(), StoreError> {
-        let mut sets = self.unfailed_sets()?;
-        let Sets { table, known } = &mut *sets;
-        let (gone, kept) = std::mem::take(known)
-            .into_iter()
-            .partition(|known| dropped.contains(&known.set));
-        *known = kept;
-        let gone: Vec<Known> = gone;
-        for known in &gone {
-            if let Kind::Recording(bound) = &known.kind {
-                bound.retire();
-            }
-        }
-        let pairs: Vec<_> = gone.iter().map(|known| known.pair).collect();
-        self.checked(table.drop_sets(&*self.file, &self.id, &pairs))
-    }
-
-    fn unfailed_sets(&self) -> Result<MutexGuard<'_, Sets>, StoreError> {
-        let sets = lock(&self.sets);
-        match self.intents.lost() {
-            Some(lost) => Err(StoreError::Lost(lost)),
-            None => Ok(sets),
-        }
-    }
-
     /// A failure to write anything is the end of all promises: what was synced with it may be gone, too.
-    fn checked(&self, written: io::Result<()>) -> Result<(), StoreError> {
+    pub(super) fn checked(&self, written: io::Result<()>) -> Result<(), StoreError> {
         written.map_err(|error| {
             StoreError::Lost(self.fail(&format!("its sets cannot be written: {error}")))
         })
-    }
-
-    fn write_header(&self, header: &Header) -> io::Result<()> {
-        self.file.write_at(&header.encode(), header.place())?;
-        self.file.sync_data()
-    }
-}
-
-impl Known {
-    fn as_new(&self, epoch: u64, bits: DirtyBitmap) -> NewSet<'_> {
-        NewSet {
-            pair: self.pair,
-            set: self.set,
-            state: state_of(matches!(self.kind, Kind::Recording(_))),
-            epoch,
-            label: &self.label,
-            lost: self.lost.as_ref(),
-            bits,
-            excess_bytes: self.excess_bytes,
-        }
-    }
-
-    /// What is to be written of it at a checkpoint.
-    fn recording_now(&self, epoch: u64) -> Option<NewSet<'_>> {
-        match &self.kind {
-            Kind::Recording(bound) => Some(self.as_new(epoch, bound.bits())),
-            Kind::Fixed => None,
-        }
     }
 }
 
@@ -676,12 +464,30 @@ impl fmt::Debug for Prepared {
     }
 }
 
-fn state_of(recording: bool) -> State {
-    if recording {
-        State::Recording
-    } else {
-        State::Fixed
+/// Writes down that this process has the store open, in both copies of the header: one of them may be damaged,
+/// or older than it can be.
+fn begin(
+    file: &dyn File,
+    generation: u64,
+    id: StoreId,
+    mode: Mode,
+    disk: DiskState,
+) -> io::Result<Header> {
+    let mut header = Header {
+        generation,
+        id,
+        mode,
+        clean: false,
+        disk,
+        pid: std::process::id(),
+        written_unix_ms: now_unix_ms(),
+        lost: None,
+    };
+    for _ in 0..2 {
+        header.generation += 1;
+        header.write(file)?;
     }
+    Ok(header)
 }
 
 /// How many bytes may be prepared for and not written. While a checkpoint is being written the stretches
@@ -690,7 +496,7 @@ fn budget(disk_size: u64) -> u64 {
     (disk_size / 256).max(256 << 20)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

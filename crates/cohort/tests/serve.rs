@@ -44,29 +44,18 @@ fn what_real_clients_copy_is_the_same_bytes() {
         "qemu-img",
         &["convert", "-n", "-f", "raw", "-O", "raw", &a, &b],
     );
-    lab.tool(
-        "qemu-img",
-        &["compare", "-q", "-f", "raw", "-F", "raw", &a, &b],
-    );
+    lab.same(("raw", &a), ("raw", &b));
     lab.tool("nbdcopy", &[&b, "copied"]);
     assert!(fs::read(lab.path("copied")).unwrap() == fs::read(lab.path("a.raw")).unwrap());
     fs::write(lab.path("new"), noise(3, (24 << 20) + 1536)).expect("a file");
     for to in [&a, &b] {
         lab.tool("nbdcopy", &["--flush", "new", to]);
-        lab.tool(
-            "qemu-img",
-            &["compare", "-q", "-f", "raw", "-F", "raw", "new", to],
-        );
+        lab.same(("raw", "new"), ("raw", to));
     }
     assert_eq!(server.stop(), Some(0));
     assert!(!lab.path("s").exists(), "the socket goes with the server");
     lab.tool("qemu-img", &["check", "-q", "b.qcow2"]);
-    lab.tool(
-        "qemu-img",
-        &[
-            "compare", "-q", "-f", "raw", "-F", "qcow2", "new", "b.qcow2",
-        ],
-    );
+    lab.same(("raw", "new"), ("qcow2", "b.qcow2"));
 }
 
 #[test]
@@ -244,19 +233,7 @@ fn points_of_a_backup_directory_are_mounted_to_restore_a_file() {
         lab.tool("nbdcopy", &[&server.uri(point), "point"]);
         assert_eq!(lab.tool("debugfs", &["-R", "cat letter", "point"]), words);
     }
-    lab.tool(
-        "qemu-img",
-        &[
-            "compare",
-            "-q",
-            "-f",
-            "raw",
-            "-F",
-            "raw",
-            "a.1",
-            &server.uri("a@1"),
-        ],
-    );
+    lab.same(("raw", "a.1"), ("raw", &server.uri("a@1")));
     assert_eq!(length(&lab.path("point")), length(&lab.path("a.raw")));
 }
 

@@ -41,18 +41,15 @@ fn try_serve(path: &Path, unproven: Unproven) -> Result<Arc<Tracked>, TrackingEr
         let store = TrackingStore::create(&beside, path, size, Mode::KilledProcess)?;
         return Ok(Tracked::stored(disk, gated, &beside, store).unwrap());
     }
-    let (store, found) = loop {
-        match TrackingStore::open(&beside, path, size, Mode::KilledProcess) {
-            // A process that another test starts just now has our files for a moment.
-            Err(TrackingError::Held { holder, .. })
-                if holder.is_none_or(|holder| holder == std::process::id()) =>
-            {
-                std::thread::yield_now();
-            }
-            opened => break opened?,
-        }
-    };
+    let (store, found) = TrackingStore::open(&beside, path, size, Mode::KilledProcess)?;
     Ok(Tracked::resume(disk, gated, &beside, store, &found, unproven).unwrap())
+}
+
+/// The same disk in the next process, after a clean close.
+fn restarted(disk: Arc<Tracked>, path: &Path, unproven: Unproven) -> Arc<Tracked> {
+    disk.close().unwrap();
+    drop(disk);
+    serve(path, unproven)
 }
 
 /// Writes what is there already: a comparison finds nothing of it, and who tracks knows. Not for every fourth cluster,
@@ -173,9 +170,7 @@ fn after_a_kill_the_user_says_whether_the_superset_is_gone_by() {
         .sum();
     let a = serve(&path, Unproven::Compare);
     // Closed cleanly in between: what was not known of the time before is not known now.
-    a.close().unwrap();
-    drop(a);
-    let a = serve(&path, Unproven::Use);
+    let a = restarted(a, &path, Unproven::Use);
     let report = point_of(&world, &a);
     assert!(noted(&report, "exact plus at most"), "{:?}", report.notes);
     let copied = report.copied_bytes;
@@ -212,9 +207,7 @@ fn a_write_past_the_store_refutes_it() {
         report.notes
     );
     assert_eq!(report.copied_bytes, CLUSTER);
-    a.close().unwrap();
-    drop(a);
-    let a = serve(&path, Unproven::Compare);
+    let a = restarted(a, &path, Unproven::Compare);
     assert!(noted(&point_of(&world, &a), ": exact"));
 }
 
@@ -319,14 +312,10 @@ fn undecided_views_wait_through_a_restart() {
             .succeeded()
     );
     touch(&a, 20);
-    a.close().unwrap();
-    drop(a);
-    let a = serve(&path, Unproven::Compare);
+    let a = restarted(a, &path, Unproven::Compare);
     let (report, _) = back_up(&world.repository(), &[(&a, Options::default())]);
     assert!(matches!(report.disks[0].outcome, DiskOutcome::Refused(_)));
-    a.close().unwrap();
-    drop(a);
-    let a = serve(&path, Unproven::Compare);
+    let a = restarted(a, &path, Unproven::Compare);
     let keep = options(|o| o.undecided(OnUndecided::Keep));
     let (report, copies) = back_up(&world.repository(), &[(&a, keep)]);
     let report = committed(report);
@@ -461,9 +450,7 @@ fn a_missed_fence_leaves_the_views_as_they_were() {
         .hook(refuse);
     run.start().unwrap_err();
     assert_eq!((view_of(&world, "a"), sets_in(&path)), before);
-    a.close().unwrap();
-    drop(a);
-    let a = serve(&path, Unproven::Compare);
+    let a = restarted(a, &path, Unproven::Compare);
     assert_eq!(point_of(&world, &a).copied_bytes, CLUSTER);
 }
 

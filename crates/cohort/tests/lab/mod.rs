@@ -204,6 +204,13 @@ impl Lab {
             .len()
     }
 
+    /// Asserts that two disks, each a format and a path or address, read the same.
+    #[track_caller]
+    pub fn same(&self, one: (&str, &str), other: (&str, &str)) {
+        let formats = ["compare", "-q", "-f", one.0, "-F", other.0];
+        self.tool("qemu-img", &[&formats[..], &[one.1, other.1]].concat());
+    }
+
     /// Restores `point` from `dir` and asserts that it reads the same as the disk `copy` kept aside.
     #[track_caller]
     pub fn restores_to(&self, dir: &str, point: &str, copy: &str) {

@@ -181,5 +181,4 @@ fn hook(turn: &Turn) -> &'static str {
 }
 
 #[cfg(all(test, not(loom)))]
-#[path = "why_tests.rs"]
 mod tests;

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Rule;
+use super::outside::tasks;
 use super::plan::Disturbance;
-use super::run::{Run, tasks};
+use super::run::Run;
 use crate::core::{Event, Order, Report, Request};
 use crate::driver::{ErasedDriver, panic_error};
 use crate::pause::Pass;

@@ -35,7 +35,9 @@
 mod bench;
 mod calls;
 mod choices;
+mod doors;
 mod live;
+mod outside;
 mod plan;
 mod report;
 mod run;

@@ -10,12 +10,9 @@ use super::live::Live;
 use super::plan::{Disturbance, Plan};
 use super::tasks::Tasks;
 use super::{Bench, Check, Rule};
-use crate::core::{Action, Core, Event, Notice, Order, Report, Request};
+use crate::core::{Core, Event, Order, Report, Request};
 use crate::pause::Pass;
-use crate::{Asked, Cause, Disposition, Error, Hooks, Record, Spec, Status, Verdict};
-
-/// A ready driver is let go on for this many steps before it is asked to complete.
-const LINGER: usize = 2;
+use crate::{Disposition, Error, Hooks, Record, Spec, Verdict};
 
 /// What came of a run.
 pub(crate) struct Ended {
@@ -32,20 +29,20 @@ pub(crate) struct Run<'a> {
     choices: &'a mut Choices,
     pub(super) core: Core,
     pub(super) bench: Arc<Bench>,
-    orders: VecDeque<(Order, u32)>,
+    pub(super) orders: VecDeque<(Order, u32)>,
     pub(super) tasks: Tasks,
-    alarm: Option<Duration>,
-    deciding: bool,
-    again: bool,
-    over: bool,
+    pub(super) alarm: Option<Duration>,
+    pub(super) deciding: bool,
+    pub(super) again: bool,
+    pub(super) over: bool,
     /// Going on would tell nothing new.
     halted: bool,
-    injected: bool,
-    moments: usize,
+    pub(super) injected: bool,
+    pub(super) moments: usize,
     pub(super) steps: usize,
     pub(super) sleeps: usize,
     pub(super) reason: &'static str,
-    ready_at: Option<usize>,
+    pub(super) ready_at: Option<usize>,
     pub(super) record: Record,
     before: Option<String>,
     pub(super) breaches: Vec<(Rule, String)>,
@@ -151,57 +148,6 @@ impl<'a> Run<'a> {
         } else {
             self.apply(Request::Launch);
         }
-    }
-
-    /// Does what the plan says, if it is time for it, and asks a ready driver to complete.
-    fn interfere(&mut self) {
-        let Plan {
-            me,
-            disturbance,
-            moment,
-        } = self.plan;
-        if !self.injected && disturbance.has_a_moment() && self.moments == moment {
-            self.injected = true;
-            let peer = self.plan.peer();
-            match disturbance {
-                Disturbance::Pause => self.ask("pause", Request::Pause(me)),
-                Disturbance::Cancel(how) => {
-                    self.ask(&format!("cancel, {how:?}"), Request::Cancel(me, how));
-                }
-                Disturbance::CancelPeer(how) => {
-                    self.ask(
-                        &format!("cancel the peer, {how:?}"),
-                        Request::Cancel(peer, how),
-                    );
-                }
-                Disturbance::Shutdown => {
-                    let request = Request::CancelAll(Cause::Shutdown, Disposition::Keep);
-                    self.ask("shut down", request);
-                }
-                Disturbance::PeerFails
-                | Disturbance::PeerPanics
-                | Disturbance::Nothing
-                | Disturbance::PeerRefuses
-                | Disturbance::PeerPanicsInPrepare
-                | Disturbance::NeverLaunched
-                | Disturbance::JournalFails
-                | Disturbance::Crash => {}
-            }
-        }
-        if self.ready_at.is_some_and(|at| self.steps >= at + LINGER) {
-            self.complete();
-        }
-    }
-
-    fn complete(&mut self) -> bool {
-        let me = self.plan.me;
-        let can = self.core.status(me) == Some(Status::Ready)
-            && self.core.asked(me) == Asked::Run
-            && self.core.cause().is_none();
-        if can {
-            self.ask("complete", Request::Complete(me));
-        }
-        can
     }
 
     /// What may happen next; what is there for certain goes last, so that what comes beside it is tried
@@ -338,55 +284,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Nothing happens by itself: does what a user would, or finds out who is to blame. False at the end.
-    fn nudge(&mut self) -> bool {
-        let me = self.plan.me;
-        let patience = self.check.limits.patience;
-        if self.core.in_doubt() {
-            return false;
-        }
-        if matches!(self.core.status(me), Some(Status::Paused | Status::Standby)) {
-            self.ask("resume", Request::Resume(me));
-            return true;
-        }
-        if self.plan.disturbance.holds_the_peer() && !self.injected {
-            self.injected = true;
-            return true;
-        }
-        if self.tasks.len() > 0 {
-            if self.tasks.wait(patience) {
-                return true;
-            }
-            let told = match self.bench.seat().gate.pass() {
-                Pass::Run => "",
-                Pass::Hold => "its job is paused, and ",
-                Pass::Stop => "its job was stopped, and ",
-            };
-            let count = tasks(self.tasks.len());
-            self.halt(
-                Rule::TaskBlocks,
-                format!("{told}{count} did not return within {patience:?}"),
-            );
-            return true;
-        }
-        if self.complete() {
-            return true;
-        }
-        let reason = self.reason;
-        // Somebody holds a waker or a token besides us, so somebody may wake it.
-        let watched = Arc::strong_count(&self.bench) > 1;
-        if watched && self.bench.wait_woken(patience) {
-            return true;
-        }
-        let what = if watched {
-            format!("it {reason}, and nobody woke it for {patience:?}")
-        } else {
-            format!("it {reason}, without a task in flight, and nobody holds its waker")
-        };
-        self.halt(Rule::WaitsForNothing, what);
-        true
-    }
-
     pub(super) fn hooks(&self) -> Hooks {
         let Some(driver) = self.bench.take_driver() else {
             return Hooks::NONE;
@@ -438,88 +335,5 @@ impl<'a> Run<'a> {
     pub(super) fn halt(&mut self, rule: Rule, what: String) {
         self.halted = true;
         self.breach(rule, what);
-    }
-
-    /// Reports one member's order; after a refusal to prepare nobody else is asked.
-    pub(super) fn report(&mut self, order: Order, member: u32, report: Report) {
-        let refused = order == Order::Prepare && report != Report::Done;
-        let ran = |member: u32, report| Event::Ran {
-            order,
-            members: member..member + 1,
-            report,
-        };
-        let mut events = vec![ran(member, report)];
-        if refused {
-            let rest = std::mem::take(&mut self.orders);
-            events.extend(
-                rest.into_iter()
-                    .map(|(_, member)| ran(member, Report::Left)),
-            );
-        }
-        self.tell(events);
-    }
-
-    pub(super) fn tell(&mut self, events: impl IntoIterator<Item = Event>) {
-        let mut actions = Vec::new();
-        for event in events {
-            self.core.handle(event, &mut actions);
-        }
-        self.obey(actions);
-    }
-
-    pub(super) fn ask(&mut self, what: &str, request: Request) {
-        let mut actions = Vec::new();
-        match self.core.apply(request, &mut actions) {
-            Ok(()) => self.live.note(format!("user: {what}")),
-            Err(_) => self.live.note(format!("user: {what} (refused)")),
-        }
-        self.obey(actions);
-    }
-
-    fn apply(&mut self, request: Request) {
-        let mut actions = Vec::new();
-        let applied = self.core.apply(request, &mut actions);
-        debug_assert!(applied.is_ok(), "a group is opened and sealed once");
-        self.obey(actions);
-    }
-
-    fn obey(&mut self, actions: Vec<Action>) {
-        let me = self.plan.me;
-        let bench = Arc::clone(&self.bench);
-        let gate = &bench.seat().gate;
-        for action in actions {
-            match action {
-                Action::Run { order, members } => {
-                    self.orders.extend(members.map(|member| (order, member)));
-                }
-                Action::Hold(span) if span.contains(&me) => gate.hold(),
-                Action::Release(span) if span.contains(&me) => gate.release(),
-                Action::Stop(span) if span.contains(&me) => gate.stop(),
-                Action::Ask(span, asked) if span.contains(&me) => gate.ask(asked),
-                Action::WakeAt(span, time) if span.contains(&me) => self.alarm = Some(time.0),
-                Action::Decide(_) => self.deciding = true,
-                Action::Continue => self.again = true,
-                Action::Ended { .. } => self.over = true,
-                Action::Notify(Notice::Status(span, status)) if span.contains(&me) => {
-                    if status == Status::Ready {
-                        self.ready_at.get_or_insert(self.steps);
-                    }
-                }
-                Action::Hold(_)
-                | Action::Release(_)
-                | Action::Stop(_)
-                | Action::Ask(..)
-                | Action::WakeAt(..)
-                | Action::Notify(_) => {}
-            }
-        }
-    }
-}
-
-/// So many tasks, in words.
-pub(super) fn tasks(count: usize) -> String {
-    match count {
-        1 => "1 task".into(),
-        _ => format!("{count} tasks"),
     }
 }

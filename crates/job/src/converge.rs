@@ -194,17 +194,11 @@ impl Txn {
 
     fn start(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
         self.enter_all(span.clone(), Status::Running, out);
-        for job in self.span_mut(&span) {
-            job.started = true;
-        }
-        for member in span.clone() {
-            if self.job(member).holds.any() {
-                self.park(member, out);
-            }
-        }
         let mut rest = span;
-        while let Some((run, held)) = self.next_run(&mut rest, |job| job.holds.any()) {
-            if !held {
+        while let Some((run, held)) = self.next_run(&mut rest, |job| job.is_held()) {
+            if held {
+                run.for_each(|member| self.park(member, out));
+            } else {
                 self.step_all(run, out);
             }
         }
@@ -240,26 +234,33 @@ impl Txn {
             self.next = self.len();
             return 0;
         }
-        let runs = |txn: &Self, member: u32| {
-            let job = txn.job(member);
+        // Mostly everybody has it, and nobody was given up, who would be owed: then nobody need be looked at.
+        let members = if self.common_hooks.has(hook) && !self.owed {
+            span.clone()
+        } else {
+            self.first_with(hook, span.clone())
+        };
+        self.next = members.end;
+        let looked_at = members.end - span.start;
+        if !members.is_empty() {
+            self.hook = members.clone();
+            out.push(Action::Run { order, members });
+        }
+        looked_at
+    }
+
+    /// The first neighbours of `span` whose hook is to run; none, at its end, if there is nobody.
+    fn first_with(&self, hook: Hooks, span: Range<u32>) -> Range<u32> {
+        let runs = |&member: &u32| {
+            let job = self.job(member);
             job.hooks.has(hook) && job.doing != Doing::Lost
         };
-        let from = span
-            .clone()
-            .find(|&member| runs(self, member))
-            .unwrap_or(span.end);
+        let mut members = span.clone();
+        let from = members.find(runs).unwrap_or(span.end);
         let to = (from..span.end)
-            .find(|&member| !runs(self, member))
+            .find(|member| !runs(member))
             .unwrap_or(span.end);
-        if from < to {
-            self.hook = from..to;
-            out.push(Action::Run {
-                order,
-                members: from..to,
-            });
-        }
-        self.next = to;
-        to - span.start
+        from..to
     }
 
     fn conclude(&mut self, span: Range<u32>, out: &mut Vec<Action>) {
@@ -289,8 +290,13 @@ impl Txn {
             None => rest.end,
         };
         let mut span = rest.start..until;
-        let run = self.next_run(&mut span, |job| job.asked);
-        let run = run.map_or(rest.clone(), |(run, _)| run);
+        // Nobody is asked for anything who has not converged.
+        let run = match self.converged {
+            0 => span,
+            _ => self
+                .next_run(&mut span, |job| job.asked)
+                .map_or(rest.clone(), |(run, _)| run),
+        };
         rest.start = run.end;
         run
     }

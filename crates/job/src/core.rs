@@ -96,6 +96,12 @@ impl Core {
         }
     }
 
+    /// Makes room for so many more members, if there is as much memory.
+    pub(crate) fn make_room(&mut self, count: usize) {
+        // No harm if there is none: it is asked for again when it is needed.
+        let _ = self.txn.jobs.try_reserve(count);
+    }
+
     /// A user's request. Appends what is to be done to `out`.
     ///
     /// # Errors
@@ -164,14 +170,6 @@ impl Core {
             if is_out {
                 continue;
             }
-            for job in self.txn.span_mut(&run) {
-                assert!(
-                    job.doing == Doing::Step,
-                    "a member of {run:?} was not ordered to step"
-                );
-                job.stuck = false;
-                job.doing = Doing::Asleep;
-            }
             if *report == Report::Done {
                 self.returned(run, out);
             } else {
@@ -183,6 +181,7 @@ impl Core {
     /// A step came to anything but its job's good end.
     fn came_back(&mut self, member: u32, report: &Report, out: &mut Vec<Action>) {
         let job = self.txn.job_mut(member);
+        job.leave_step(Doing::Asleep);
         match report {
             Report::Again | Report::Left => job.woken = true,
             Report::Wait | Report::Sleep(_) | Report::Done => {}
@@ -204,8 +203,8 @@ impl Core {
     /// pause has nothing to hold any more.
     fn returned(&mut self, members: Range<u32>, out: &mut Vec<Action>) {
         for job in self.txn.span_mut(&members) {
-            job.doing = Doing::Nothing;
-            job.holds.user = false;
+            job.leave_step(Doing::Nothing);
+            job.user_hold = false;
         }
         if self.txn.is_stopping() {
             self.txn.settle_all(members, out);
@@ -224,6 +223,8 @@ impl Core {
         if members.clone().all(|member| self.txn.job(member).is_out()) {
             return;
         }
+        // Hooks run one after the other: only the first of those ordered can have been stuck.
+        self.txn.job_mut(members.start).stuck = false;
         let hook = &mut self.txn.hook;
         assert!(
             self.txn.pass == Pass::Hook(order)
@@ -239,13 +240,9 @@ impl Core {
             );
             *hook = 0..0;
             self.txn.next = members.start;
-            members.for_each(|member| self.txn.job_mut(member).stuck = false);
             return;
         }
         hook.start = members.end;
-        for job in self.txn.span_mut(&members) {
-            job.stuck = false;
-        }
         if *report == Report::Done {
             return;
         }

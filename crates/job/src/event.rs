@@ -53,6 +53,11 @@ impl Hooks {
         Self(self.0 | other.0)
     }
 
+    /// The hooks that both have.
+    pub(crate) const fn in_common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether every hook of `other` is here.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {

@@ -137,6 +137,13 @@ impl Group {
         asked
     }
 
+    /// Makes room for so many more members, before the launch.
+    pub(crate) fn make_room(&self, count: usize) {
+        let mut turn = self.turn.lock();
+        turn.core.make_room(count);
+        turn.open.make_room(count);
+    }
+
     /// Adds so many like members, before the launch. `fill` puts them in, and the names of those who have one.
     pub(crate) fn add(
         self: &Arc<Self>,

@@ -5,21 +5,6 @@ use crate::event::{Hooks, Spec};
 use crate::outcome::Asked;
 use crate::status::Status;
 
-/// Requests to pause; they nest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Holds {
-    /// The user's: at most one, by the verb's own rule.
-    pub(crate) user: bool,
-    /// The engine's.
-    pub(crate) internal: u16,
-}
-
-impl Holds {
-    pub(crate) fn any(self) -> bool {
-        self.user || self.internal > 0
-    }
-}
-
 /// What a member does that its status does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Doing {
@@ -41,7 +26,9 @@ pub(crate) struct Job {
     pub(crate) status: Status,
     pub(crate) doing: Doing,
     pub(crate) asked: Asked,
-    pub(crate) holds: Holds,
+    /// Requests to pause, which nest: a user's, at most one by the verb's own rule, and the engine's.
+    pub(crate) user_hold: bool,
+    pub(crate) holds: u16,
     pub(crate) hooks: Hooks,
     /// Stays concluded until dismissed.
     pub(crate) manual_dismiss: bool,
@@ -63,7 +50,8 @@ impl Job {
             status: Status::Created,
             doing: Doing::Nothing,
             asked: Asked::Run,
-            holds: Holds::default(),
+            user_hold: false,
+            holds: 0,
             hooks: spec.hooks,
             manual_dismiss: spec.manual_dismiss,
             started: false,
@@ -72,6 +60,40 @@ impl Job {
             stuck: false,
             tasks: 0,
         }
+    }
+
+    /// Enters a status; only [`Txn::enter_all`](crate::txn::Txn::enter_all) knows whether it may.
+    #[inline]
+    pub(crate) fn enter(&mut self, to: Status) {
+        match to {
+            // Announced, never stored.
+            Status::Null => self.doing = Doing::Gone,
+            Status::Running => (self.status, self.started) = (to, true),
+            Status::Created
+            | Status::Paused
+            | Status::Ready
+            | Status::Standby
+            | Status::Waiting
+            | Status::Pending
+            | Status::Aborting
+            | Status::Concluded => self.status = to,
+        }
+    }
+
+    /// Its step was reported; what it does now.
+    #[inline]
+    pub(crate) fn leave_step(&mut self, doing: Doing) {
+        assert!(
+            self.doing == Doing::Step,
+            "{self:?} was not ordered to step"
+        );
+        self.stuck = false;
+        self.doing = doing;
+    }
+
+    /// Anybody asks it to pause.
+    pub(crate) fn is_held(&self) -> bool {
+        self.user_hold || self.holds > 0
     }
 
     /// In no step and with no task in flight. Nothing of it runs, or will without an order.
@@ -95,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_takes_twenty_bytes() {
-        assert!(size_of::<Job>() <= 20, "{}", size_of::<Job>());
+    fn a_member_takes_sixteen_bytes() {
+        assert!(size_of::<Job>() <= 16, "{}", size_of::<Job>());
     }
 }

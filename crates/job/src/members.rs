@@ -22,6 +22,13 @@ pub(crate) struct Limits {
 }
 
 impl Members {
+    /// Makes room for so many more, if there is as much memory: each is put in beside its neighbours without being moved
+    /// again.
+    pub(crate) fn make_room(&mut self, count: usize) {
+        // No harm if there is none: it is asked for again when it is needed.
+        let _ = self.seats.try_reserve(count);
+    }
+
     /// Adds one.
     pub(crate) fn push(&mut self, driver: Box<dyn ErasedDriver>, limits: Limits) {
         self.drivers.push(driver);

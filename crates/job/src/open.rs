@@ -180,6 +180,7 @@ impl Txn {
             return Ok(start..self.len);
         }
         let core_spec = spec.for_core(D::HOOKS);
+        self.group.make_room(drivers.size_hint().0);
         loop {
             // The iterator is the user's: it runs while no lock is held.
             let next = drivers.by_ref().take(ADDED_AT_ONCE);

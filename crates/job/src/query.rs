@@ -145,7 +145,7 @@ impl Core {
     /// Whether the user's hold is on a member.
     #[must_use]
     pub fn is_paused_by_user(&self, member: u32) -> bool {
-        self.txn.job(member).holds.user && !self.txn.is_stopping()
+        self.txn.job(member).user_hold && !self.txn.is_stopping()
     }
 
     /// Feeds `state` with what the future of this core depends on. Left out is what it only reports (which
@@ -197,7 +197,7 @@ impl Core {
             Status::Created => WaitsFor::Turn,
             Status::Running | Status::Ready => match job.doing {
                 Doing::Step => WaitsFor::Step,
-                _ if job.tasks > 0 && (job.holds.any() || self.txn.is_stopping()) => {
+                _ if job.tasks > 0 && (job.is_held() || self.txn.is_stopping()) => {
                     WaitsFor::Tasks(job.tasks)
                 }
                 Doing::Asleep if !self.txn.is_stopping() => WaitsFor::Driver,
@@ -205,8 +205,8 @@ impl Core {
             },
             Status::Paused | Status::Standby if self.txn.is_stopping() => WaitsFor::Turn,
             Status::Paused | Status::Standby => WaitsFor::Resume {
-                user: job.holds.user,
-                internal: job.holds.internal,
+                user: job.user_hold,
+                internal: job.holds,
             },
             Status::Waiting | Status::Pending | Status::Aborting if job.tasks > 0 => {
                 WaitsFor::Tasks(job.tasks)

@@ -1,8 +1,8 @@
 //! The fair ready queue: spans of members, first in, first out, with the rest of a cut span at the tail.
 //!
 //! Whoever says `Again` goes behind everybody who was already waiting, so nobody is starved by however
-//! many busy jobs. A worker takes a bounded piece of a span at a time: a group of a million members
-//! holds up a lone job by one piece.
+//! many busy jobs. A worker takes a piece of a span at a time, and goes on with it for a bounded time: a group of a
+//! million members holds up a lone job by no more.
 
 use std::collections::VecDeque;
 
@@ -10,8 +10,8 @@ use crate::sync::{Condvar, Mutex};
 
 /// Something that a worker may take a piece of.
 pub(crate) trait Cut: Sized {
-    /// Cuts a first piece off; what is left, if anything, stays in `self`'s place in the queue's tail.
-    fn cut(self) -> (Self, Option<Self>);
+    /// Cuts a first piece off, while so many others wait behind it; what is left, if anything, goes to the queue's tail.
+    fn cut(self, others: usize) -> (Self, Option<Self>);
 }
 
 /// A queue of work for threads that do nothing else.
@@ -59,7 +59,7 @@ impl<T: Cut> Queue<T> {
         let mut inner = self.inner.lock();
         loop {
             if let Some(item) = inner.items.pop_front() {
-                let (piece, rest) = item.cut();
+                let (piece, rest) = item.cut(inner.items.len());
                 if let Some(rest) = rest {
                     inner.items.push_back(rest);
                     if inner.idle > 0 {
@@ -99,7 +99,7 @@ mod tests {
     struct Span(u32, u32);
 
     impl Cut for Span {
-        fn cut(self) -> (Self, Option<Self>) {
+        fn cut(self, _: usize) -> (Self, Option<Self>) {
             let middle = self.1.min(self.0 + 2);
             let rest = (middle < self.1).then_some(Self(middle, self.1));
             (Self(self.0, middle), rest)
@@ -130,7 +130,7 @@ mod loom_tests {
     struct Span(usize);
 
     impl Cut for Span {
-        fn cut(self) -> (Self, Option<Self>) {
+        fn cut(self, _: usize) -> (Self, Option<Self>) {
             (Self(1), (self.0 > 1).then(|| Self(self.0 - 1)))
         }
     }

@@ -1,12 +1,11 @@
 //! What the shell keeps for one job beside its driver: its gate, and what only some jobs need.
 
 use std::collections::VecDeque;
-use std::sync::OnceLock;
 
 use crate::limit::Limit;
 use crate::pause::Gate;
 use crate::progress::Progress;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, OnceBox};
 use crate::timer::Alarm;
 use crate::{Record, Snapshot};
 
@@ -17,7 +16,7 @@ pub(crate) type Task = Box<dyn FnOnce() + Send + 'static>;
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
     pub(crate) gate: Gate,
-    cold: OnceLock<Box<Cold>>,
+    cold: OnceBox<Cold>,
 }
 
 /// What a job has only once it asks for it.

@@ -8,7 +8,7 @@ use crate::shell::now;
 const SLICE: Duration = Duration::from_millis(1);
 /// The clock is asked once in so many calls: asking it costs as much as a short call. While the calls are short, once in more.
 const CALLS_PER_LOOK: u32 = 8;
-const CALLS_PER_LOOK_MAX: u32 = 32;
+const CALLS_PER_LOOK_MAX: u32 = 64;
 /// So many calls in less than this are short ones.
 const SHORT: Duration = Duration::from_micros(16);
 

@@ -42,12 +42,13 @@ impl Span {
 }
 
 impl Cut for Span {
-    /// Steps are shared out; hooks run in order, so one worker takes the whole span.
-    fn cut(self) -> (Self, Option<Self>) {
+    /// Steps are shared out, unless there is enough for everybody as it is; hooks run in order, so one worker takes the
+    /// whole span.
+    fn cut(self, others: usize) -> (Self, Option<Self>) {
         let Range { start, end } = self.members;
-        let workers = self.group.shell.threads() as u32;
-        let piece = ((end - start) / (PIECES * workers)).max(self.piece);
-        if self.is_hook() || end - start <= piece {
+        let workers = self.group.shell.threads();
+        let piece = ((end - start) / (PIECES * workers as u32)).max(self.piece);
+        if self.is_hook() || others >= workers || end - start <= piece {
             return (self, None);
         }
         let middle = start + piece;

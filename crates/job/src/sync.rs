@@ -13,6 +13,9 @@ use std::sync as primitives;
 
 pub(crate) use primitives::MutexGuard;
 
+// Set once, one pointer, no waiting: nothing that loom need see.
+pub(crate) use once_cell::race::OnceBox;
+
 /// A mutex that a panic does not poison: what a panic leaves behind is said in the types, and no
 /// driver code ever runs under one of our locks.
 #[derive(Debug, Default)]

@@ -62,8 +62,9 @@ pub(crate) struct Txn {
     pub(crate) in_doubt: bool,
     /// A hook panicked or was given up.
     pub(crate) owed: bool,
-    /// Hooks that any member has.
+    /// Hooks that any member has, and those that every member has.
     pub(crate) hooks: Hooks,
+    pub(crate) common_hooks: Hooks,
     /// Members that were ever ready; tasks in flight of all members.
     pub(crate) converged: u32,
     pub(crate) tasks: u64,
@@ -94,6 +95,7 @@ impl Txn {
             in_doubt: false,
             owed: false,
             hooks: Hooks::NONE,
+            common_hooks: Hooks::ALL,
             converged: 0,
             tasks: 0,
             continuing: false,
@@ -159,29 +161,26 @@ impl Txn {
     /// The one place that changes a status.
     pub(crate) fn enter_all(&mut self, members: Range<u32>, to: Status, out: &mut Vec<Action>) {
         let mut rest = members;
-        let what = |job: &Job| (job.status, job.doing == Doing::Gone);
-        while let Some((run, (from, gone))) = self.next_run(&mut rest, what) {
+        while !rest.is_empty() {
+            let first = self.job(rest.start);
+            let (from, gone) = (first.status, first.doing == Doing::Gone);
             assert!(
                 !gone && from.leads_to().contains(&to),
-                "members {run:?}: {from} -> {to}"
+                "members {rest:?}: {from} -> {to}"
             );
-            let count = run.end - run.start;
+            let alike = |job: &Job| job.status == from && job.doing != Doing::Gone;
+            let mut count = 0;
+            for job in self.span_mut(&rest) {
+                if !alike(job) {
+                    break;
+                }
+                job.enter(to);
+                count += 1;
+            }
+            let run = rest.start..rest.start + count;
             self.census[from as usize] -= count;
             self.census[to as usize] += count;
-            let jobs = self.span_mut(&run).iter_mut();
-            match to {
-                // Announced, never stored.
-                Status::Null => jobs.for_each(|job| job.doing = Doing::Gone),
-                Status::Created
-                | Status::Running
-                | Status::Paused
-                | Status::Ready
-                | Status::Standby
-                | Status::Waiting
-                | Status::Pending
-                | Status::Aborting
-                | Status::Concluded => jobs.for_each(|job| job.status = to),
-            }
+            rest.start = run.end;
             out.status(run, to);
         }
     }
@@ -191,6 +190,7 @@ impl Txn {
         let first = self.len();
         if count > 0 {
             self.hooks = self.hooks.and(job.hooks);
+            self.common_hooks = self.common_hooks.in_common(job.hooks);
             self.census[job.status as usize] += count;
             self.jobs.extend(repeat_n(job.clone(), count as usize));
             out.status(first..first + count, job.status);
@@ -220,7 +220,7 @@ impl Txn {
         if job.doing != Doing::Asleep {
             return;
         }
-        if !job.holds.any() {
+        if !job.is_held() {
             if job.woken {
                 self.step(member, out);
             }
@@ -328,15 +328,15 @@ impl Txn {
             out.push(Action::Ask(member..member + 1, Asked::Finish));
         }
         self.wake(member, out);
-        if self.job(member).holds.user {
-            self.job_mut(member).holds.user = false;
+        if self.job(member).user_hold {
+            self.job_mut(member).user_hold = false;
             self.released(member, out);
         }
     }
 
     /// A hold was taken back: if it was the last, the member goes on.
     pub(crate) fn released(&mut self, member: u32, out: &mut Vec<Action>) {
-        if self.job(member).holds.any() || self.is_stopping() || !self.is_gated(member) {
+        if self.job(member).is_held() || self.is_stopping() || !self.is_gated(member) {
             return;
         }
         out.release(member);

@@ -110,12 +110,13 @@ impl Core {
     pub(crate) fn pause(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
         let status = self.accepts(Verb::Pause, member)?;
         self.unstopped(Verb::Pause, status)?;
-        let before = self.txn.job(member).holds;
-        if before.user {
+        let job = self.txn.job_mut(member);
+        if job.user_hold {
             return Err(Refused::AlreadyPaused { status });
         }
-        self.txn.job_mut(member).holds.user = true;
-        if !before.any() {
+        let held_before = job.is_held();
+        job.user_hold = true;
+        if !held_before {
             self.held(member, out);
         }
         Ok(())
@@ -124,21 +125,21 @@ impl Core {
     pub(crate) fn resume(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
         let status = self.status(member).ok_or(Refused::Gone)?;
         // The flag first, then the table. A group that stops has dropped every user's hold.
-        if !self.txn.job(member).holds.user || self.txn.is_stopping() {
+        if !self.txn.job(member).user_hold || self.txn.is_stopping() {
             return Err(Refused::NotPaused { status });
         }
         self.accepts(Verb::Resume, member)?;
-        self.txn.job_mut(member).holds.user = false;
+        self.txn.job_mut(member).user_hold = false;
         self.txn.released(member, out);
         Ok(())
     }
 
     pub(crate) fn hold(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
         self.status(member).ok_or(Refused::Gone)?;
-        let holds = &mut self.txn.job_mut(member).holds;
-        let before = *holds;
-        holds.internal = holds.internal.checked_add(1).ok_or(Refused::Full)?;
-        if !before.any() {
+        let job = self.txn.job_mut(member);
+        let held_before = job.is_held();
+        job.holds = job.holds.checked_add(1).ok_or(Refused::Full)?;
+        if !held_before {
             self.held(member, out);
         }
         Ok(())
@@ -146,8 +147,8 @@ impl Core {
 
     pub(crate) fn release(&mut self, member: u32, out: &mut Vec<Action>) -> Result<(), Refused> {
         self.status(member).ok_or(Refused::Gone)?;
-        let holds = &mut self.txn.job_mut(member).holds;
-        holds.internal = holds.internal.checked_sub(1).ok_or(Refused::NotHeld)?;
+        let job = self.txn.job_mut(member);
+        job.holds = job.holds.checked_sub(1).ok_or(Refused::NotHeld)?;
         self.txn.released(member, out);
         Ok(())
     }

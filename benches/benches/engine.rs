@@ -1,9 +1,11 @@
 //! The engine beside what people write themselves, in one run: time and memory per job, and how long a verb takes while every
-//! core is busy. What each figure means is in `docs/performance.md`. `COHORT_BENCH_MAX` sets the largest group.
+//! core is busy. What each figure means is in `docs/performance.md`. Words choose tables (`-- beside alone`, of `TABLES`), all
+//! without any; `COHORT_BENCH_MIN` and `COHORT_BENCH_MAX` set the smallest and the largest group.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use benches::apart::{self, Apart};
 use benches::ours::{self, Sort};
 use benches::peers::{self, StorageDaemon};
 use benches::{Contender, machine, percentiles, rounds, timed};
@@ -21,23 +23,49 @@ const GROUPS: [(usize, usize); 6] = [
 /// The largest groups that the slower peers run.
 const SAGA_MAX: usize = 1_024;
 const DAEMON_MAX: usize = 1_024;
+/// How a group ends.
+const ALL_COMMIT: &str = "all commit";
+const LAST_FAILS: &str = "last fails";
+
+/// The tables that may be asked for.
+const TABLES: [&str; 6] = ["beside", "ours", "alone", "latency", "idle", "memory"];
 
 fn main() {
+    if let Some(words) = apart::words() {
+        return contend(&words);
+    }
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let asked = |table: &&str| words.iter().any(|word| word == table);
+    let chosen: Vec<_> = match TABLES.into_iter().filter(asked).collect::<Vec<_>>() {
+        some if !some.is_empty() => some,
+        _ => TABLES.to_vec(),
+    };
     println!("{}\n", machine());
-    let max = std::env::var("COHORT_BENCH_MAX")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(usize::MAX);
+    let max = size("COHORT_BENCH_MAX").unwrap_or(usize::MAX);
+    let sizes = size("COHORT_BENCH_MIN").unwrap_or(0)..=max;
     let groups: Vec<_> = GROUPS
         .into_iter()
-        .filter(|(jobs, _)| *jobs <= max)
+        .filter(|(jobs, _)| sizes.contains(jobs))
         .collect();
-    beside_the_peers(&groups);
-    by_themselves(&groups);
-    alone();
-    latency(max.min(100_000));
-    idle(max);
-    println!("\nMEMORY, by a counting allocator");
+    for table in chosen {
+        match table {
+            "beside" => beside_the_peers(&groups),
+            "ours" => by_themselves(&groups),
+            "alone" => alone(),
+            "latency" => latency(max.min(100_000)),
+            "idle" => idle(max),
+            _ => memory(),
+        }
+        println!();
+    }
+}
+
+fn size(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn memory() {
+    println!("MEMORY, by a counting allocator");
     let memory = Command::new(env!("CARGO_BIN_EXE_engine-memory")).status();
     assert!(memory.is_ok_and(|status| status.success()), "memory");
 }
@@ -50,37 +78,30 @@ fn cell(figure: Option<f64>) -> String {
     figure.map_or_else(|| format!("{:>9}", "-"), |figure| format!("{figure:>9.3}"))
 }
 
-/// The engine, rayon, tokio, steno and QEMU's storage daemon: all jobs succeed, then the last one fails.
+/// The engine, rayon, tokio, steno and QEMU's storage daemon: all jobs succeed, then the last one fails. Each in a process of
+/// its own.
 fn beside_the_peers(groups: &[(usize, usize)]) {
     println!("TIME PER JOB in µs, median of the rounds; all jobs are no-ops, ours has every hook");
     println!(
         "{:>9}  {:<10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>7}  {:>7}",
         "jobs", "end", "ours", "rayon", "JoinSet", "steno", "daemon", "/rayon", "/JoinSet"
     );
-    let engine = Engine::new().expect("an engine");
-    let pool = rayon::ThreadPoolBuilder::new().build().expect("a pool");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    for (fails, end) in [(false, "all commit"), (true, "last fails")] {
+    for end in [ALL_COMMIT, LAST_FAILS] {
         for &(jobs, count) in groups {
-            let mut contenders = vec![
-                Contender::new("ours", || {
-                    timed(|| ours::group(&engine, Sort::Plain, jobs, fails))
-                }),
-                Contender::new("rayon", || timed(|| peers::rayon_scope(&pool, jobs, fails))),
-                Contender::new("JoinSet", || {
-                    timed(|| peers::join_set(&runtime, jobs, fails))
-                }),
-            ];
-            if jobs <= SAGA_MAX {
-                let saga = || timed(|| peers::saga(&runtime, jobs, fails));
-                contenders.push(Contender::new("steno", saga));
-            }
+            let count_of = jobs.to_string();
+            let contender = |name| {
+                let mut process = Apart::start(&[name, &count_of, end]);
+                Contender::new(name, move || process.round())
+            };
+            let peers = ["ours", "rayon", "JoinSet", "steno"].into_iter();
+            let fit = peers.filter(|&name| name != "steno" || jobs <= SAGA_MAX);
+            let mut contenders: Vec<_> = fit.map(contender).collect();
             rounds(count, &mut contenders);
             let times: Vec<_> = contenders
                 .iter()
                 .map(|contender| per_job(contender.median(), jobs))
                 .collect();
-            let daemon = (!fails && jobs <= DAEMON_MAX)
+            let daemon = (end == ALL_COMMIT && jobs <= DAEMON_MAX)
                 .then(|| daemon(jobs))
                 .flatten();
             println!(
@@ -97,6 +118,34 @@ fn beside_the_peers(groups: &[(usize, usize)]) {
     }
 }
 
+/// One of the contenders: what its process does.
+fn contend(words: &[String]) {
+    let [name, jobs, end] = words else {
+        panic!("a name, a number and an end, not {words:?}");
+    };
+    let jobs = jobs.parse().expect("a number of jobs");
+    let fails = end == LAST_FAILS;
+    match name.as_str() {
+        "ours" => {
+            let engine = Engine::new().expect("an engine");
+            apart::serve(|| timed(|| ours::group(&engine, Sort::Plain, jobs, fails)));
+        }
+        "rayon" => {
+            let pool = rayon::ThreadPoolBuilder::new().build().expect("a pool");
+            apart::serve(|| timed(|| peers::rayon_scope(&pool, jobs, fails)));
+        }
+        "JoinSet" | "steno" => {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            if name == "JoinSet" {
+                apart::serve(|| timed(|| peers::join_set(&runtime, jobs, fails)));
+            } else {
+                apart::serve(|| timed(|| peers::saga(&runtime, jobs, fails)));
+            }
+        }
+        _ => panic!("no contender: {name}"),
+    }
+}
+
 /// The storage daemon's time per job, in a process of its own; none if it is not installed or refuses.
 fn daemon(jobs: usize) -> Option<f64> {
     let mut daemon = StorageDaemon::start(jobs).ok()??;
@@ -108,7 +157,7 @@ fn daemon(jobs: usize) -> Option<f64> {
 /// The engine alone: with subscribers, with names, with hooks that do something, added one by one.
 fn by_themselves(groups: &[(usize, usize)]) {
     println!(
-        "\nOURS in µs per job: with subscribers, added one by one, with names, with hooks that work"
+        "OURS in µs per job: with subscribers, added one by one, with names, with hooks that work"
     );
     println!(
         "{:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}",
@@ -165,7 +214,7 @@ fn alone() {
             .expect("a job");
         assert!(job.wait().is_some());
     });
-    println!("\nA LONE JOB, µs: median, 99th percentile");
+    println!("A LONE JOB, µs: median, 99th percentile");
     println!("{:<44}  {}", "by Engine::run", both(placed));
     println!("{:<44}  {}", "by launch, then wait", both(elsewhere));
 }
@@ -177,7 +226,7 @@ fn both((median, late): (Duration, Duration)) -> String {
 /// Verbs on one job while sixteen others keep every core busy.
 fn latency(members: usize) {
     println!(
-        "\nLATENCY OF A VERB in µs while sixteen jobs keep every core busy: median, 99th percentile"
+        "LATENCY OF A VERB in µs while sixteen jobs keep every core busy: median, 99th percentile"
     );
     println!("{:<44}  {:>20}  {:>20}", "", "accepted", "took effect");
     let engine = Engine::new().expect("an engine");
@@ -244,7 +293,7 @@ fn idle(max: usize) {
     let group = ours::idle(&engine, jobs);
     let built = begin.elapsed();
     let bytes = resident().saturating_sub(before) as f64 / jobs as f64;
-    println!("\n{jobs} JOBS IDLE: launched in {built:.2?}, {bytes:.0} resident bytes a job");
+    println!("{jobs} JOBS IDLE: launched in {built:.2?}, {bytes:.0} resident bytes a job");
     pauses(
         "a verb on one of them, nothing else to do",
         &group.job(jobs as u32 / 2).expect("it"),

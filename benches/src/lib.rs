@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod apart;
 pub mod fills;
 pub mod ours;
 pub mod peers;

@@ -75,6 +75,7 @@ fn a_paused_function_stands_still_and_paused_is_true() {
 fn a_function_cancelled_while_it_is_paused_returns_before_the_job_is_over() {
     let engine = engine();
     let (began, begun) = channel();
+    let (let_go, let_return) = channel();
     let returned = Arc::new(AtomicBool::new(false));
     let says = Arc::clone(&returned);
     let work = blocking(move |reins| {
@@ -85,8 +86,7 @@ fn a_function_cancelled_while_it_is_paused_returns_before_the_job_is_over() {
             }
         };
         assert!(reins.is_stopped() && reins.pause_point().is_err());
-        // Long enough that somebody who does not wait for it is over before.
-        (0..20_000).for_each(|_| thread::yield_now());
+        let_return.recv().unwrap();
         says.store(true, Ordering::SeqCst);
         Err(stopped.into())
     });
@@ -95,6 +95,9 @@ fn a_function_cancelled_while_it_is_paused_returns_before_the_job_is_over() {
     job.pause().unwrap();
     until("paused", || job.status() == Status::Paused);
     job.cancel(Disposition::Discard).unwrap();
+    // Somebody who did not wait for it would be over by the time this is seen.
+    until("the abort that waits", || job.why().contains("abort hook"));
+    let_go.send(()).unwrap();
     job.wait_until(now() + PATIENCE).unwrap();
     assert!(returned.load(Ordering::SeqCst));
     assert_eq!(

@@ -3,5 +3,6 @@
 
 pub mod nbd;
 pub mod qcow2_bitmaps;
+pub mod qmp;
 pub mod serialised;
 pub mod store;

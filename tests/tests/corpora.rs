@@ -17,6 +17,11 @@ fn qcow2_bitmaps() {
 }
 
 #[test]
+fn qmp_peers() {
+    replay("qmp", checks::qmp::check);
+}
+
+#[test]
 fn serialised_bitmaps() {
     replay("serialised", checks::serialised::check);
 }

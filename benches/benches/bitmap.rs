@@ -1,11 +1,15 @@
 //! The bitmap beside plain words, fixedbitset and roaring: one run, contenders in turn, medians; HBitmap's figures are of this
 //! machine, measured once inside QEMU 10's own unit, and stand for 2^28 bits; beside them what they would be now, if the machine is
-//! slower for them by what it is slower for plain words, which were measured with them. `COHORT_BENCH_BITS=24` leaves out the larger size.
+//! slower for them by what it is slower for plain words, which were measured with them.
+//!
+//! Arguments choose: `2^24` and `2^28` sizes, every other one the rows and parts in whose names it is. So
+//! `cargo bench -p benches --bench bitmap -- 2^28 get load` prints what takes seconds, and without arguments everything is run.
 
 use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use benches::choice::Choice;
 use benches::fills::{Fill, Random};
 use benches::sets::{Set, Words};
 use benches::{Contender, machine, rounds, timed};
@@ -22,28 +26,41 @@ const TOUCHED: usize = 1 << 20;
 const RANGE: u64 = 1 << 20;
 
 fn main() {
-    let largest = std::env::var("COHORT_BENCH_BITS").ok();
-    let largest = largest.and_then(|text| text.parse().ok()).unwrap_or(28);
+    let choice = Choice::from_arguments(std::env::args().skip(1));
     println!("{}; medians of {ROUNDS} rounds\n", machine());
-    for shift in [24, 28].into_iter().filter(|&shift| shift <= largest) {
+    for shift in [24, 28].into_iter().filter(|&shift| choice.has_size(shift)) {
         let fills: Vec<_> = Fill::ALL
             .map(|fill| (fill, fill.words(1 << shift, 1)))
             .into();
         println!("2^{shift} BITS");
         header();
-        singles(shift, &fills);
-        ranges(shift, &fills);
-        wholes(shift, &fills);
-        sizes(shift, &fills);
+        singles(&choice, shift, &fills);
+        ranges(&choice, shift, &fills);
+        wholes(&choice, shift, &fills);
+        if choice.has("serialised") {
+            sizes(shift, &fills);
+        }
         println!();
     }
-    hot();
-    threads();
-    memory();
+    let parts: [(&str, fn()); 3] = [("hot", hot), ("threads", threads), ("memory", memory)];
+    for (_, part) in parts.iter().filter(|(name, _)| choice.has(name)) {
+        part();
+    }
+}
+
+/// The fills with which a row is wanted.
+fn chosen<'a>(
+    choice: &Choice,
+    name: &str,
+    fills: &'a [(Fill, Vec<u64>)],
+) -> impl Iterator<Item = &'a (Fill, Vec<u64>)> {
+    fills
+        .iter()
+        .filter(move |(fill, _)| choice.has(&format!("{name} {}", fill.name())))
 }
 
 /// Bits set and asked for, one at a time, anywhere.
-fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
+fn singles(choice: &Choice, shift: u32, fills: &[(Fill, Vec<u64>)]) {
     let bits = 1 << shift;
     let mut random = Random::new(7);
     let places: Vec<u64> = (0..TOUCHED).map(|_| random.next() % bits).collect();
@@ -67,6 +84,9 @@ fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
         ("set a bit, into empty", false, Quoted::new(105.0, 6.9)),
         ("set a bit, on set bits", true, Quoted::new(85.0, 6.6)),
     ] {
+        if !choice.has(name) {
+            continue;
+        }
         let recorder = Contender::new("recorder", move || {
             let recorder = Recorder::new(bits, Granularity::new(1).expect("one")).expect("a size");
             if set_before {
@@ -89,7 +109,7 @@ fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
             Some(hbitmap).filter(|_| shift == 28),
         );
     }
-    for (fill, words) in fills {
+    for (fill, words) in chosen(choice, "get a bit", fills) {
         let hbitmap = match fill {
             Fill::Random(1000 | 5000) => Some(Quoted::new(13.0, 6.9)),
             Fill::Empty | Fill::Random(_) | Fill::Runs(_) => None,
@@ -111,7 +131,7 @@ fn singles(shift: u32, fills: &[(Fill, Vec<u64>)]) {
 }
 
 /// A range of a mebi of bits, at any bit; each round begins anew.
-fn ranges(shift: u32, fills: &[(Fill, Vec<u64>)]) {
+fn ranges(choice: &Choice, shift: u32, fills: &[(Fill, Vec<u64>)]) {
     const AT_ONCE: usize = 8;
     let bits = 1 << shift;
     let mut random = Random::new(11);
@@ -130,7 +150,7 @@ fn ranges(shift: u32, fills: &[(Fill, Vec<u64>)]) {
             }) / AT_ONCE as u32
         })
     }
-    for (fill, words) in fills {
+    for (fill, words) in chosen(choice, "set a 1 Mi range", fills) {
         let filled = DirtyBitmap::from_words(words);
         let recorder = Contender::new("recorder", move || {
             let recorder = Recorder::like(&filled);
@@ -169,7 +189,7 @@ macro_rules! four {
 }
 
 /// What looks at a whole set.
-fn wholes(shift: u32, fills: &[(Fill, Vec<u64>)]) {
+fn wholes(choice: &Choice, shift: u32, fills: &[(Fill, Vec<u64>)]) {
     type Work = for<'a> fn(&'a [u64], &'a [u64]) -> Vec<Contender<'a>>;
     let works: [(&str, Work); 6] = [
         ("all areas", |words, _| four!(areas, words)),
@@ -182,7 +202,7 @@ fn wholes(shift: u32, fills: &[(Fill, Vec<u64>)]) {
         ("load", |words, _| four!(load, words)),
     ];
     for (name, work) in works {
-        for (fill, words) in fills {
+        for (fill, words) in chosen(choice, name, fills) {
             let other = fill.words(1 << shift, 2);
             let mut contenders = work(words, &other);
             let hbitmap = hbitmap(name, *fill).filter(|_| shift == 28);

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 pub mod apart;
+pub mod choice;
 pub mod fills;
 pub mod ours;
 pub mod peers;

@@ -2,24 +2,24 @@
 //! the word below it is not zero. Knows no bytes and no granules, only bit numbers.
 //!
 //! ```text
-//!   summary of the chunks      1 bit for each chunk that holds anything, and levels above
-//!   slots                      1 pointer for each chunk; null until it is touched
+//!   summaries of the chunks    1 bit for each chunk that holds anything, 1 for each that is full, and levels above
 //!   ----------------------------------------------------------------------- a chunk: 2^18 bits
-//!   top                        1 word
+//!   head                       1 word, and the count
 //!   mids                       64 words
 //!   leaves                     4096 words
 //! ```
 //!
-//! A chunk all of whose bits are set needs no memory either: one bit says so, where that is known. So what is
-//! untouched and what is wholly dirty cost nothing, and the rest 1.02 bits for each bit.
+//! The words of 1024 chunks lie together in a [`page`], whose memory comes as it is touched. Of a chunk that is known
+//! to be full nothing but one bit is looked at. So what is untouched and what was made dirty in one go cost nothing, and the
+//! rest 1.02 bits for each bit.
 //!
-//! The idea of the 64-ary summaries is that of `qemu:util/hbitmap.c`; unlike there the words are allocated in
-//! chunks, no end marker lives among the bits, and the count is kept only as far as that is cheap
-//! ([`tally`](self::tally)).
+//! The idea of the 64-ary summaries is that of `qemu:util/hbitmap.c`; unlike there memory is taken where something is dirty,
+//! no end marker lives among the bits, and the count is kept only as far as that is cheap ([`tally`](self::tally)).
 
 mod check;
 mod chunk;
 mod combine;
+mod page;
 mod seek;
 mod summary;
 mod tally;
@@ -27,7 +27,8 @@ mod tally;
 use std::iter;
 
 pub use check::Inconsistency;
-pub(crate) use chunk::{Chunk, FEW, bits_of, ones_of};
+pub(crate) use chunk::{Chunk, ChunkMut, FEW, bits_of, ones_of};
+use page::Pages;
 pub(crate) use seek::BitRuns;
 use summary::Summary;
 use tally::Tally;
@@ -35,8 +36,8 @@ use tally::Tally;
 /// Bits per word, and so the fan-out of the hierarchy.
 pub(crate) const WORD_BITS: u64 = 64;
 
-/// Words of a chunk. 64 summary words and one above them stand for 4096: with the pointer that makes 1.017 bits
-/// for each bit, and the pointers of 2^28 bits fit the first cache. Four words where loom walks every order.
+/// Words of a chunk. 64 summary words, one above them and the count stand for 4096: that makes 1.016 bits for each bit,
+/// and the heads of 2^28 bits fit the first cache. Four words where loom walks every order.
 pub(crate) const LEAVES: usize = if cfg!(loom) { 4 } else { 4096 };
 
 /// Summary words of a chunk.
@@ -89,11 +90,10 @@ pub(crate) fn pieces(from: u64, to: u64) -> impl Iterator<Item = (u64, u64, u64)
 pub(crate) struct Levels {
     bits: u64,
     ones: Tally,
-    /// Null where nothing was touched, and where `full` says enough.
-    slots: Vec<Option<Box<Chunk>>>,
+    pages: Pages,
     /// Which chunks hold anything.
     present: Summary,
-    /// Chunks of which every bit is set, and which have no words.
+    /// Chunks of which every bit is set, whatever their words say.
     full: Summary,
 }
 
@@ -105,7 +105,7 @@ pub(crate) enum Content<'a> {
     /// Every bit is set.
     Full,
     /// Some are.
-    Mixed(&'a Chunk),
+    Mixed(Chunk<'a>),
 }
 
 impl Levels {
@@ -114,7 +114,7 @@ impl Levels {
         Levels {
             bits,
             ones: Tally::of(0),
-            slots: vec![None; chunks as usize],
+            pages: Pages::new(chunks),
             present: Summary::new(chunks),
             full: Summary::new(chunks),
         }
@@ -149,9 +149,11 @@ impl Levels {
 
     #[inline]
     pub(crate) fn content(&self, number: u64) -> Content<'_> {
-        match &self.slots[number as usize] {
+        if self.full.get(number) {
+            return Content::Full;
+        }
+        match self.pages.chunk(number) {
             Some(chunk) if !chunk.is_empty() => Content::Mixed(chunk),
-            None if self.full.get(number) => Content::Full,
             Some(_) | None => Content::Empty,
         }
     }
@@ -163,13 +165,11 @@ impl Levels {
             .map(|number| (number, self.content(number)))
     }
 
-    /// Bit `bit`, which must be below `bits`.
+    /// Bit `bit`, which must be below `bits`. Without a branch: nobody can foresee bits.
     #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
-        match &self.slots[(bit / CHUNK_BITS) as usize] {
-            Some(chunk) => chunk.leaf(bit / WORD_BITS) & (1 << (bit % WORD_BITS)) != 0,
-            None => self.full.get(bit / CHUNK_BITS),
-        }
+        let in_word = self.pages.word(bit / WORD_BITS) >> (bit % WORD_BITS);
+        (in_word & 1 == 1) | self.full.get(bit / CHUNK_BITS)
     }
 
     /// Leaf word `word`, which must not lie past `bits`.
@@ -232,41 +232,38 @@ impl Levels {
         }
     }
 
-    /// Takes over a whole chunk where nothing was.
-    pub(crate) fn put_chunk(&mut self, number: u64, chunk: Box<Chunk>) {
-        if chunk.is_empty() {
-            return;
-        }
-        match chunk.known_ones() {
-            Some(ones) => self.ones.add(ones),
-            None => self.ones.forget(),
-        }
-        self.slots[number as usize] = Some(chunk);
-        self.present.set(number);
-    }
-
     /// Sets every bit of a chunk.
     pub(crate) fn fill_chunk(&mut self, number: u64) {
-        if !self.full.get(number) {
-            self.drop_chunk(number);
-            self.full.set(number);
-            self.present.set(number);
-            self.ones.add(self.bits_of_chunk(number));
+        let bits = self.bits_of_chunk(number);
+        let before = match self.content(number) {
+            Content::Full => return,
+            Content::Empty => Some(0),
+            Content::Mixed(chunk) => chunk.known_ones(),
+        };
+        match before {
+            Some(before) => self.ones.add(bits - before),
+            None => self.ones.forget(),
         }
+        self.full.set(number);
+        self.present.set(number);
     }
 
     /// Changes the number of bits: new ones are clear, dropped ones do not come back.
     pub(crate) fn resize(&mut self, bits: u64) {
         let mut resized = Levels::new(bits);
-        let kept = bits.min(self.bits);
-        for (number, _, to) in pieces(0, kept) {
-            if self.full.get(number) {
-                resized.set(number * CHUNK_BITS, number * CHUNK_BITS + to);
-            } else if let Some(mut chunk) = self.slots[number as usize].take() {
-                if to < CHUNK_BITS {
-                    chunk.reset(to, CHUNK_BITS);
-                }
-                resized.put_chunk(number, chunk);
+        for (number, content) in self.contents() {
+            let first = number * CHUNK_BITS;
+            let kept = bits.min(self.bits).saturating_sub(first).min(CHUNK_BITS);
+            match content {
+                Content::Empty => {}
+                Content::Full => resized.set(first, first + kept),
+                Content::Mixed(_) if kept == 0 => {}
+                Content::Mixed(chunk) => resized.change(number, |mine| {
+                    mine.copy(chunk);
+                    if kept < CHUNK_BITS {
+                        mine.reset(kept, CHUNK_BITS);
+                    }
+                }),
             }
         }
         *self = resized;
@@ -274,39 +271,27 @@ impl Levels {
 
     #[inline]
     fn set_in_word(&mut self, word: u64, bits: u64) {
-        let number = word * WORD_BITS / CHUNK_BITS;
-        let Some(chunk) = &mut self.slots[number as usize] else {
-            return self.set_untouched(number, word, bits);
-        };
-        let was_empty = chunk.is_empty();
-        let gained = chunk.set_in_word(word, bits);
-        if gained == 0 {
+        let was = self.pages.word(word);
+        let number = word / LEAVES as u64;
+        if was & bits == bits || self.full.get(number) {
             return;
         }
+        let (gained, first) = self.pages.add(word, bits);
         self.ones.add(gained);
-        if was_empty {
+        if first {
             self.present.set(number);
         }
         // Only with a full word can a chunk have become full, but for the last chunk, which may end within a word.
-        let may_be_full = chunk.leaf(word) == u64::MAX || number + 1 == self.slots.len() as u64;
+        let may_be_full = was | bits == u64::MAX || number + 1 == self.pages.chunks();
         if may_be_full && self.is_known_full(number) {
-            self.seal(number);
+            self.full.set(number);
         }
     }
 
-    /// Whether a chunk is known to have every bit set.
+    /// Whether the words of a chunk are known to have every bit set.
     fn is_known_full(&self, number: u64) -> bool {
-        let chunk = self.slots[number as usize].as_ref();
-        chunk.and_then(|chunk| chunk.known_ones()) == Some(self.bits_of_chunk(number))
-    }
-
-    /// As [`set_in_word`](Self::set_in_word), where no chunk is.
-    #[cold]
-    fn set_untouched(&mut self, number: u64, word: u64, bits: u64) {
-        if !self.full.get(number) {
-            self.slots[number as usize] = Some(Chunk::new());
-            self.set_in_word(word, bits);
-        }
+        let known = self.pages.chunk(number).and_then(Chunk::known_ones);
+        known == Some(self.bits_of_chunk(number))
     }
 
     fn set_pieces(&mut self, from: u64, to: u64) {
@@ -319,16 +304,17 @@ impl Levels {
         }
     }
 
-    /// Changes the words of a chunk, which gets some if it had none, and keeps count and summary right.
-    pub(crate) fn change(&mut self, number: u64, change: impl FnOnce(&mut Chunk)) {
+    /// Changes the words of a chunk, and keeps count and summaries right.
+    pub(crate) fn change(&mut self, number: u64, change: impl FnOnce(&mut ChunkMut<'_>)) {
+        let bits = self.bits_of_chunk(number);
+        let mut chunk = self.pages.chunk_mut(number);
         if self.full.get(number) {
-            let bits = self.bits_of_chunk(number);
-            self.slots[number as usize] = Some(Chunk::filled(bits));
+            chunk.fill(bits);
             self.full.reset(number);
         }
-        let chunk = self.slots[number as usize].get_or_insert_with(Chunk::new);
-        let before = chunk.known_ones();
-        change(chunk);
+        let before = chunk.look().known_ones();
+        change(&mut chunk);
+        let chunk = chunk.look();
         match (before, chunk.known_ones()) {
             (Some(before), Some(after)) => {
                 self.ones.add(after.saturating_sub(before));
@@ -336,25 +322,17 @@ impl Levels {
             }
             (Some(_), None) | (None, Some(_) | None) => self.ones.forget(),
         }
-        let (is_empty, ones) = (chunk.is_empty(), chunk.known_ones());
-        if is_empty {
+        if chunk.is_empty() {
             self.present.reset(number);
         } else {
             self.present.set(number);
         }
-        if ones == Some(self.bits_of_chunk(number)) {
-            self.seal(number);
+        if chunk.known_ones() == Some(bits) {
+            self.full.set(number);
         }
     }
 
-    /// Notes that a chunk is full, and gives its words back.
-    #[cold]
-    fn seal(&mut self, number: u64) {
-        self.slots[number as usize] = None;
-        self.full.set(number);
-    }
-
-    /// Clears a chunk, and gives its words back.
+    /// Clears a chunk.
     fn drop_chunk(&mut self, number: u64) {
         let lost = match self.content(number) {
             Content::Empty => Some(0),
@@ -365,7 +343,10 @@ impl Levels {
             Some(lost) => self.ones.subtract(lost),
             None => self.ones.forget(),
         }
-        self.slots[number as usize] = None;
+        // Of one that was full as well: its words may have anything.
+        if let Some(mut chunk) = self.pages.chunk_there(number) {
+            chunk.wipe();
+        }
         self.full.reset(number);
         self.present.reset(number);
         if self.present.is_empty() {
@@ -377,16 +358,16 @@ impl Levels {
 /// Only what was touched is looked at.
 impl Clone for Levels {
     fn clone(&self) -> Levels {
-        let mut slots = vec![None; self.slots.len()];
+        let mut pages = Pages::new(self.pages.chunks());
         for (number, content) in self.contents() {
             if let Content::Mixed(chunk) = content {
-                slots[number as usize] = Some(Box::new(chunk.clone()));
+                pages.chunk_mut(number).copy(chunk);
             }
         }
         Levels {
             bits: self.bits,
             ones: self.ones.clone(),
-            slots,
+            pages,
             present: self.present.clone(),
             full: self.full.clone(),
         }

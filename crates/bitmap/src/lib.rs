@@ -40,10 +40,10 @@
 //!
 //! # Limits
 //!
-//! At most [`MAX_GRANULES`] granules. Memory is taken in chunks of 2^18 granules (33 KiB) when the first of
-//! them is touched, and given back when all of them are known to be dirty, or to be clean: 1.02 bits for each
-//! granule where some are dirty, next to nothing elsewhere. Of a [`DirtyBitmap`] all chunks have a pointer, in
-//! memory that the operating system fills in when it is touched: 32 MiB of addresses at the very most.
+//! At most [`MAX_GRANULES`] granules. A [`DirtyBitmap`] asks for the words of 2^28 granules at once (32 MiB, or as many as
+//! there are) when the first of them becomes dirty, as zeroed memory that the operating system fills in where it is touched; a
+//! [`Recorder`] for those of 2^18 (33 KiB). So both take 1.02 bits for each granule where some are dirty and next to nothing
+//! elsewhere; what became dirty in one go takes nothing either.
 //! Where sizes and granularities meet everything rounds to the safe side: a set may say too much, never too
 //! little.
 

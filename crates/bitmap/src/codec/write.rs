@@ -139,7 +139,7 @@ impl<W: io::Write> Writer<W> {
 /// A block of a chunk that has words.
 struct Block<'a> {
     number: u64,
-    chunk: &'a Chunk,
+    chunk: Chunk<'a>,
     granules: u64,
     /// Its first word in the chunk.
     first: usize,
@@ -147,7 +147,7 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn new(number: u64, chunk: &'a Chunk, granules: u64) -> Block<'a> {
+    fn new(number: u64, chunk: Chunk<'a>, granules: u64) -> Block<'a> {
         let first = (number % BLOCKS_OF_A_CHUNK) as usize * BLOCK_WORDS;
         Block {
             number,
@@ -213,7 +213,13 @@ impl<'a> Block<'a> {
 
     fn body(&self, form: u8, buffer: &mut Vec<u8>) {
         match form {
-            WORDS => buffer.extend(self.words.iter().flat_map(|word| word.to_le_bytes())),
+            WORDS => {
+                let start = buffer.len();
+                buffer.resize(start + size_of_val(self.words), 0);
+                let (places, _) = buffer[start..].as_chunks_mut();
+                std::iter::zip(places, self.words)
+                    .for_each(|(place, word)| *place = word.to_le_bytes());
+            }
             RUNS => counted(buffer, |buffer| {
                 let before = buffer.len();
                 self.each_run(|first, last| {

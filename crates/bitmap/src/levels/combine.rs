@@ -49,9 +49,9 @@ impl Levels {
     }
 
     /// Puts a copy of a chunk in another's place.
-    fn put_copy(&mut self, number: u64, chunk: &Chunk) {
+    fn put_copy(&mut self, number: u64, chunk: Chunk<'_>) {
         self.drop_chunk(number);
-        self.put_chunk(number, Box::new(chunk.clone()));
+        self.change(number, |mine| mine.copy(chunk));
     }
 }
 

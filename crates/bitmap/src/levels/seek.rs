@@ -8,7 +8,7 @@ impl Levels {
         let mut bit = from;
         loop {
             let number = bit / CHUNK_BITS;
-            if number >= self.slots.len() as u64 {
+            if number >= self.pages.chunks() {
                 return None;
             }
             let found = match self.content(number) {
@@ -66,7 +66,7 @@ impl Levels {
 #[derive(Clone, Debug)]
 pub(crate) struct BitRuns<'a> {
     levels: &'a Levels,
-    chunk: Option<&'a Chunk>,
+    chunk: Option<Chunk<'a>>,
     /// Chunks from here on were not looked at.
     next_chunk: u64,
     /// First word under the present summary word.

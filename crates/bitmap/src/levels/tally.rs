@@ -53,6 +53,13 @@ impl Tally {
     }
 }
 
+/// Nothing.
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally::of(0)
+    }
+}
+
 impl Clone for Tally {
     fn clone(&self) -> Tally {
         Tally::of(self.0.load(Relaxed))

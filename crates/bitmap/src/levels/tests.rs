@@ -37,22 +37,48 @@ fn every_level_boundary_keeps_its_summaries() {
 #[test]
 fn what_is_full_needs_no_words_and_what_is_not_has_them_again() {
     let mut levels = Levels::new(BITS);
-    let chunks = |levels: &Levels| levels.slots.iter().flatten().count();
+    levels.set(0, BITS);
+    assert_eq!((levels.pages.touched(), levels.ones()), (0, BITS));
+    levels.reset(0, BITS);
     levels.set(5, BITS - 2);
-    assert_eq!((chunks(&levels), levels.ones()), (2, BITS - 7));
+    assert_eq!(levels.ones(), BITS - 7);
     (0..5).for_each(|bit| levels.set(bit, bit + 1));
     levels.set(BITS - 2, BITS);
-    assert_eq!((chunks(&levels), levels.ones()), (0, BITS));
+    let full = |levels: &Levels| (0..4).filter(|&chunk| levels.full.get(chunk)).count();
+    assert_eq!((full(&levels), levels.ones()), (4, BITS));
     assert_eq!((levels.next_zero(0), levels.self_check()), (BITS, Ok(())));
     levels.reset(CHUNK_BITS, CHUNK_BITS + 1);
     levels.reset(BITS - 1, BITS);
-    assert_eq!((chunks(&levels), levels.ones()), (2, BITS - 2));
+    assert_eq!((full(&levels), levels.ones()), (2, BITS - 2));
     assert_eq!(
         (levels.next_zero(0), levels.self_check()),
         (CHUNK_BITS, Ok(()))
     );
     levels.reset(CHUNK_BITS, BITS);
-    assert_eq!((chunks(&levels), levels.ones()), (0, CHUNK_BITS));
+    assert_eq!((full(&levels), levels.ones()), (1, CHUNK_BITS));
+    assert_eq!(levels.self_check(), Ok(()));
+}
+
+/// A chunk keeps the words that it had when it became full; they count for nothing.
+#[test]
+fn words_beneath_what_is_full_come_to_light_no_more() {
+    let whole = |levels: &mut Levels| levels.set(CHUNK_BITS, 2 * CHUNK_BITS);
+    let mut levels = Levels::new(BITS);
+    levels.set(CHUNK_BITS + 70, CHUNK_BITS + 80);
+    whole(&mut levels);
+    assert!(levels.get(CHUNK_BITS) && levels.get(CHUNK_BITS + 70));
+    levels.set(CHUNK_BITS + 3, CHUNK_BITS + 4);
+    assert_eq!((levels.ones(), levels.self_check()), (CHUNK_BITS, Ok(())));
+    assert_eq!(levels.clone(), levels);
+    levels.reset(CHUNK_BITS + 75, CHUNK_BITS + 76);
+    let zero = levels.next_zero(CHUNK_BITS);
+    assert_eq!((zero, levels.ones()), (CHUNK_BITS + 75, CHUNK_BITS - 1));
+    whole(&mut levels);
+    levels.reset(CHUNK_BITS, 2 * CHUNK_BITS);
+    assert_eq!((levels.ones(), levels.next_one(0)), (0, None));
+    assert!(!levels.get(CHUNK_BITS + 70));
+    levels.set(CHUNK_BITS + 9, CHUNK_BITS + 10);
+    assert_eq!((levels.ones(), levels.self_check()), (1, Ok(())));
 }
 
 #[test]
@@ -102,9 +128,12 @@ fn self_check_finds_each_kind_of_damage() {
         broken.self_check()
     };
     assert_eq!(damage(|_| ()), Ok(()));
-    assert_eq!(damage(|l| l.slots.push(None)), Err(Inconsistency::Shape));
     assert_eq!(
-        damage(|l| l.put_chunk(3, Chunk::filled(8))),
+        damage(|l| l.pages = Pages::new(3)),
+        Err(Inconsistency::Shape)
+    );
+    assert_eq!(
+        damage(|l| l.change(3, |chunk| chunk.set(0, 8))),
         Err(Inconsistency::PastTheEnd)
     );
     let wrong = Inconsistency::Count {
@@ -117,7 +146,7 @@ fn self_check_finds_each_kind_of_damage() {
         Err(Inconsistency::Summary { level: 3 })
     );
     assert_eq!(
-        damage(|l| l.full.set(0)),
+        damage(|l| l.full.set(1)),
         Err(Inconsistency::Summary { level: 3 })
     );
 }
@@ -152,5 +181,5 @@ fn the_largest_number_of_bits_costs_nothing_untouched() {
     );
     levels.set(0, 1 << 40);
     assert_eq!((levels.next_zero(0), levels.ones()), (1 << 40, 1 << 40));
-    assert_eq!(levels.slots.iter().flatten().count(), 0);
+    assert_eq!(levels.pages.touched(), page::PAGE_CHUNKS);
 }

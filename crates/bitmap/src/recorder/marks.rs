@@ -11,7 +11,7 @@
 
 use crate::{
     levels::{
-        CHUNK_BITS, Chunk, LEAVES, Levels, MIDS, WORD_BITS, bits_of, mask, mask_through, pieces,
+        CHUNK_BITS, ChunkMut, LEAVES, Levels, MIDS, WORD_BITS, bits_of, mask, mask_through, pieces,
         shape,
     },
     sync::{AtomicU64, OnceBox, Ordering},
@@ -103,7 +103,7 @@ impl Marks {
             if self.is_full(number) {
                 levels.fill_chunk(number);
             } else if let Some(chunk) = self.slots.get(number) {
-                levels.put_chunk(number, chunk.copied());
+                levels.change(number, |copy| chunk.copy_to(copy));
             }
         });
         levels
@@ -291,12 +291,12 @@ impl AtomicChunk {
             .sum()
     }
 
-    fn copied(&self) -> Box<Chunk> {
-        Chunk::copied(
+    fn copy_to(&self, copy: &mut ChunkMut<'_>) {
+        copy.copy_words(
             load(&self.top),
             |mid| load(&self.mids[mid]),
             |word| load(&self.leaves[word]),
-        )
+        );
     }
 }
 

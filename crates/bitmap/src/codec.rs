@@ -15,6 +15,7 @@ use crate::{
 const MAGIC: &[u8; 8] = b"cohortbm";
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 24;
+const CHECKSUM_BYTES: usize = 4;
 
 /// Words of a block: positions in it take two bytes.
 const BLOCK_WORDS: usize = if LEAVES < 1024 { LEAVES } else { 1024 };
@@ -74,7 +75,7 @@ impl DirtyBitmap {
     /// # Errors
     /// [`ReadError`]: what `input` says, or how the bytes are wrong.
     pub fn read_from(input: impl io::Read) -> Result<DirtyBitmap, ReadError> {
-        read::read(input).map(|(bitmap, _)| bitmap)
+        read::read(input)
     }
 
     /// The bytes of [`write_to`](Self::write_to), at once.
@@ -95,7 +96,7 @@ impl DirtyBitmap {
     /// # Errors
     /// [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<DirtyBitmap, DecodeError> {
-        let (bitmap, read) = read::read(bytes).map_err(|error| match error {
+        let (bitmap, read) = read::read_slice(bytes).map_err(|error| match error {
             ReadError::Bitmap(error) => error,
             ReadError::Input(_) => unreachable!("memory is read without errors"),
         })?;

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    BLOCK_BITS, BLOCK_WORDS, DecodeError, END, FULL, HEADER_BYTES, MAGIC, POSITIONS, RUNS,
+    BLOCK_BITS, BLOCK_WORDS, CHECKSUM_BYTES, DecodeError, END, FULL, MAGIC, POSITIONS, RUNS,
     ReadError, VERSION, WORDS, granules_of_block,
 };
 use crate::{
@@ -12,8 +12,18 @@ use crate::{
     levels::{CHUNK_BITS, Levels},
 };
 
-/// The bitmap, and of how many bytes it was made.
-pub(super) fn read(input: impl io::Read) -> Result<(DirtyBitmap, u64), ReadError> {
+/// The bitmap of a stream.
+pub(super) fn read(input: impl io::Read) -> Result<DirtyBitmap, ReadError> {
+    let buffer = Vec::new();
+    read_pieces(Stream { input, buffer }).map(|(bitmap, _)| bitmap)
+}
+
+/// The bitmap of bytes that are there, and how many of them it takes.
+pub(super) fn read_slice(bytes: &[u8]) -> Result<(DirtyBitmap, u64), ReadError> {
+    read_pieces(bytes)
+}
+
+fn read_pieces(input: impl Input) -> Result<(DirtyBitmap, u64), ReadError> {
     let mut source = Source {
         input,
         read: 0,
@@ -21,33 +31,20 @@ pub(super) fn read(input: impl io::Read) -> Result<(DirtyBitmap, u64), ReadError
         checksum: 0,
     };
     let mut bitmap = header(&mut source)?;
-    let mut reader = Records {
-        source,
-        levels: &mut bitmap.levels,
-        next_block: 0,
-        body: Vec::new(),
-    };
-    while reader.record()? {}
-    let read = reader.source.read;
-    Ok((bitmap, read))
+    let mut next_block = 0;
+    while record(&mut source, &mut bitmap.levels, &mut next_block)? {}
+    Ok((bitmap, source.read))
 }
 
-fn header(source: &mut Source<impl io::Read>) -> Result<DirtyBitmap, ReadError> {
-    let mut bytes = [0; HEADER_BYTES];
-    let (magic, rest) = bytes.split_at_mut(MAGIC.len());
-    source.fill(magic)?;
-    if magic != MAGIC {
+fn header(source: &mut Source<impl Input>) -> Result<DirtyBitmap, ReadError> {
+    if source.take(MAGIC.len())? != MAGIC {
         return Err(DecodeError::NotABitmap.into());
     }
-    let (version, rest) = rest.split_at_mut(4);
-    source.fill(version)?;
-    match u32_of(version) {
+    match u32_of(source.take(4)?) {
         VERSION => {}
         version => return Err(DecodeError::Version { version }.into()),
     }
-    source.fill(rest)?;
-    source.check()?;
-    let (shift, size) = rest.split_at(4);
+    let (shift, size) = source.take_summed(12)?.split_at(4);
     let (shift, size) = (u32_of(shift), u64_of(size));
     let granularity = 1_u64
         .checked_shl(shift)
@@ -57,182 +54,195 @@ fn header(source: &mut Source<impl io::Read>) -> Result<DirtyBitmap, ReadError> 
     Ok(DirtyBitmap::of_shape(size, granularity))
 }
 
-struct Records<'a, R> {
-    source: Source<R>,
-    levels: &'a mut Levels,
-    next_block: u64,
-    /// The body of the record at hand.
-    body: Vec<u8>,
+/// Reads one record, of a block that is not before `next_block`; says whether another follows.
+fn record(
+    source: &mut Source<impl Input>,
+    levels: &mut Levels,
+    next_block: &mut u64,
+) -> Result<bool, ReadError> {
+    source.piece = source.read;
+    let head = source.take(5)?;
+    let (number, form) = (u32_of(&head[..4]), head[4]);
+    let (at, block) = (source.piece, u64::from(number));
+    let wrong = DecodeError::Block { at, block: number };
+    let granules = granules_of_block(levels.bits(), block);
+    // A damaged number is told as damage, so what can be read is read before it is judged.
+    let body = match form {
+        END => source.take_summed(0)?,
+        FULL => source.take_summed(4)?,
+        POSITIONS => source.take_list(2)?,
+        RUNS => source.take_list(4)?,
+        WORDS => {
+            let granules = granules.unwrap_or(BLOCK_BITS);
+            source.take_summed(granules.div_ceil(64) as usize * 8)?
+        }
+        form => return Err(DecodeError::Form { at, form }.into()),
+    };
+    if form == END {
+        return if number == 0 {
+            Ok(false)
+        } else {
+            Err(wrong.into())
+        };
+    }
+    let granules = granules.filter(|_| block >= *next_block).ok_or(wrong)?;
+    *next_block = block + 1;
+    let sound = match form {
+        FULL => {
+            let count = u64::from(u32_of(body));
+            *next_block = block + count;
+            full(levels, block, count)
+        }
+        POSITIONS => positions(levels, block, granules, body),
+        RUNS => runs(levels, block, granules, body),
+        _ => words(levels, block, granules, body),
+    };
+    if sound { Ok(true) } else { Err(wrong.into()) }
 }
 
-impl<R: io::Read> Records<'_, R> {
-    /// Reads one record; says whether another follows.
-    fn record(&mut self) -> Result<bool, ReadError> {
-        let mut head = [0; 5];
-        self.source.begin();
-        self.source.fill(&mut head)?;
-        let (block, form) = (u32_of(&head[..4]), head[4]);
-        let at = self.source.piece;
-        let wrong = DecodeError::Block { at, block };
-        let granules = match form {
-            END => Some(0),
-            _ => granules_of_block(self.levels.bits(), u64::from(block)),
-        };
-        // A damaged number is told as damage, so what can be read is read before it is judged.
-        let granules_read = granules.unwrap_or(BLOCK_BITS);
-        match form {
-            END => self.take(0)?,
-            FULL => self.take(4)?,
-            POSITIONS => self.take_list(2, 8 * BLOCK_WORDS / 2)?,
-            RUNS => self.take_list(4, 8 * BLOCK_WORDS / 4)?,
-            WORDS => self.take(granules_read.div_ceil(64) as usize * 8)?,
-            form => return Err(DecodeError::Form { at, form }.into()),
-        }
-        self.source.check()?;
-        if form == END {
-            return if block == 0 {
-                Ok(false)
-            } else {
-                Err(wrong.into())
-            };
-        }
-        let granules = granules
-            .filter(|_| u64::from(block) >= self.next_block)
-            .ok_or(wrong)?;
-        let sound = match form {
-            FULL => return self.full(u64::from(block), wrong),
-            POSITIONS => self.positions(u64::from(block), granules),
-            RUNS => self.runs(u64::from(block), granules),
-            _ => self.words(u64::from(block), granules),
-        };
-        self.next_block = u64::from(block) + 1;
-        if sound { Ok(true) } else { Err(wrong.into()) }
+fn full(levels: &mut Levels, block: u64, count: u64) -> bool {
+    let last = count.checked_sub(1).map(|more| block + more);
+    let end = last.and_then(|last| {
+        let granules = granules_of_block(levels.bits(), last)?;
+        Some(last * BLOCK_BITS + granules)
+    });
+    if let Some(end) = end {
+        levels.set(block * BLOCK_BITS, end);
     }
+    end.is_some()
+}
 
-    fn full(&mut self, block: u64, wrong: DecodeError) -> Result<bool, ReadError> {
-        let count = u64::from(u32_of(&self.body));
-        let last = block + count.checked_sub(1).ok_or(wrong)?;
-        let granules = granules_of_block(self.levels.bits(), last).ok_or(wrong)?;
-        self.levels
-            .set(block * BLOCK_BITS, last * BLOCK_BITS + granules);
-        self.next_block = last + 1;
-        Ok(true)
-    }
-
-    fn positions(&mut self, block: u64, granules: u64) -> bool {
-        let (places, _) = self.body.as_chunks::<2>();
-        let first = block * BLOCK_BITS;
-        let mut sound = true;
-        let mut next = 0;
-        self.levels.change(first / CHUNK_BITS, |chunk| {
-            for place in places {
-                let place = u64::from(u16::from_le_bytes(*place));
-                sound &= place >= next && place < granules;
-                next = place + 1;
-                if sound {
-                    chunk.set_in_word((first + place) / 64, 1 << (place % 64));
-                }
+fn positions(levels: &mut Levels, block: u64, granules: u64, body: &[u8]) -> bool {
+    let (places, _) = body.as_chunks::<2>();
+    let first = block * BLOCK_BITS;
+    let mut sound = true;
+    let mut next = 0;
+    levels.change(first / CHUNK_BITS, |chunk| {
+        for place in places {
+            let place = u64::from(u16::from_le_bytes(*place));
+            sound &= place >= next && place < granules;
+            next = place + 1;
+            if sound {
+                chunk.set_in_word((first + place) / 64, 1 << (place % 64));
             }
-        });
-        sound
-    }
-
-    fn runs(&mut self, block: u64, granules: u64) -> bool {
-        let (runs, _) = self.body.as_chunks::<4>();
-        let first = block * BLOCK_BITS;
-        let mut sound = true;
-        let mut next = 0;
-        self.levels.change(first / CHUNK_BITS, |chunk| {
-            for [a, b, c, d] in runs {
-                let from = u64::from(u16::from_le_bytes([*a, *b]));
-                let to = u64::from(u16::from_le_bytes([*c, *d])) + 1;
-                sound &= from >= next && from < to && to <= granules;
-                next = to + 1;
-                if sound {
-                    chunk.set(first % CHUNK_BITS + from, first % CHUNK_BITS + to);
-                }
-            }
-        });
-        sound
-    }
-
-    fn words(&mut self, block: u64, granules: u64) -> bool {
-        let (bytes, _) = self.body.as_chunks::<8>();
-        let past_the_end = |last: &[u8; 8]| u64::from_le_bytes(*last) >> (granules % 64) != 0;
-        if !granules.is_multiple_of(64) && bytes.last().is_some_and(past_the_end) {
-            return false;
         }
-        let first = (block * BLOCK_BITS % CHUNK_BITS / 64) as usize;
-        let mut sound = false;
-        self.levels
-            .change(block * BLOCK_BITS / CHUNK_BITS, |chunk| {
-                sound = chunk.put_words(first, bytes);
-            });
-        sound
-    }
+    });
+    sound
+}
 
-    fn take(&mut self, length: usize) -> Result<(), ReadError> {
-        self.body.resize(length, 0);
-        self.source.fill(&mut self.body)
-    }
+fn runs(levels: &mut Levels, block: u64, granules: u64, body: &[u8]) -> bool {
+    let (runs, _) = body.as_chunks::<4>();
+    let first = block * BLOCK_BITS;
+    let mut sound = true;
+    let mut next = 0;
+    levels.change(first / CHUNK_BITS, |chunk| {
+        for [a, b, c, d] in runs {
+            let from = u64::from(u16::from_le_bytes([*a, *b]));
+            let to = u64::from(u16::from_le_bytes([*c, *d])) + 1;
+            sound &= from >= next && from < to && to <= granules;
+            next = to + 1;
+            if sound {
+                chunk.set(first % CHUNK_BITS + from, first % CHUNK_BITS + to);
+            }
+        }
+    });
+    sound
+}
 
-    /// Takes a list of entries of `width` bytes; a longer one than `most` is never written.
-    fn take_list(&mut self, width: usize, most: usize) -> Result<(), ReadError> {
-        let mut count = [0; 2];
-        self.source.fill(&mut count)?;
-        let count = usize::from(u16::from_le_bytes(count)) + 1;
-        self.take(width * count.min(most))
+fn words(levels: &mut Levels, block: u64, granules: u64, body: &[u8]) -> bool {
+    let (words, _) = body.as_chunks::<8>();
+    let past_the_end = |last: &[u8; 8]| u64::from_le_bytes(*last) >> (granules % 64) != 0;
+    if !granules.is_multiple_of(64) && words.last().is_some_and(past_the_end) {
+        return false;
+    }
+    let first = (block * BLOCK_BITS % CHUNK_BITS / 64) as usize;
+    let mut sound = false;
+    levels.change(block * BLOCK_BITS / CHUNK_BITS, |chunk| {
+        sound = chunk.put_words(first, words);
+    });
+    sound
+}
+
+/// Where bytes come from, a piece at a time.
+trait Input {
+    /// The next bytes, so many.
+    fn take(&mut self, length: usize) -> io::Result<&[u8]>;
+}
+
+/// From memory, where they are looked at in place.
+impl Input for &[u8] {
+    fn take(&mut self, length: usize) -> io::Result<&[u8]> {
+        self.split_off(..length)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// From somebody who gives copies.
+struct Stream<R> {
+    input: R,
+    buffer: Vec<u8>,
+}
+
+impl<R: io::Read> Input for Stream<R> {
+    fn take(&mut self, length: usize) -> io::Result<&[u8]> {
+        self.buffer.resize(length, 0);
+        self.input.read_exact(&mut self.buffer)?;
+        Ok(&self.buffer)
     }
 }
 
 /// Bytes, how many were read, and their checksum.
-struct Source<R> {
-    input: R,
+struct Source<I> {
+    input: I,
     read: u64,
     /// Where the header or record at hand begins.
     piece: u64,
     checksum: u32,
 }
 
-impl<R: io::Read> Source<R> {
-    fn begin(&mut self) {
-        self.piece = self.read;
+impl<I: Input> Source<I> {
+    /// Some bytes.
+    fn take(&mut self, length: usize) -> Result<&[u8], ReadError> {
+        let bytes = taken(&mut self.input, length, self.piece)?;
+        self.read += length as u64;
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        Ok(bytes)
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.fill_unsummed(buffer)?;
-        self.checksum = crc32c::crc32c_append(self.checksum, buffer);
-        Ok(())
-    }
-
-    /// Reads a checksum and compares.
-    fn check(&mut self) -> Result<(), ReadError> {
-        let mut stored = [0; 4];
-        self.fill_unsummed(&mut stored)?;
-        let (stored, computed) = (u32::from_le_bytes(stored), self.checksum);
+    /// Some bytes, and then the checksum of all up to there, which must be right.
+    fn take_summed(&mut self, length: usize) -> Result<&[u8], ReadError> {
+        let bytes = taken(&mut self.input, length + CHECKSUM_BYTES, self.piece)?;
+        self.read += bytes.len() as u64;
+        let (bytes, stored) = bytes.split_at(length);
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        let (at, stored, computed) = (self.piece, u32_of(stored), self.checksum);
         if stored == computed {
-            return Ok(());
+            return Ok(bytes);
         }
         Err(DecodeError::Checksum {
-            at: self.piece,
+            at,
             stored,
             computed,
         }
         .into())
     }
 
-    fn fill_unsummed(&mut self, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let at = self.piece;
-        self.input.read_exact(buffer).map_err(|error| {
-            if error.kind() == io::ErrorKind::UnexpectedEof {
-                DecodeError::Cut { at }.into()
-            } else {
-                ReadError::Input(error)
-            }
-        })?;
-        self.read += buffer.len() as u64;
-        Ok(())
+    /// A list of entries of `width` bytes, and the checksum; a longer list than a block's words is never written.
+    fn take_list(&mut self, width: usize) -> Result<&[u8], ReadError> {
+        let count = self.take(2)?;
+        let count = usize::from(u16::from_le_bytes([count[0], count[1]])) + 1;
+        self.take_summed(width * count.min(8 * BLOCK_WORDS / width))
     }
+}
+
+fn taken(input: &mut impl Input, length: usize, at: u64) -> Result<&[u8], ReadError> {
+    input.take(length).map_err(|error| {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            DecodeError::Cut { at }.into()
+        } else {
+            ReadError::Input(error)
+        }
+    })
 }
 
 fn u32_of(bytes: &[u8]) -> u32 {

@@ -97,6 +97,7 @@ enum Op {
     Scale(u32),
     Retain(u32, u64),
     Encode,
+    Clone,
     Chunk(u64, u64),
 }
 
@@ -120,6 +121,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..9_u32).prop_map(Op::Scale),
         1 => (0..9_u32, any::<u64>()).prop_map(|(unit, pattern)| Op::Retain(unit, pattern)),
         1 => Just(Op::Encode),
+        1 => Just(Op::Clone),
         1 => (place(), place()).prop_map(|(from, to)| Op::Chunk(from, to)),
     ]
 }
@@ -140,8 +142,59 @@ fn long_op() -> impl Strategy<Value = Op> {
         2 => other().prop_map(Op::Intersect),
         2 => other().prop_map(Op::Subtract),
         1 => Just(Op::Encode),
+        1 => Just(Op::Clone),
         1 => (near(), near()).prop_map(|(from, to)| Op::Chunk(from, to)),
     ]
+}
+
+/// One of each operation, or more where it goes different ways; offsets and lengths reach over words and chunks.
+fn each_op() -> Vec<Op> {
+    const CHUNK: u64 = 1 << 18;
+    let other = || (1, vec![(60, 200), (CHUNK - 3, CHUNK + 9)]);
+    vec![
+        Op::Set(70, 1),
+        Op::Set(3, CHUNK + 700),
+        Op::Reset(64, 128),
+        Op::ResetGranules(70, 1),
+        Op::ResetGranules(CHUNK - 9, CHUNK + 20),
+        Op::SetAll,
+        Op::Clear,
+        Op::Resize(CHUNK + 1, false),
+        Op::Resize(2 * CHUNK + 5, true),
+        Op::Merge(other()),
+        Op::Intersect(other()),
+        Op::Subtract(other()),
+        Op::Scale(2),
+        Op::Retain(6, 0x5a5a_0ff0_5a5a_0ff0),
+        Op::Encode,
+        Op::Clone,
+        Op::Chunk(64, 5000),
+    ]
+}
+
+#[test]
+fn every_pair_of_operations_agrees_with_the_slow_twin() {
+    let sizes = [(130, 0), (5000, 0), (700, 3), ((2 << 18) + 70, 0)];
+    let ops = each_op();
+    for (size, shift) in sizes {
+        for (first, second) in ops
+            .iter()
+            .flat_map(|op| ops.iter().map(move |next| (op, next)))
+        {
+            let (mut fast, mut slow) = filled(size, granularity(shift), &[(9, 90), (size / 2, 70)]);
+            let told =
+                |error: TestCaseError| panic!("{size}, {shift}: {first:?}, {second:?}: {error}");
+            apply(first, &mut fast, &mut slow).unwrap_or_else(told);
+            apply(second, &mut fast, &mut slow).unwrap_or_else(told);
+            assert_eq!(fast.self_check(), Ok(()), "{first:?}, {second:?}");
+            assert!(fast.runs().eq(slow.runs()), "{size}: {first:?}, {second:?}");
+            if size <= 5000 {
+                let places = [(0, 100, 7), (65, size, 3), (size - 1, 9, 99)];
+                agree(&fast, &slow, &places).unwrap_or_else(told);
+            }
+            assert_eq!(fast.self_check(), Ok(()), "once counted");
+        }
+    }
 }
 
 /// Few large granules, or enough small ones for three levels.
@@ -402,7 +455,19 @@ fn apply(op: &Op, fast: &mut DirtyBitmap, slow: &mut Slow) -> Result<(), TestCas
                 .for_each(|(dirty, unit)| *dirty = pattern >> (unit % 64) & 1 == 1);
             slow.combine(&units, |mine, any, _| mine && any);
         }
-        Op::Encode => *fast = DirtyBitmap::decode(&fast.encode()).unwrap(),
+        Op::Encode => {
+            let bytes = fast.encode();
+            let streamed = DirtyBitmap::read_from(bytes.as_slice()).unwrap();
+            *fast = DirtyBitmap::decode(&bytes).unwrap();
+            prop_assert_eq!(&streamed, &*fast);
+        }
+        Op::Clone => {
+            let copy = fast.clone();
+            prop_assert_eq!(&copy, &*fast);
+            // The old one goes its own way.
+            fast.set_all();
+            *fast = copy;
+        }
         Op::Chunk(from, to) => move_chunk(fast, slow, from, to)?,
     }
     Ok(())

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn users_choose_between_512_bytes_and_2_gib() {
+    fn b30_users_choose_between_512_bytes_and_2_gib() {
         for bytes in [0, 256, 1000, 1 << 32] {
             assert!(Granularity::tracked(bytes).is_err(), "{bytes}");
         }
@@ -134,7 +134,7 @@ mod tests {
 
     /// `bitmap-add` on images of these cluster sizes, as qemu-storage-daemon 10 answers.
     #[test]
-    fn default_follows_the_cluster_between_4_and_64_kib() {
+    fn b29_default_follows_the_cluster_between_4_and_64_kib() {
         let cases = [
             (512, 4096),
             (2048, 4096),

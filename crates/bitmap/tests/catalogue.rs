@@ -1,5 +1,7 @@
 //! The field's cases for the bare bitmap, B1 to B27, as QEMU 10's own bitmaps answer them. Where ours
-//! differs on purpose the test says "ours".
+//! differs on purpose the test says "ours". `docs/bitmap-cases.md` lists these and the others.
+
+use std::{fs, path::Path};
 
 use cohort_bitmap::{
     Added, ChunkError, DirtyBitmap, Granularity, MAX_GRANULES, RangeError, Recorder, Run,
@@ -445,6 +447,33 @@ fn rows_hold_only_digits() {
         DirtyBitmap::from_row("", Granularity::DEFAULT).map(|bitmap| bitmap.size()),
         Ok(0)
     );
+}
+
+/// `docs/bitmap-cases.md` has every case, and names tests that are there.
+#[test]
+fn the_page_of_cases_is_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/bitmap-cases.md")).unwrap();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| B"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    for (number, row) in (1..=74).zip(&rows) {
+        assert_eq!(row[1], format!("B{number}"));
+        let words: Vec<&str> = row[3].split('`').collect();
+        if let [_, file, _, test, _] = words[..] {
+            let text = fs::read_to_string(root.join(file)).expect(file);
+            assert!(text.contains(&format!("fn {test}()")), "{row:?}");
+        } else {
+            assert!(
+                row[3].starts_with("none") || row[3].contains("must not compile"),
+                "{row:?}"
+            );
+            assert_ne!(row[4], "", "B{number}: why there is none is not told");
+        }
+    }
+    assert_eq!(rows.len(), 74);
 }
 
 fn bitmap(size: u64, shift: u32) -> DirtyBitmap {

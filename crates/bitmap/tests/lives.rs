@@ -12,33 +12,52 @@ fn split() -> Split {
     split
 }
 
-/// B46.
+/// Ours: neither flag nor busy mark: a view records from the moment its recorder is installed, and whoever uses it has it.
 #[test]
-fn reclaim_joins_base_and_since_and_records_on() {
+fn b28_a_view_records_at_once_in_granules_of_64_kib() {
+    let view = View::new(DirtyBitmap::new(4 * 65_536, Granularity::default()).unwrap());
+    assert_eq!(view.granularity().bytes(), 65_536);
+    view.recorder().mark(65_536, 1);
+    assert_eq!(shown(&view), "0100");
+}
+
+/// Ours: what is not installed does not record, and installed it does.
+#[test]
+fn b38_only_an_installed_recorder_hears_of_writes() {
+    let (view, disk) = (View::new(row("0000")), View::new(row("0000")));
+    let write = |recorder: &Recorder| mark(recorder, "0100");
+    write(disk.recorder());
+    assert_eq!(shown(&view), "0000");
+    write(view.recorder());
+    assert_eq!(shown(&view), "0100");
+}
+
+#[test]
+fn b46_reclaim_joins_base_and_since_and_records_on() {
     let view = split().reclaim();
     assert_eq!(shown(&view), "0111");
     mark(view.recorder(), "1000");
     assert_eq!(shown(&view), "1111");
 }
 
-/// B47. Names and persistence are the caller's.
+/// Names and persistence are the caller's.
 #[test]
-fn abdicate_leaves_since_and_what_was_skipped() {
+fn b47_abdicate_leaves_since_and_what_was_skipped() {
     assert_eq!(shown(&split().abdicate(&row("0000"))), "0011");
     let view = split().abdicate(&row("0100"));
     mark(view.recorder(), "1000");
     assert_eq!(shown(&view), "1111");
 }
 
-/// B48, ours: who does not install the recorder does not record. There is no flag to forget.
+/// Ours: who does not install the recorder does not record. There is no flag to forget.
 #[test]
-fn view_whose_recorder_is_not_installed_keeps_its_content() {
+fn b48_view_whose_recorder_is_not_installed_keeps_its_content() {
     assert_eq!(shown(&View::new(row(BASE)).split().reclaim()), BASE);
 }
 
-/// B45: invariant 18.
+/// Invariant 18.
 #[test]
-fn base_stays_as_it_was_while_the_successor_records() {
+fn b45_base_stays_as_it_was_while_the_successor_records() {
     let view = View::new(row("0100"));
     mark(view.recorder(), "0010");
     let old = view.recorder().clone();
@@ -160,9 +179,8 @@ fn shrink_then_growth_brings_nothing_back_clean() {
     assert_eq!(shown(&view), "1011");
 }
 
-/// B34.
 #[test]
-fn one_byte_written_marks_its_granule() {
+fn b34_one_byte_written_marks_its_granule() {
     let view = View::new(row("0000"));
     view.recorder().mark(65_536, 1);
     assert_eq!(

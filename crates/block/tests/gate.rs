@@ -34,8 +34,21 @@ fn every_kind_of_write_marks_and_nothing_else_does() {
     assert_eq!(marked, [0, 2, 3, 4, 19]);
 }
 
+/// Ours: a discard marks whether or not the device carries it out, so B36 and B37 are one case: what it did to the bytes is
+/// the device's secret.
 #[test]
-fn mark_stands_though_the_write_failed() {
+fn b36_b37_discard_marks_whatever_the_device_makes_of_it() {
+    let (disk, faulty) = disk("vda");
+    let marks = recorder();
+    close(&disk).install_recorder(marks.clone());
+    disk.discard(GRANULE, 1).unwrap();
+    faulty.inject(Fault::error(Operation::Discard).once());
+    disk.discard(3 * GRANULE, 1).unwrap_err();
+    assert!(marks.get(GRANULE) && marks.get(3 * GRANULE) && !marks.get(0));
+}
+
+#[test]
+fn b35_mark_stands_though_the_write_failed() {
     let (disk, faulty) = disk("vda");
     let marks = recorder();
     close(&disk).install_recorder(marks.clone());

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use cohort_bitmap::store::qcow2::{Bitmaps, Qcow2Error};
 use cohort_bitmap::{DirtyBitmap, Granularity};
-use cohort_block::{FileId, Image, ImageFile, OpenOptions, Stamp};
+use cohort_block::{FileId, Image, ImageFile, OpenOptions, Stamp, Vouched};
 
 use crate::catalogue::{
     Anchor, ByteRange, Catalogue, Clearing, Contents, DiskName, FileStamp, ImageBitmap, Point,
@@ -242,8 +242,11 @@ fn clear(bitmap: &ImageBitmap, skipped: &[ByteRange]) -> Result<(), String> {
         let _ = lacking.set(range.offset, range.length);
     }
     held.subtract(&lacking).map_err(|error| error.to_string())?;
-    bitmaps.subtract(&bitmap.name, &held).map_err(text)?;
-    Ok(())
+    let vouched = Vouched::before(Path::new(&bitmap.path), bitmaps.disk_size());
+    let vouched = vouched.map_err(|error| error.to_string())?;
+    let cleared = bitmaps.subtract(&bitmap.name, &held);
+    vouched.after().map_err(|error| error.to_string())?;
+    cleared.map(drop).map_err(text)
 }
 
 /// A digest of a bitmap's bits, size and granularity, whatever form it has in memory or on disk.

@@ -82,6 +82,7 @@ mod storage;
 mod sync;
 mod throttled;
 mod tracking;
+mod vouched;
 
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
@@ -99,3 +100,4 @@ pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};
 pub use stamp::{FileId, Stamp, same_file};
 pub use throttled::Throttled;
 pub use tracking::{Beside, TrackingError, TrackingStore};
+pub use vouched::Vouched;

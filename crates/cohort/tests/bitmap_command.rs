@@ -505,6 +505,94 @@ fn sets_of_a_store_go_into_a_bitmap_of_qemus() {
     check(&lab);
 }
 
+/// As QEMU looks for a bitmap: down the chain, and the uppermost of a name counts.
+#[test]
+fn bitmaps_of_images_beneath_are_found_and_told_apart() {
+    let Some(lab) = lab_with_bitmaps() else {
+        return;
+    };
+    let backing = [
+        "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2",
+    ];
+    qemu_img(&lab, &[&backing[..], &["top.qcow2"]].concat());
+    let below = export(&lab, "b", &[]);
+    let seen = |name: &str| lab.cohort(["bitmap", "export", "top.qcow2", name]).exits(0);
+    assert_eq!(seen("b").stdout, below);
+    qemu_img(&lab, &["bitmap", "--add", "top.qcow2", "fine"]);
+    assert_eq!(seen("fine").stdout, "", "the uppermost one, which is new");
+    let rows = list(&lab, "top.qcow2");
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (
+                row["name"].as_str(),
+                row["image"]
+                    .as_str()
+                    .map(|path| path.ends_with("top.qcow2")),
+            )
+        })
+        .collect();
+    let expected = [("fine", true), ("b", false), ("fine", false)];
+    assert_eq!(told, expected.map(|(name, top)| (Some(name), Some(top))));
+    let shown = lab.cohort(["bitmap", "list", "top.qcow2"]).exits(0).stdout;
+    assert!(shown.contains("QEMU, in "), "{shown}");
+    lab.cohort(["bitmap", "show", "top.qcow2"])
+        .exits(2)
+        .says(&["\"b\" (in ", "say which"]);
+    // What is beneath is read, and never changed from here.
+    import(&lab, &["top.qcow2", "b", "--replace"], b"").exits(0);
+    assert_eq!(export(&lab, "b", &[]), below);
+    lab.cohort(["bitmap", "merge", "top.qcow2", "fine", "b"])
+        .exits(0);
+    check(&lab);
+}
+
+/// The image's file changes, the disk in it does not, and the store is told so.
+#[test]
+fn a_store_beside_an_image_outlives_a_change_of_its_bitmaps() {
+    let Some(lab) = lab_with_bitmaps() else {
+        return;
+    };
+    let (beside, path) = (lab.path("a.qcow2.cohort"), lab.path("a.qcow2"));
+    let store = TrackingStore::create(&beside, &path, SIZE, Mode::PowerLoss).expect("a store");
+    let since = store.store().begin(Label::default(), Granularity::DEFAULT);
+    let since = since.expect("a set");
+    since.record(5 << 20, 1);
+    drop(since);
+    store.close().expect("closed");
+    let state = || {
+        let set = list(&lab, "a.qcow2").pop().expect("a set");
+        let told = |key: &str| set[key].clone();
+        (told("state"), told("why"), told("dirty_bytes"))
+    };
+    let exact = ("recording".into(), Value::Null, 65_536.into());
+    assert_eq!(state(), exact);
+    import(&lab, &["a.qcow2", "n"], b"0 1\n").exits(0);
+    assert_eq!(state(), exact);
+    lab.cohort(["bitmap", "merge", "a.qcow2", "n", "fine"])
+        .exits(0);
+    assert_eq!(state(), exact);
+    import(&lab, &["a.qcow2", "n"], b"0 1\n").exits(42);
+    import(&lab, &["a.qcow2", "m"], b"no range\n").exits(53);
+    assert_eq!(state(), exact, "what was refused changed nothing");
+    // A store that was left open does not know the disk's last state, and nobody vouches for that.
+    let opened = TrackingStore::open(&beside, &path, SIZE, Mode::PowerLoss);
+    drop(opened.expect("a store"));
+    let unproven = state();
+    assert!(unproven.1.is_string(), "{unproven:?}");
+    import(&lab, &["a.qcow2", "o"], b"0 1\n").exits(0);
+    assert_eq!(state(), unproven);
+    let opened = TrackingStore::open(&beside, &path, SIZE, Mode::PowerLoss);
+    opened.expect("a store").0.close().expect("closed");
+    // What it holds against the disk stands.
+    write(&lab, &["write -q 0 64k"]);
+    let lost = state();
+    assert_eq!(lost.0, "lost");
+    import(&lab, &["a.qcow2", "m"], b"0 1\n").exits(0);
+    assert_eq!(state(), lost);
+    check(&lab);
+}
+
 #[test]
 fn bad_input_is_refused_by_name_place_and_rule() {
     let Some(lab) = lab_with_bitmaps() else {

@@ -19,13 +19,17 @@ use crate::human;
 #[derive(Debug)]
 pub(super) struct Found {
     path: PathBuf,
-    image: Option<Held>,
+    /// The qcow2 image, and those beneath it.
+    images: Vec<Held>,
     store: Option<Store>,
 }
 
 /// A qcow2 image with its bitmaps.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
+    path: PathBuf,
+    /// It lies beneath the one that was asked for.
+    beneath: bool,
     file: Arc<OsFile>,
     bitmaps: Bitmaps<Arc<OsFile>>,
     /// Somebody has it open to write.
@@ -44,8 +48,8 @@ pub(super) struct Store {
 /// One bitmap of a disk.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Tracked<'a> {
-    /// In the image.
-    Qemu(&'a Entry),
+    /// In an image.
+    Qemu(&'a Held, &'a Entry),
     /// In the store.
     Set(&'a SetReport),
 }
@@ -85,32 +89,27 @@ impl Found {
     /// Looks at what lies at `path`: a qcow2 image, a disk with a store beside it, or a store. A disk that somebody
     /// writes to is no obstacle.
     pub(super) fn at(path: &Path) -> Result<Found> {
-        let opened = |error| Failure::new(exit_of_open(&error), error);
-        match ImageFile::open(path, OpenOptions::read_only()) {
-            Ok(file) => Found::in_file(&file, false),
-            Err(OpenError::Locked { .. }) => {
-                let options = OpenOptions::read_only().without_lock();
-                Found::in_file(&ImageFile::open(path, options).map_err(opened)?, true)
-            }
-            Err(error) => Err(opened(error)),
-        }
+        let looked_at = looked_at(path);
+        let (file, in_use) =
+            looked_at.map_err(|error| Failure::new(exit_of_open(&error), error))?;
+        Found::in_file(&file, in_use)
     }
 
     /// As [`at`](Self::at), for a file that is open; `in_use` says whether somebody else writes to it.
     pub(super) fn in_file(file: &ImageFile, in_use: bool) -> Result<Found> {
         let path = file.path();
-        let image = match Bitmaps::open(Arc::clone(file.file())) {
-            Ok(bitmaps) => Some(Held {
-                file: Arc::clone(file.file()),
-                bitmaps,
-                in_use,
-            }),
-            Err(Qcow2Error::NotQcow2) => None,
+        let mut images = Vec::new();
+        match Held::of(file, in_use, false) {
+            Ok(held) => {
+                images.push(held);
+                images.extend(beneath(path));
+            }
+            Err(Qcow2Error::NotQcow2) => {}
             // It may be tracked by us all the same.
-            Err(_) if TrackingStore::path_beside(path).exists() => None,
+            Err(_) if TrackingStore::path_beside(path).exists() => {}
             Err(error) => return Err(wrong(path, error)),
-        };
-        let size = image.as_ref().map(|image| image.bitmaps.disk_size());
+        }
+        let size = images.first().map(|image| image.bitmaps.disk_size());
         let store = match size {
             Some(size) => store_beside(path, Some(size))?,
             None => match store_itself(path)? {
@@ -118,7 +117,7 @@ impl Found {
                 None => store_beside(path, None)?,
             },
         };
-        if image.is_none() && store.is_none() {
+        if images.is_empty() && store.is_none() {
             return Err(Failure::say(
                 Exit::SourceUnsupported,
                 format_args!(
@@ -130,7 +129,7 @@ impl Found {
         }
         Ok(Found {
             path: path.into(),
-            image,
+            images,
             store,
         })
     }
@@ -140,21 +139,26 @@ impl Found {
         self.store.as_ref()
     }
 
-    /// The bitmaps: the image's in its order, then the store's by number.
+    /// The bitmaps: the image's in its order, those of the images beneath, then the store's by number.
     pub(super) fn tracked(&self) -> impl Iterator<Item = Tracked<'_>> {
-        let image = self.image.iter().flat_map(|image| image.bitmaps.list());
+        let images = self.images.iter().flat_map(|image| {
+            let entries = image.bitmaps.list().iter();
+            entries.map(move |entry| Tracked::Qemu(image, entry))
+        });
         let store = self.store.iter();
         let sets = store.flat_map(|store| &store.beside.inspection.sets);
-        image.map(Tracked::Qemu).chain(sets.map(Tracked::Set))
+        images.chain(sets.map(Tracked::Set))
     }
 
-    /// The bitmap of that name, or with that number after a `#`; without one the only one that there is.
+    /// The bitmap of that name, or with that number after a `#`; without one the only one that there is. Of several images
+    /// the uppermost counts that has it.
     pub(super) fn choose(&self, name: Option<&str>) -> Result<Tracked<'_>> {
         let path = self.path.display();
         let matching = |tracked: &Tracked<'_>| name.is_none_or(|name| tracked.is_called(name));
         let found: Vec<_> = self.tracked().filter(matching).collect();
         match (found.as_slice(), name) {
             ([one], _) => Ok(*one),
+            ([one, others @ ..], Some(_)) if others.iter().all(Tracked::is_beneath) => Ok(*one),
             ([], Some(name)) => Err(Failure::say(
                 Exit::NoSuchBitmap,
                 format_args!(
@@ -179,26 +183,66 @@ impl Found {
 
     /// What a bitmap says.
     pub(super) fn read(&self, tracked: Tracked<'_>) -> Result<DirtyBitmap> {
-        match (tracked, &self.image) {
-            (Tracked::Set(set), _) => Ok(set.dirty.clone()),
-            (Tracked::Qemu(entry), Some(image)) => image.read(&self.path, entry),
-            (Tracked::Qemu(_), None) => unreachable!("it is an image's"),
+        match tracked {
+            Tracked::Set(set) => Ok(set.dirty.clone()),
+            Tracked::Qemu(image, entry) => image.read(entry),
         }
     }
 
     /// What a bitmap is worth.
     pub(super) fn state(&self, tracked: Tracked<'_>) -> State {
-        match (tracked, &self.image, &self.store) {
-            (Tracked::Qemu(entry), Some(image), _) => image.state(entry),
-            (Tracked::Set(set), _, Some(store)) => store.state(set),
-            (Tracked::Qemu(_), None, _) | (Tracked::Set(_), _, None) => {
-                unreachable!("it is one of ours")
-            }
+        match (tracked, &self.store) {
+            (Tracked::Qemu(image, entry), _) => image.state(entry),
+            (Tracked::Set(set), Some(store)) => store.state(set),
+            (Tracked::Set(_), None) => unreachable!("it is one of ours"),
         }
     }
 }
 
+/// Opens a file to look at it; says whether somebody else has it open to write.
+fn looked_at(path: &Path) -> std::result::Result<(ImageFile, bool), OpenError> {
+    match ImageFile::open(path, OpenOptions::read_only()) {
+        Ok(file) => Ok((file, false)),
+        Err(OpenError::Locked { .. }) => {
+            let options = OpenOptions::read_only().without_lock();
+            Ok((ImageFile::open(path, options)?, true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The images beneath the one at `path`, those with bitmaps that can be listed. Where the chain cannot be opened nothing is
+/// known of them; that is told by who reads the disk.
+fn beneath(path: &Path) -> Vec<Held> {
+    let chain = Image::open(path, OpenOptions::read_only().without_lock());
+    let chain = chain
+        .map(|image| image.files().to_vec())
+        .unwrap_or_default();
+    let lower = chain.iter().skip(1);
+    lower
+        .filter_map(|layer| {
+            let (file, in_use) = looked_at(layer.path()).ok()?;
+            Held::of(&file, in_use, true).ok()
+        })
+        .collect()
+}
+
 impl Held {
+    fn of(file: &ImageFile, in_use: bool, beneath: bool) -> std::result::Result<Held, Qcow2Error> {
+        Ok(Held {
+            path: file.path().into(),
+            beneath,
+            file: Arc::clone(file.file()),
+            bitmaps: Bitmaps::open(Arc::clone(file.file()))?,
+            in_use,
+        })
+    }
+
+    /// The image's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn state(&self, entry: &Entry) -> State {
         match entry.condition() {
             Condition::Unusable(why) => State::Unusable(why.clone()),
@@ -210,7 +254,8 @@ impl Held {
         }
     }
 
-    fn read(&self, path: &Path, entry: &Entry) -> Result<DirtyBitmap> {
+    fn read(&self, entry: &Entry) -> Result<DirtyBitmap> {
+        let path = self.path.as_path();
         let in_use = || {
             Failure::say(
                 Exit::SourceLocked,
@@ -262,7 +307,7 @@ impl Tracked<'_> {
     /// What it is called: a set without a name by its number.
     pub(super) fn name(&self) -> String {
         match self {
-            Tracked::Qemu(entry) => shown(entry.name()),
+            Tracked::Qemu(_, entry) => shown(entry.name()),
             Tracked::Set(set) if set.label.name.is_empty() => format!("#{}", set.set),
             Tracked::Set(set) => shown(&set.label.name),
         }
@@ -271,7 +316,10 @@ impl Tracked<'_> {
     /// Whose kind it is of, for people.
     pub(super) fn kind(&self) -> String {
         match self {
-            Tracked::Qemu(_) => "QEMU".into(),
+            Tracked::Qemu(image, _) if image.beneath => {
+                format!("QEMU, in {}", image.path.display())
+            }
+            Tracked::Qemu(..) => "QEMU".into(),
             Tracked::Set(set) => format!("Cohort set #{}", set.set),
         }
     }
@@ -279,7 +327,7 @@ impl Tracked<'_> {
     /// Its number, if it is a set.
     pub(super) fn set(&self) -> Option<SetId> {
         match self {
-            Tracked::Qemu(_) => None,
+            Tracked::Qemu(..) => None,
             Tracked::Set(set) => Some(set.set),
         }
     }
@@ -287,7 +335,7 @@ impl Tracked<'_> {
     /// Bytes per bit; nothing where the image says what cannot be.
     pub(super) fn granularity(&self) -> Option<Granularity> {
         match self {
-            Tracked::Qemu(entry) => entry.granularity(),
+            Tracked::Qemu(_, entry) => entry.granularity(),
             Tracked::Set(set) => Some(set.granularity()),
         }
     }
@@ -295,14 +343,18 @@ impl Tracked<'_> {
     /// Who collects it, if it is a set.
     pub(super) fn owner(&self) -> Option<&Owner> {
         match self {
-            Tracked::Qemu(_) => None,
+            Tracked::Qemu(..) => None,
             Tracked::Set(set) => Some(&set.label.owner),
         }
     }
 
+    fn is_beneath(&self) -> bool {
+        matches!(self, Tracked::Qemu(image, _) if image.beneath)
+    }
+
     fn is_called(&self, name: &str) -> bool {
         match self {
-            Tracked::Qemu(entry) => entry.name() == name,
+            Tracked::Qemu(_, entry) => entry.name() == name,
             Tracked::Set(set) => set.label.name == name || format!("#{}", set.set) == name,
         }
     }
@@ -387,7 +439,10 @@ impl State {
 /// The names of some bitmaps, for who asked for another one.
 fn known<'a>(tracked: impl Iterator<Item = Tracked<'a>>) -> String {
     let name = |tracked: Tracked<'_>| match tracked {
-        Tracked::Qemu(_) => format!("\"{}\"", tracked.name()),
+        Tracked::Qemu(image, _) if image.beneath => {
+            format!("\"{}\" (in {})", tracked.name(), image.path.display())
+        }
+        Tracked::Qemu(..) => format!("\"{}\"", tracked.name()),
         Tracked::Set(set) if set.label.name.is_empty() => format!("#{}", set.set),
         Tracked::Set(set) => format!("#{} \"{}\"", set.set, tracked.name()),
     };
@@ -439,7 +494,7 @@ fn inspect(path: &Path, disk: Option<&Path>, size: Option<u64>) -> Result<Store>
     })
 }
 
-fn unreadable(error: TrackingError) -> Failure {
+pub(super) fn unreadable(error: TrackingError) -> Failure {
     let exit = match &error {
         TrackingError::Store {
             source: StoreError::Damaged { .. } | StoreError::OtherDisk,

@@ -7,7 +7,7 @@ use std::path::Path;
 use cohort_bitmap::{DirtyBitmap, Granularity};
 use serde::Serialize;
 
-use super::{bitmaps_of, open_to_change, ranges, shown, wrong};
+use super::{Changing, ranges, shown};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -28,9 +28,8 @@ struct JsonImported<'a> {
 pub(super) fn run(args: &args::BitmapImport) -> Result {
     let granularity = args.granularity.map(Granularity::tracked).transpose();
     let granularity = granularity.map_err(|error| Failure::new(Exit::Usage, error))?;
-    let image = open_to_change(&args.image)?;
-    let mut bitmaps = bitmaps_of(&image)?;
-    let there = bitmaps.entry(&args.name).ok().cloned();
+    let changing = Changing::open(&args.image)?;
+    let there = changing.bitmaps.entry(&args.name).ok().cloned();
     if let Some(entry) = there.as_ref().filter(|_| !args.replace) {
         return Err(Failure::say(
             Exit::OutputExists,
@@ -44,15 +43,13 @@ pub(super) fn run(args: &args::BitmapImport) -> Result {
     let granularity = granularity
         .or_else(|| there.as_ref().and_then(|entry| entry.granularity()))
         .unwrap_or(Granularity::DEFAULT);
-    let mut bits = DirtyBitmap::new(bitmaps.disk_size(), granularity)
+    let mut bits = DirtyBitmap::new(changing.bitmaps.disk_size(), granularity)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     read(args.file.as_deref(), &mut bits)?;
-    if there.is_some() {
-        bitmaps.replace(&args.name, &bits)
-    } else {
-        bitmaps.add(&args.name, &bits, !args.disabled)
-    }
-    .map_err(|error| wrong(&args.image, error))?;
+    changing.make(|bitmaps| match there {
+        Some(_) => bitmaps.replace(&args.name, &bits),
+        None => bitmaps.add(&args.name, &bits, !args.disabled),
+    })?;
     let image = args.image.display().to_string();
     if args.output.json {
         json_line(&JsonImported {

@@ -24,6 +24,8 @@ struct JsonBitmaps {
 pub(super) struct JsonBitmap {
     name: String,
     kind: &'static str,
+    /// Of one of QEMU's: the image that holds it, which may lie beneath the disk.
+    image: Option<String>,
     /// Of a set: its number, and who collects it.
     set: Option<u64>,
     owner: Option<JsonOwner>,
@@ -127,17 +129,19 @@ impl<'a> Row<'a> {
     /// As JSON gives it.
     pub(super) fn json(&self) -> JsonBitmap {
         let tracked = self.tracked;
-        let (name, kind, note) = match tracked {
-            Tracked::Qemu(entry) => (entry.name(), "qemu", None),
+        let (name, kind, image, note) = match tracked {
+            Tracked::Qemu(image, entry) => (entry.name(), "qemu", Some(image), None),
             Tracked::Set(set) => (
                 set.label.name.as_str(),
                 "cohort",
+                None,
                 Some(set.label.note.clone()),
             ),
         };
         JsonBitmap {
             name: name.into(),
             kind,
+            image: image.map(|image| image.path().display().to_string()),
             set: tracked.set().map(|set| set.0),
             owner: tracked.owner().map(|owner| JsonOwner {
                 id: hex(&owner.id),

@@ -4,7 +4,7 @@ use cohort_bitmap::DirtyBitmap;
 use serde::Serialize;
 
 use super::found::Found;
-use super::{bitmaps_of, open_to_change, shown, wrong};
+use super::{Changing, shown, wrong};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -23,20 +23,19 @@ struct JsonMerged<'a> {
 }
 
 pub(super) fn run(args: &args::BitmapMerge) -> Result {
-    let image = open_to_change(&args.image)?;
-    let mut bitmaps = bitmaps_of(&image)?;
-    let refused = |error| wrong(&args.image, error);
-    let mut bits = bitmaps.read(&args.name).map_err(refused)?;
+    let changing = Changing::open(&args.image)?;
+    let read = changing.bitmaps.read(&args.name);
+    let mut bits = read.map_err(|error| wrong(&args.image, error))?;
     let before = bits.dirty_bytes();
     // The image itself is locked by us already.
     let found = match &args.from {
         Some(from) if !is_image(args) => Found::at(from)?,
-        _ => Found::in_file(&image, false)?,
+        _ => Found::in_file(&changing.image, false)?,
     };
     for source in &args.sources {
         add(&found, source, args, &mut bits)?;
     }
-    bitmaps.replace(&args.name, &bits).map_err(refused)?;
+    changing.make(|bitmaps| bitmaps.replace(&args.name, &bits))?;
     let (image, dirty) = (args.image.display().to_string(), bits.dirty_bytes());
     if args.output.json {
         json_line(&JsonMerged {

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cohort_bitmap::store::qcow2::{Bitmaps, Qcow2Error};
-use cohort_block::{ImageFile, OpenOptions, OsFile, TrackingStore};
+use cohort_block::{ImageFile, OpenOptions, OsFile, Vouched};
 
 use crate::args;
 use crate::exit::Exit;
@@ -62,23 +62,34 @@ fn shown(name: &str) -> String {
     text
 }
 
-/// Opens an image to change its bitmaps; nobody else may have it open.
-fn open_to_change(path: &Path) -> Result<ImageFile> {
-    let image = ImageFile::open(path, OpenOptions::read_write())
-        .map_err(|error| Failure::new(exit_of_open(&error), error))?;
-    let beside = TrackingStore::path_beside(path);
-    if beside.exists() {
-        eprint_line(&format!(
-            "cohort: {} will take this for a write to the disk by somebody else: its recording sets are lost with it",
-            beside.display()
-        ));
-    }
-    Ok(image)
+/// An image that nobody else has open, and its bitmaps, to be changed.
+struct Changing {
+    image: ImageFile,
+    bitmaps: Bitmaps<Arc<OsFile>>,
 }
 
-/// The bitmaps of an image that is open.
-fn bitmaps_of(image: &ImageFile) -> Result<Bitmaps<Arc<OsFile>>> {
-    Bitmaps::open(Arc::clone(image.file())).map_err(|error| wrong(image.path(), error))
+impl Changing {
+    fn open(path: &Path) -> Result<Changing> {
+        let image = ImageFile::open(path, OpenOptions::read_write())
+            .map_err(|error| Failure::new(exit_of_open(&error), error))?;
+        let bitmaps =
+            Bitmaps::open(Arc::clone(image.file())).map_err(|error| wrong(path, error))?;
+        Ok(Changing { image, bitmaps })
+    }
+
+    /// Makes a change. The tracking store beside the image is kept in step: the disk stays what it is.
+    fn make<T>(
+        mut self,
+        change: impl FnOnce(&mut Bitmaps<Arc<OsFile>>) -> std::result::Result<T, Qcow2Error>,
+    ) -> Result<T> {
+        let path = self.image.path();
+        let vouched = Vouched::before(path, self.bitmaps.disk_size()).map_err(found::unreadable)?;
+        let changed = change(&mut self.bitmaps);
+        if let Err(error) = vouched.after() {
+            eprint_line(&format!("cohort: what it tracks is unproven now: {error}"));
+        }
+        changed.map_err(|error| wrong(path, error))
+    }
 }
 
 /// What is wrong with the bitmaps of the image at `path`.

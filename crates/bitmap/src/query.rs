@@ -11,6 +11,23 @@ pub struct Stretch {
     pub length: u64,
 }
 
+impl Stretch {
+    /// What is true of two sets together, if these are true of each from the same byte on.
+    #[must_use]
+    pub fn joined(self, other: Stretch) -> Stretch {
+        let length = match (self.dirty, other.dirty) {
+            (true, true) => self.length.max(other.length),
+            (true, false) => self.length,
+            (false, true) => other.length,
+            (false, false) => self.length.min(other.length),
+        };
+        Stretch {
+            dirty: self.dirty || other.dirty,
+            length,
+        }
+    }
+}
+
 impl DirtyBitmap {
     /// The first dirty byte of `start..start + length`, cut at the end of the disk: `start` itself
     /// if it lies in a dirty granule. A `length` of `u64::MAX` means "to the end".

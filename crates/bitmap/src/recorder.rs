@@ -3,9 +3,10 @@
 use std::fmt;
 
 use self::marks::Marks;
-use crate::{DirtyBitmap, Granularity, SizeError, bitmap::checked_granules, sync::Arc};
+use crate::{DirtyBitmap, Granularity, SizeError, Stretch, bitmap::checked_granules, sync::Arc};
 
 mod marks;
+mod seek;
 
 /// Records writes from many threads. Clones share one set.
 ///
@@ -81,6 +82,24 @@ impl Recorder {
                 .shared
                 .marks
                 .get(offset >> self.shared.granularity.shift())
+    }
+
+    /// Whether the byte at `start` lies in a marked granule, and for how many bytes at least, at most `length`, that stays
+    /// so: what follows may be the same again. Nothing for an empty range, or past the end.
+    ///
+    /// A mark that happened before this call is seen; one made meanwhile may be.
+    pub fn status(&self, start: u64, length: u64) -> Option<Stretch> {
+        let end = start.saturating_add(length).min(self.shared.size);
+        if start >= end {
+            return None;
+        }
+        let shift = self.shared.granularity.shift();
+        let (dirty, until) = self.shared.marks.stretch(start >> shift);
+        let until = until.checked_mul(self.shared.granularity.bytes());
+        Some(Stretch {
+            dirty,
+            length: until.unwrap_or(end).min(end) - start,
+        })
     }
 
     /// Whether nothing was marked so far.

@@ -1,6 +1,6 @@
 //! `View`: which granules differ between a disk and one thing that the clean bits speak of.
 
-use crate::{DirtyBitmap, Granularity, Recorder, Split};
+use crate::{DirtyBitmap, Granularity, Recorder, Split, Stretch};
 
 /// A fixed set, and what a [`Recorder`] has seen since: together, every granule in which the disk
 /// may differ from the view's anchor. What the anchor is (a point, a partial) the caller knows.
@@ -55,6 +55,15 @@ impl View {
     /// Whether the byte at `offset` lies in a dirty granule.
     pub fn get(&self, offset: u64) -> bool {
         self.fixed.get(offset) || self.recorder.get(offset)
+    }
+
+    /// Whether the byte at `start` is dirty now, and for how many bytes at least, at most `length`, that stays so: as
+    /// [`Recorder::status`].
+    pub fn status(&self, start: u64, length: u64) -> Option<Stretch> {
+        let seen = self.recorder.status(start, length)?;
+        let length = length.min(self.size() - start);
+        let fixed = self.fixed.status(start, length).ok()?;
+        Some(seen.joined(fixed))
     }
 
     /// The view's content now: the fixed set joined with what was recorded so far.

@@ -6,7 +6,7 @@
 //! next clean byte are the nearest; stretches partition the disk and alternate; offsets ascend; merging
 //! only adds; what a shrink forgot does not come back; kept bytes give the same set again.
 
-use cohort_bitmap::{Added, DirtyBitmap, Granularity, RangeError, Recorder, Run, Stretch};
+use cohort_bitmap::{Added, DirtyBitmap, Granularity, RangeError, Recorder, Run, Stretch, View};
 use proptest::{collection::vec, prelude::*};
 
 /// The slow twin. Nothing clever: loops over bytes and granules.
@@ -307,6 +307,41 @@ proptest! {
         for byte in (0..size + 3).step_by(7) {
             prop_assert_eq!(recorder.get(byte), slow.get(byte));
         }
+        // Stretch by stretch, a recorder and a view over it say what their snapshots say.
+        let mut fixed = DirtyBitmap::new(size, granularity(shift)).unwrap();
+        fixed.set(size / 3, size / 5).unwrap();
+        let view = View::with_recorder(fixed, recorder.clone());
+        let told = |status: &dyn Fn(u64) -> Option<Stretch>| {
+            let mut row = vec![];
+            while let Some(stretch) = status(row.len() as u64) {
+                assert!(stretch.length > 0 && row.len() as u64 + stretch.length <= size);
+                row.resize(row.len() + stretch.length as usize, stretch.dirty);
+            }
+            row
+        };
+        let of = |bits: &DirtyBitmap| (0..size).map(|byte| bits.get(byte)).collect::<Vec<_>>();
+        prop_assert_eq!(told(&|at| recorder.status(at, u64::MAX)), of(&snapshot));
+        prop_assert_eq!(told(&|at| recorder.status(at, 100)), of(&snapshot));
+        prop_assert_eq!(told(&|at| view.status(at, u64::MAX)), of(&view.snapshot()));
+    }
+
+    /// The same beyond one chunk: large areas, sparse marks, chunks marked in one go.
+    #[test]
+    fn stretches_of_long_recorders_are_those_of_their_snapshots(
+        marks in vec((0..5_u64 << 18, prop_oneof![Just(1_u64), 0..200_u64, Just(2_u64 << 18)]), 0..6),
+    ) {
+        let size = (5 << 18) - 7;
+        let recorder = Recorder::new(size, granularity(0)).unwrap();
+        marks.iter().for_each(|&(at, length)| recorder.mark(at, length));
+        let snapshot = recorder.snapshot();
+        let mut at = 0;
+        while let Some(stretch) = recorder.status(at, u64::MAX) {
+            let (dirty, length) = (stretch.dirty, stretch.length);
+            let same = snapshot.status(at, length).unwrap();
+            prop_assert_eq!((same.dirty, same.length), (dirty, length));
+            at += length;
+        }
+        prop_assert_eq!(at, size);
     }
 
     /// Whatever the bytes are, reading them is safe; and what is read is written and read the same again. The

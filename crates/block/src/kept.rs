@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Held, Qcow2Error};
-use cohort_bitmap::{Granularity, Recorder};
+use cohort_bitmap::{Granularity, Recorder, Stretch};
 
 use crate::file::{File, FileRun};
 
@@ -19,9 +19,39 @@ use crate::file::{File, FileRun};
 pub(crate) struct Kept {
     path: PathBuf,
     bitmaps: Bitmaps<Arc<dyn File>>,
-    held: Vec<Held>,
-    /// What was written, in granules of the finest of them; nothing if none is enabled.
-    written: Option<Recorder>,
+    live: Vec<LiveBitmap>,
+    /// What was written: one for each granularity that they have.
+    recorders: Vec<Recorder>,
+}
+
+/// An enabled bitmap of an image that is written to: what it said when the image was opened, and what was written since.
+///
+/// It stays true for as long as the image's device is written to, and says no more than it did then once that is dropped.
+#[derive(Clone, Debug)]
+pub struct LiveBitmap {
+    held: Arc<Held>,
+    written: Recorder,
+}
+
+impl LiveBitmap {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.held.name()
+    }
+
+    /// Bytes per bit.
+    pub fn granularity(&self) -> Granularity {
+        self.written.granularity()
+    }
+
+    /// Whether the byte at `start` is dirty now, and for how many bytes at least, at most `length`, that stays so: as
+    /// [`Recorder::status`].
+    pub fn status(&self, start: u64, length: u64) -> Option<Stretch> {
+        let written = self.written.status(start, length)?;
+        let length = length.min(self.written.size() - start);
+        let before = self.held.bits().status(start, length).ok()?;
+        Some(written.joined(before))
+    }
 }
 
 impl Kept {
@@ -39,23 +69,36 @@ impl Kept {
                 tracing::warn!("{}: {error}", path.display());
             }
         }
-        let held = bitmaps.hold()?;
-        let finest = held.iter().map(|held| held.bits().granularity()).min();
-        let recorder = |finest: Granularity| Recorder::new(bitmaps.disk_size(), finest);
-        let written = finest.map(recorder).transpose()?;
+        let (mut live, mut recorders): (Vec<LiveBitmap>, Vec<Recorder>) = (Vec::new(), Vec::new());
+        for held in bitmaps.hold()? {
+            let granularity = held.bits().granularity();
+            let known = recorders.iter().find(|r| r.granularity() == granularity);
+            let written = known.cloned().unwrap_or_else(|| {
+                let recorder = Recorder::like(held.bits());
+                recorders.push(recorder.clone());
+                recorder
+            });
+            let held = Arc::new(held);
+            live.push(LiveBitmap { held, written });
+        }
         Ok(Some(Kept {
             path: path.to_owned(),
             bitmaps,
-            held,
-            written,
+            live,
+            recorders,
         }))
     }
 
     /// Remembers that a range is about to be written.
     pub(crate) fn mark(&self, offset: u64, length: u64) {
-        if let Some(written) = &self.written {
+        for written in &self.recorders {
             written.mark(offset, length);
         }
+    }
+
+    /// The enabled ones, as they are while the image is written to.
+    pub(crate) fn live(&self) -> &[LiveBitmap] {
+        &self.live
     }
 
     /// Saves the bitmaps with what was written, and has the image say that they are true again. To be
@@ -64,13 +107,13 @@ impl Kept {
     /// # Errors
     /// What keeps them from being saved; they stay in use then, and so inconsistent for everybody.
     pub(crate) fn finish(mut self) -> Result<(), Qcow2Error> {
-        if let Some(written) = &self.written {
-            let written = written.snapshot();
-            for held in &mut self.held {
-                held.add(&written)?;
-            }
+        let mut all = Vec::new();
+        for LiveBitmap { held, written } in self.live {
+            let mut held = Arc::unwrap_or_clone(held);
+            held.add(&written.snapshot())?;
+            all.push(held);
         }
-        self.bitmaps.release(&self.held)
+        self.bitmaps.release(&all)
     }
 
     /// The image's path.
@@ -83,7 +126,7 @@ impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept")
             .field("path", &self.path)
-            .field("held", &self.held)
+            .field("live", &self.live)
             .finish_non_exhaustive()
     }
 }

@@ -89,6 +89,7 @@ pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
 pub use faulty::{Fault, Faulty, Injected};
 pub use file::{File, FileRun, OsFile};
 pub use gated::{CloseError, ClosedGate, GateId, Gated, HeldBy, close_all};
+pub use kept::LiveBitmap;
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
 pub use meter::{Delays, DeviceTime, WriteMeter};

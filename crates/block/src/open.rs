@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use crate::device::Device;
 use crate::file::{File, OsFile};
 use crate::header::{self, Backing, Header};
-use crate::kept::{Kept, Veiled};
+use crate::kept::{Kept, LiveBitmap, Veiled};
 use crate::lock::{Claim, LockError, lock, release};
 use crate::open_error::OpenError;
 use crate::qcow2::{Layer, LayerKind, Qcow2Device};
@@ -101,6 +101,7 @@ pub struct Image {
     format: Format,
     /// Top layer first.
     files: Vec<ImageFile>,
+    live: Vec<LiveBitmap>,
 }
 
 /// One file of an open image's chain.
@@ -151,10 +152,11 @@ impl Image {
         let wrapped = wrap(top.file.clone());
         let format = judge_format(&top.path, &*wrapped, options.format)?;
         top.format = format;
-        let (device, files): (Arc<dyn Device>, _) = match format {
+        let (device, files, live): (Arc<dyn Device>, _, _) = match format {
             Format::Raw => (
                 Arc::new(raw_device(path, wrapped, options.access)?),
                 vec![top],
+                Vec::new(),
             ),
             Format::Qcow2 => {
                 let (mut layers, files) = open_chain(top, wrapped, options, &wrap)?;
@@ -164,14 +166,17 @@ impl Image {
                 } else {
                     None
                 };
+                let live = kept.as_ref().map(|kept| kept.live().to_vec());
                 let device = Qcow2Device::new(layers, writable, kept);
-                (Arc::new(device.map_err(|e| from_imago(path, e))?), files)
+                let device = device.map_err(|e| from_imago(path, e))?;
+                (Arc::new(device), files, live.unwrap_or_default())
             }
         };
         Ok(Self {
             device,
             format,
             files,
+            live,
         })
     }
 
@@ -204,6 +209,12 @@ impl Image {
                 bitmaps: Bitmaps::open(layer.file.clone()),
             })
             .collect()
+    }
+
+    /// The enabled ones among the top layer's bitmaps, of an image that is open to be written to: as they are while the
+    /// device is written to.
+    pub fn live_bitmaps(&self) -> &[LiveBitmap] {
+        &self.live
     }
 
     /// Gives the locks on all files back before their time: for who has read everything, and has something

@@ -213,6 +213,102 @@ fn bitmaps_of_an_image_are_exported() {
     assert_eq!(dirty, 2, "QEMU shows dirty as no data, of {uri}: {map}");
 }
 
+/// What `nbdinfo` says of a bitmap: offsets, lengths, and whether they are dirty.
+fn bitmap_of(lab: &Lab, uri: &str, bitmap: &str) -> Vec<(u64, u64, bool)> {
+    let context = format!("--map=qemu:dirty-bitmap:{bitmap}");
+    let text = lab.tool("nbdinfo", &["--json", &context, uri]);
+    let runs: Value = serde_json::from_str(&text).expect("JSON");
+    let number = |run: &Value, key: &str| run[key].as_u64().expect("a number");
+    let runs = runs.as_array().expect("runs").iter();
+    runs.map(|run| {
+        (
+            number(run, "offset"),
+            number(run, "length"),
+            number(run, "type") == 1,
+        )
+    })
+    .collect()
+}
+
+/// The bytes that a bitmap holds for dirty.
+fn dirty_bytes(runs: &[(u64, u64, bool)]) -> u64 {
+    let dirty = runs.iter().filter(|run| run.2);
+    dirty.map(|run| run.1).sum()
+}
+
+#[test]
+fn bitmaps_of_an_image_that_is_written_to_are_told_as_they_are_and_saved_as_told() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let image = |args: &[&str]| lab.tool("qemu-img", args);
+    image(&["create", "-q", "-f", "qcow2", "b.qcow2", "8M"]);
+    image(&["bitmap", "--add", "b.qcow2", "b0"]);
+    lab.tool(
+        "qemu-io",
+        &["-f", "qcow2", "-c", "write 1M 128k", "b.qcow2"],
+    );
+    image(&["bitmap", "--add", "-g", "1M", "b.qcow2", "coarse"]);
+    image(&["bitmap", "--add", "b.qcow2", "old"]);
+    image(&["bitmap", "--merge", "b0", "b.qcow2", "old"]);
+    image(&["bitmap", "--disable", "b.qcow2", "old"]);
+    let server = Server::start(&lab, &["b.qcow2"]);
+    let uri = server.uri("b");
+    let old = [
+        (0, 1 << 20, false),
+        (1 << 20, 128 << 10, true),
+        (1152 << 10, 7040 << 10, false),
+    ];
+    for bitmap in ["b0", "old"] {
+        assert_eq!(bitmap_of(&lab, &uri, bitmap), old);
+    }
+    assert_eq!(bitmap_of(&lab, &uri, "coarse"), [(0, 8 << 20, false)]);
+    let io = |command: &str| lab.tool("qemu-io", &["-f", "raw", "-c", command, &uri]);
+    io("write 5M 1");
+    io("write -z 6200k 100k");
+    io("discard 7M 64k");
+    let now = [
+        (0, 1 << 20, false),
+        (1 << 20, 128 << 10, true),
+        (1152 << 10, 3968 << 10, false),
+        (5120 << 10, 64 << 10, true),
+        (5184 << 10, 960 << 10, false),
+        (6144 << 10, 192 << 10, true),
+        (6336 << 10, 832 << 10, false),
+        (7168 << 10, 64 << 10, true),
+        (7232 << 10, 960 << 10, false),
+    ];
+    assert_eq!(bitmap_of(&lab, &uri, "b0"), now);
+    assert_eq!(
+        bitmap_of(&lab, &uri, "coarse"),
+        [(0, 5 << 20, false), (5 << 20, 3 << 20, true)]
+    );
+    assert_eq!(bitmap_of(&lab, &uri, "old"), old);
+    // QEMU shows dirty as no data.
+    let options = format!(
+        "driver=nbd,server.type=unix,server.path={},export=b,x-dirty-bitmap=qemu:dirty-bitmap:b0",
+        lab.path("s").display()
+    );
+    let map = image(&["map", "--output=json", "--image-opts", &options]);
+    let map: Value = serde_json::from_str(&map).expect("JSON");
+    let of_qemu = map.as_array().expect("runs").iter().map(|run| {
+        let number = |key: &str| run[key].as_u64().expect("a number");
+        (number("start"), number("length"), run["data"] == false)
+    });
+    assert_eq!(of_qemu.collect::<Vec<_>>(), now);
+    assert_eq!(server.stop(), Some(0));
+    let server = Server::start(&lab, &["--read-only", "b.qcow2"]);
+    let uri = server.uri("b");
+    assert_eq!(
+        bitmap_of(&lab, &uri, "b0"),
+        now,
+        "as it was told, so it was saved"
+    );
+    assert_eq!(dirty_bytes(&bitmap_of(&lab, &uri, "coarse")), 3 << 20);
+    assert_eq!(bitmap_of(&lab, &uri, "old"), old);
+}
+
 #[test]
 fn points_of_a_backup_directory_are_mounted_to_restore_a_file() {
     if !have(&["qemu-img", "nbdcopy", "mkfs.ext4", "debugfs"]) {

@@ -109,6 +109,43 @@ impl Marks {
         levels
     }
 
+    /// Where the chunk of `bit` ends.
+    pub(super) fn chunk_end(&self, bit: u64) -> u64 {
+        self.bits.min((bit / CHUNK_BITS + 1) * CHUNK_BITS)
+    }
+
+    /// Whether the chunk of `bit` was marked in one go.
+    pub(super) fn is_full_at(&self, bit: u64) -> bool {
+        self.is_full(bit / CHUNK_BITS)
+    }
+
+    /// The words of the chunk of `bit`, from that of `bit` on, each with the number of its first bit; nothing if the chunk
+    /// has none.
+    pub(super) fn words_from(&self, bit: u64) -> Option<impl Iterator<Item = (u64, u64)>> {
+        let chunk = self.slots.get(bit / CHUNK_BITS)?;
+        let words = bit / WORD_BITS..self.chunk_end(bit).div_ceil(WORD_BITS);
+        Some(words.map(|word| (word * WORD_BITS, load(chunk.leaf(word)))))
+    }
+
+    /// The first bit of the first chunk at or after `bit`, itself a chunk's first, that holds anything; the end if none
+    /// does.
+    pub(super) fn next_touched(&self, bit: u64) -> u64 {
+        let from = bit.div_ceil(CHUNK_BITS);
+        let first = from / WORD_BITS;
+        let words = self.touched[0].iter().enumerate().skip(first as usize);
+        for (at, word) in words {
+            let mut chunks = load(word);
+            if at as u64 == first {
+                chunks &= u64::MAX << (from % WORD_BITS);
+            }
+            if chunks != 0 {
+                let chunk = at as u64 * WORD_BITS + u64::from(chunks.trailing_zeros());
+                return chunk * CHUNK_BITS;
+            }
+        }
+        self.bits
+    }
+
     #[inline]
     fn set_in_word(&self, word: u64, bits: u64) {
         let number = word / LEAVES as u64;

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_open};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{eprint_line, json_line, print_line};
-use crate::serve::{Catalogue, Limits, Listener, Served, Server};
+use crate::serve::{Catalogue, Dirt, Limits, Listener, Served, Server};
 
 /// Told when clients may connect.
 #[derive(Debug, Serialize)]
@@ -45,11 +45,10 @@ struct JsonStopped<'a> {
 pub(super) fn run(args: &args::Serve) -> Result {
     // Before anything is opened: a wish to stop must find somebody who hears it.
     let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
-    let disks = match args.disks.split_first() {
+    let catalogue = match args.disks.split_first() {
         Some((first, points)) if Path::new(first).is_dir() => open_points(first, points, args)?,
         _ => open_disks(args)?,
     };
-    let catalogue = Catalogue(disks.into_iter().map(Arc::new).collect());
     let listeners = listen(args)?;
     let ready = describe(&catalogue, &listeners)?;
     let limits = Limits {
@@ -64,8 +63,8 @@ pub(super) fn run(args: &args::Serve) -> Result {
 }
 
 /// The disks named by path.
-fn open_disks(args: &args::Serve) -> Result<Vec<Served>> {
-    let mut disks: Vec<Served> = Vec::new();
+fn open_disks(args: &args::Serve) -> Result<Catalogue> {
+    let disks = Catalogue::default();
     for text in &args.disks {
         let source = Source::parse(text);
         let name = source.disk_name()?;
@@ -75,7 +74,7 @@ fn open_disks(args: &args::Serve) -> Result<Vec<Served>> {
             Access::ReadWrite
         };
         let disk = open_disk(&source.path, name.as_str(), access, args.format)?;
-        add(&mut disks, disk, text)?;
+        add(&disks, disk, text)?;
     }
     Ok(disks)
 }
@@ -97,11 +96,7 @@ fn open_disk(
     };
     let image =
         Image::open(path, options).map_err(|error| Failure::new(exit_of_open(&error), error))?;
-    let bitmaps = match access {
-        Access::ReadOnly => bitmaps_of(&image),
-        // They are in use, and what they will say is known when the image is closed.
-        Access::ReadWrite => Vec::new(),
-    };
+    let bitmaps = bitmaps_of(&image);
     let device = image.device().clone();
     served(
         name,
@@ -112,24 +107,31 @@ fn open_disk(
     )
 }
 
-/// The bitmaps that QEMU keeps in the top layer and that can be read.
-fn bitmaps_of(image: &Image) -> Vec<(BitmapName, cohort_bitmap::DirtyBitmap)> {
-    let top = image.bitmaps().into_iter().next();
-    let Some(Ok(bitmaps)) = top.map(|layer| layer.bitmaps) else {
-        return Vec::new();
-    };
-    let mut readable = Vec::new();
-    for entry in bitmaps.list() {
-        if let (Some(name), Ok(bits)) = (BitmapName::new(entry.name()), bitmaps.read(entry.name()))
-        {
-            readable.push((name, bits));
+/// The bitmaps that QEMU keeps in the top layer: the enabled ones of an image that is written to as they are meanwhile, the
+/// others as they are in the file. Those that nobody promises to be true are left out.
+fn bitmaps_of(image: &Image) -> Vec<(BitmapName, Arc<dyn Dirt>)> {
+    let mut told: Vec<(BitmapName, Arc<dyn Dirt>)> = Vec::new();
+    for live in image.live_bitmaps() {
+        if let Some(name) = BitmapName::new(live.name()) {
+            told.push((name, Arc::new(live.clone())));
         }
     }
-    readable
+    let top = image.bitmaps().into_iter().next();
+    let Some(Ok(bitmaps)) = top.map(|layer| layer.bitmaps) else {
+        return told;
+    };
+    for entry in bitmaps.list() {
+        // What is in use says nothing in the file.
+        if let (Some(name), Ok(bits)) = (BitmapName::new(entry.name()), bitmaps.read(entry.name()))
+        {
+            told.push((name, Arc::new(bits)));
+        }
+    }
+    told
 }
 
 /// The points of a backup directory, to be read only.
-fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result<Vec<Served>> {
+fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result<Catalogue> {
     if !args.read_only {
         let message =
             format!("{directory} is a backup directory: its points never change; say --read-only");
@@ -140,7 +142,7 @@ fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result
             format!("{directory} is a directory: name points in it, each as DISK or DISK@POINT");
         return Err(Failure::say(Exit::Usage, message));
     }
-    let mut disks = Vec::new();
+    let disks = Catalogue::default();
     for point in points {
         let opened = restore::open(Path::new(directory), point)?;
         for hole in &opened.row.skipped {
@@ -156,7 +158,7 @@ fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result
             true,
             Vec::new(),
         )?;
-        add(&mut disks, disk, point)?;
+        add(&disks, disk, point)?;
     }
     Ok(disks)
 }
@@ -166,10 +168,10 @@ fn served(
     size: u64,
     device: Arc<dyn Device>,
     read_only: bool,
-    bitmaps: Vec<(BitmapName, cohort_bitmap::DirtyBitmap)>,
+    bitmaps: Vec<(BitmapName, Arc<dyn Dirt>)>,
 ) -> Result<Served> {
     let name = Name::new(name).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let disk = Gated::new(device);
+    let disk = Arc::new(Gated::new(device));
     Ok(Served {
         name,
         disk,
@@ -179,14 +181,13 @@ fn served(
     })
 }
 
-fn add(disks: &mut Vec<Served>, disk: Served, text: &str) -> Result<()> {
-    if disks.iter().any(|other| other.name == disk.name) {
-        let name = &disk.name;
-        let message = format!("{text}: another disk is served as {name}; say NAME=PATH");
-        return Err(Failure::say(Exit::SourceTwice, message));
-    }
-    disks.push(disk);
-    Ok(())
+fn add(disks: &Catalogue, disk: Served, text: &str) -> Result<()> {
+    disks.add(disk).map_err(|error| {
+        Failure::say(
+            Exit::SourceTwice,
+            format_args!("{text}: {error}; say NAME=PATH"),
+        )
+    })
 }
 
 fn listen(args: &args::Serve) -> Result<Vec<Listener>> {
@@ -216,7 +217,7 @@ fn listen(args: &args::Serve) -> Result<Vec<Listener>> {
 
 fn describe(catalogue: &Catalogue, listeners: &[Listener]) -> Result<JsonReady> {
     let mut exports = Vec::new();
-    for disk in &catalogue.0 {
+    for disk in catalogue.all() {
         let mut addresses = Vec::new();
         for listener in listeners {
             let server = listener

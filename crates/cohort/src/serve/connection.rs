@@ -73,7 +73,7 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
     let Some(session) = shake_hands(house, &stream)? else {
         return Ok(());
     };
-    let disk = house.catalogue.disk(&session.export().name).cloned();
+    let disk = house.catalogue.disk(&session.export().name);
     let disk = disk.ok_or(io::ErrorKind::NotFound)?;
     let connection = Arc::new(Connection {
         house: house.clone(),

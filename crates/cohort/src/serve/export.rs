@@ -1,9 +1,10 @@
 //! What is served: disks by name, and what can be said of their ranges.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use cohort_bitmap::DirtyBitmap;
-use cohort_block::{Device, DeviceError, ExtentKind, Gated};
+use cohort_bitmap::{DirtyBitmap, Stretch};
+use cohort_block::{Device, DeviceError, ExtentKind, LiveBitmap};
 use cohort_nbd::{BitmapName, Context, Export, Exports, Name, Status};
 
 /// The length of requests that suits files best.
@@ -18,32 +19,87 @@ pub(crate) struct Served {
     /// What clients call it.
     pub(crate) name: Name,
     /// The disk. Every write passes its gate.
-    pub(crate) disk: Gated,
+    pub(crate) disk: Arc<dyn Device>,
     /// How much of it is served: all, or without what its file has more because of its format.
     pub(crate) size: u64,
     /// Nothing may be written to it.
     pub(crate) read_only: bool,
-    /// Bitmaps that say what was written once; they do not change while the disk is served.
-    pub(crate) bitmaps: Vec<(BitmapName, DirtyBitmap)>,
+    /// Bitmaps that say what was written: once, or until now. They are let go with the disk, when it is served no more and
+    /// its last client is gone.
+    pub(crate) bitmaps: Vec<(BitmapName, Arc<dyn Dirt>)>,
 }
 
-/// All disks that are served.
-#[derive(Clone, Debug)]
-pub(crate) struct Catalogue(pub(crate) Vec<Arc<Served>>);
+/// What is told as `qemu:dirty-bitmap:NAME`, also while the disk is written to.
+pub(crate) trait Dirt: fmt::Debug + Send + Sync {
+    /// Whether the byte at `start` is dirty, and for how many bytes at least, at most `length`, that stays so. A write that
+    /// was answered before the call is in it. Nothing past the end of what the bitmap speaks of.
+    fn status(&self, start: u64, length: u64) -> Option<Stretch>;
+}
+
+/// As it was when it was read.
+impl Dirt for DirtyBitmap {
+    fn status(&self, start: u64, length: u64) -> Option<Stretch> {
+        let length = length.min(self.size().checked_sub(start)?);
+        DirtyBitmap::status(self, start, length).ok()
+    }
+}
+
+impl Dirt for LiveBitmap {
+    fn status(&self, start: u64, length: u64) -> Option<Stretch> {
+        LiveBitmap::status(self, start, length)
+    }
+}
+
+/// All disks that are served, and no two under one name.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue(RwLock<Vec<Arc<Served>>>);
+
+/// There is a disk of that name already.
+#[derive(Debug, thiserror::Error)]
+#[error("another disk is served as {0}")]
+pub(crate) struct NameTaken(pub(crate) Name);
 
 impl Catalogue {
-    /// The disk of that name. The empty name means the only one there is.
-    pub(super) fn disk(&self, name: &Name) -> Option<&Arc<Served>> {
-        match self.0.as_slice() {
-            [only] if name.as_str().is_empty() => Some(only),
-            all => all.iter().find(|disk| disk.name == *name),
+    /// Serves one more, to clients that come from now on.
+    ///
+    /// # Errors
+    /// [`NameTaken`].
+    pub(crate) fn add(&self, disk: Served) -> Result<(), NameTaken> {
+        let mut disks = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if disks.iter().any(|other| other.name == disk.name) {
+            return Err(NameTaken(disk.name));
         }
+        disks.push(Arc::new(disk));
+        Ok(())
+    }
+
+    /// Those there are now, in the order in which they were added.
+    pub(crate) fn all(&self) -> Vec<Arc<Served>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The disk of that name. The empty name means the only one there is.
+    pub(super) fn disk(&self, name: &Name) -> Option<Arc<Served>> {
+        let disks = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match disks.as_slice() {
+            [only] if name.as_str().is_empty() => Some(only.clone()),
+            all => all.iter().find(|disk| disk.name == *name).cloned(),
+        }
+    }
+
+    /// Lets no more clients in to the disk of that name.
+    pub(super) fn remove(&self, name: &Name) {
+        let mut disks = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        disks.retain(|disk| disk.name != *name);
     }
 }
 
 impl Exports for Catalogue {
     fn names(&self) -> Vec<Name> {
-        self.0.iter().map(|disk| disk.name.clone()).collect()
+        self.all().iter().map(|disk| disk.name.clone()).collect()
     }
 
     fn find(&self, name: &Name) -> Option<Export> {
@@ -94,7 +150,7 @@ impl Served {
         if let Context::DirtyBitmap(wanted) = context {
             let bitmap = self.bitmaps.iter().find(|(name, _)| name == wanted);
             // A range that the bitmap does not reach says the safe thing: dirty.
-            let stretch = bitmap.and_then(|(_, bitmap)| bitmap.status(at, length).ok());
+            let stretch = bitmap.and_then(|(_, bitmap)| bitmap.status(at, length));
             return Ok(stretch.map_or(
                 Status {
                     length,
@@ -124,7 +180,7 @@ impl Served {
 #[cfg(test)]
 mod tests {
     use cohort_bitmap::Granularity;
-    use cohort_block::MemoryDevice;
+    use cohort_block::{Gated, MemoryDevice};
 
     use super::*;
 
@@ -136,10 +192,10 @@ mod tests {
         let name = BitmapName::new("b0").unwrap();
         let served = Served {
             name: Name::new("m").unwrap(),
-            disk: Gated::new(Arc::new(MemoryDevice::new("m", size))),
+            disk: Arc::new(Gated::new(Arc::new(MemoryDevice::new("m", size)))),
             size,
             read_only: false,
-            bitmaps: vec![(name.clone(), bits)],
+            bitmaps: vec![(name.clone(), Arc::new(bits))],
         };
         let told = |offset, length, one| {
             let context = Context::DirtyBitmap(name.clone());

@@ -19,12 +19,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use cohort_block::Device;
+use cohort_nbd::Name;
 
 use connection::{Connection, lock};
 use memory::Budget;
 
-pub(crate) use export::{Catalogue, Served};
+pub(crate) use export::{Catalogue, Dirt, Served};
 pub(crate) use listen::Listener;
 
 /// How long accepting rests when the system has no room for another client.
@@ -65,6 +65,18 @@ struct Guests {
     count: usize,
     /// Those of them that are inside an export.
     inside: Vec<Arc<Connection>>,
+}
+
+/// A disk that is still served.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(dead_code, reason = "for exports that QMP deletes")]
+pub(crate) enum NotRemoved {
+    /// None of that name.
+    #[error("no disk is served as {0}")]
+    Unknown(Name),
+    /// It has clients.
+    #[error("{0} has clients")]
+    InUse(Name),
 }
 
 /// How a server stopped.
@@ -121,6 +133,40 @@ impl Server {
         })
     }
 
+    /// What is served. More may be added at any time.
+    #[allow(dead_code, reason = "for exports that QMP adds")]
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.house.catalogue
+    }
+
+    /// Serves the disk of that name no more. Clients inside are cut off if `force` says so, and their disk is let go when
+    /// what they asked for is done: whoever wants to know that puts something into it that tells when it is dropped.
+    ///
+    /// # Errors
+    /// [`NotRemoved`]: it is served as before.
+    #[allow(dead_code, reason = "for exports that QMP deletes")]
+    pub(crate) fn remove(&self, name: &Name, force: bool) -> Result<(), NotRemoved> {
+        let disk = self.house.catalogue.disk(name);
+        let disk = disk.filter(|disk| disk.name == *name);
+        let disk = disk.ok_or_else(|| NotRemoved::Unknown(name.clone()))?;
+        let guests = lock(&self.house.guests);
+        let inside = guests.inside.iter();
+        let inside: Vec<_> = inside
+            .filter(|guest| Arc::ptr_eq(&guest.disk, &disk))
+            .cloned()
+            .collect();
+        if !inside.is_empty() && !force {
+            return Err(NotRemoved::InUse(name.clone()));
+        }
+        // Under the lock: a client that is on its way in finds itself cut off when it takes its seat.
+        self.house.catalogue.remove(name);
+        drop(guests);
+        for guest in inside {
+            guest.stream.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    }
+
     /// Takes no more clients and requests, answers those that have come, and makes all disks durable. Clients whose
     /// requests are not done after `patience` are cut off.
     pub(crate) fn stop(self, patience: Duration) -> Stopped {
@@ -140,7 +186,13 @@ impl Server {
             let _ = thread.join();
         }
         let flush = |disk: &Arc<Served>| disk.disk.flush().err().map(|error| error.to_string());
-        let failures = self.house.catalogue.0.iter().filter_map(flush).collect();
+        let failures = self
+            .house
+            .catalogue
+            .all()
+            .iter()
+            .filter_map(flush)
+            .collect();
         // Threads that have said farewell are about to let the disks go, which end properly only then.
         while Arc::strong_count(&self.house) > 1 && Instant::now() < deadline {
             thread::yield_now();
@@ -208,6 +260,11 @@ impl House {
         if self.is_closing() {
             connection.stream.shutdown(Shutdown::Read);
         }
+        // It may have been removed while the client was on its way in.
+        let served = self.catalogue.disk(&connection.disk.name);
+        if !served.is_some_and(|disk| Arc::ptr_eq(&disk, &connection.disk)) {
+            connection.stream.shutdown(Shutdown::Both);
+        }
         if guests.inside.len() == 1 {
             self.changed.notify_all();
         }
@@ -266,5 +323,95 @@ impl Drop for Seat {
         guests
             .inside
             .retain(|other| !Arc::ptr_eq(other, &self.connection));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+    use std::sync::mpsc::{Sender, channel};
+
+    use cohort_block::MemoryDevice;
+
+    use super::*;
+
+    /// Tells when it is let go.
+    #[derive(Debug)]
+    struct Tells(Sender<()>);
+
+    impl Dirt for Tells {
+        fn status(&self, _: u64, _: u64) -> Option<cohort_bitmap::Stretch> {
+            None
+        }
+    }
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    fn disk(name: &str, gone: Sender<()>) -> Served {
+        Served {
+            name: Name::new(name).unwrap(),
+            disk: Arc::new(MemoryDevice::new(name, 4096)),
+            size: 4096,
+            read_only: false,
+            bitmaps: vec![(
+                cohort_nbd::BitmapName::new("b").unwrap(),
+                Arc::new(Tells(gone)),
+            )],
+        }
+    }
+
+    /// Inside the export, by the oldest way in; nothing if there is none.
+    fn enter(socket: &Path, name: &str) -> Option<UnixStream> {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.read_exact(&mut [0; 18]).unwrap();
+        let mut hello = [&3u32.to_be_bytes()[..], b"IHAVEOPT\0\0\0\x01"].concat();
+        hello.extend((name.len() as u32).to_be_bytes());
+        hello.extend(name.bytes());
+        stream.write_all(&hello).unwrap();
+        stream.read_exact(&mut [0; 10]).ok().map(|()| stream)
+    }
+
+    #[test]
+    fn disks_come_and_go_while_it_serves_and_are_let_go_with_their_last_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let limits = Limits {
+            connections: 9,
+            memory_bytes: 1 << 20,
+        };
+        let listeners = vec![Listener::unix(&socket).unwrap()];
+        let server = Server::start(Catalogue::default(), listeners, limits).unwrap();
+        let (said, gone) = channel();
+        assert!(enter(&socket, "a").is_none());
+        server.catalogue().add(disk("a", said.clone())).unwrap();
+        assert!(server.catalogue().add(disk("a", channel().0)).is_err());
+        let mut client = enter(&socket, "a").unwrap();
+        // Its place is taken when its first request is answered.
+        client
+            .write_all(&[&0x2560_9513u32.to_be_bytes()[..], &[0; 23], &[0]].concat())
+            .unwrap();
+        client.read_exact(&mut [0; 16]).unwrap();
+        let a = Name::new("a").unwrap();
+        let unnamed = Name::new("").unwrap();
+        assert_eq!(
+            server.remove(&unnamed, true),
+            Err(NotRemoved::Unknown(unnamed))
+        );
+        assert_eq!(server.remove(&a, false), Err(NotRemoved::InUse(a.clone())));
+        assert!(gone.try_recv().is_err());
+        server.remove(&a, true).unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "cut off");
+        gone.recv().unwrap();
+        assert!(enter(&socket, "a").is_none());
+        server.catalogue().add(disk("a", said)).unwrap();
+        server.remove(&a, false).unwrap();
+        gone.recv().unwrap();
+        server.stop(Duration::from_secs(9));
     }
 }

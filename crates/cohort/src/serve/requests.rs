@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use cohort_block::{Device, DeviceError, ExtentKind};
+use cohort_block::{DeviceError, ExtentKind};
 use cohort_nbd::{Command, ErrorCode, Reply, Request};
 
 use super::connection::Connection;

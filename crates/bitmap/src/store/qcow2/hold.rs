@@ -7,7 +7,7 @@ use super::directory::{self, Condition};
 use super::error::Qcow2Error;
 
 /// An enabled bitmap of an image that is open to be written to: see [`Bitmaps::hold`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Held {
     name: String,
     bits: DirtyBitmap,

@@ -29,7 +29,7 @@ sim:
 
 # Every interleaving of the few lines that two threads touch; prints how many were walked.
 loom:
-    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p cohort-job -p cohort-bitmap -p cohort-block --lib -- --nocapture --test-threads 1 loom_
+    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p cohort-job -p cohort-bitmap -p cohort-block -p cohort-journal --lib -- --nocapture --test-threads 1 loom_
 
 # Broken rules, one patch each: whether the check that each names notices. Minutes; a word chooses some.
 mutants *words:

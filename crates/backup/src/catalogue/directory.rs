@@ -5,14 +5,14 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
+use cohort_journal::database;
+use cohort_journal::lock::{self, Found, Gate, LockError, LockFiles, WriterLock};
 
 use super::contents::Contents;
 use super::error::OpenError;
-use super::lock::{self, Found, GATE_FILE, Gate, LOCK_FILE, WriterLock};
 use super::name::{DirectoryId, ImageName, RunId};
 use super::now_unix_ms;
-use super::store::{self, CATALOGUE_FILE, Fault, NEW_FILE, Store};
+use super::store::{self, CATALOGUE_FILE, Fault, NAME, NEW_FILE, Store, at, in_file};
 
 /// Each further try means that another writer died, or started, in between.
 const READ_TRIES: usize = 64;
@@ -32,16 +32,17 @@ pub fn read(directory: impl AsRef<Path>) -> Result<Contents, OpenError> {
     let path = directory.join(CATALOGUE_FILE);
     for _ in 0..READ_TRIES {
         must_be_a_directory(directory)?;
-        let found = lock::look(directory)?;
+        let found = lock::look(&locks(directory)).map_err(|error| held(directory, error))?;
         if !exists(&path)? {
             return Err(OpenError::NoCatalogue(directory.to_owned()));
         }
         let examined = match found {
-            Found::Writer => store::read_beside(&path),
+            Found::Writer => database::read_beside(&path, store::read_all),
             Found::Nobody(gate) => examine(&path, gate)?,
             Found::NoLocks => {
-                let bytes = store::copy(&path)?;
-                if exists(&directory.join(LOCK_FILE))? && exists(&directory.join(GATE_FILE))? {
+                let bytes = database::copy(&path).map_err(in_file)?;
+                let LockFiles { lock, gate } = locks(directory);
+                if exists(&lock)? && exists(&gate)? {
                     continue;
                 }
                 store::examine(&bytes)
@@ -49,7 +50,7 @@ pub fn read(directory: impl AsRef<Path>) -> Result<Contents, OpenError> {
         };
         match examined {
             Err(Fault::Unclean | Fault::Held) => {}
-            other => return other.map_err(|fault| fault.at(&path)),
+            other => return other.map_err(at(&path)),
         }
     }
     Err(OpenError::Restless(path))
@@ -81,7 +82,7 @@ pub(super) fn open(directory: &Path, create: bool) -> Result<Opened, OpenError> 
     } else {
         return Err(OpenError::NoCatalogue(directory.to_owned()));
     }
-    let (lock, gate) = WriterLock::take(directory)?;
+    let (lock, gate) = take(directory)?;
     // The lock may have been waited for, so what is there is asked again.
     if !exists(&path)? {
         if !create {
@@ -109,7 +110,7 @@ pub(super) fn load(directory: &Path, mut contents: Contents) -> Result<Opened, O
         return Err(OpenError::HasCatalogue(directory.to_owned()));
     }
     locks_must_be_ours(directory)?;
-    let (lock, gate) = WriterLock::take(directory)?;
+    let (lock, gate) = take(directory)?;
     if exists(&path)? {
         return Err(OpenError::HasCatalogue(directory.to_owned()));
     }
@@ -133,7 +134,7 @@ pub(super) fn sync(directory: &Path) -> Result<(), OpenError> {
 }
 
 fn examine(path: &Path, gate: Gate) -> Result<Result<Contents, Fault>, OpenError> {
-    let bytes = store::copy(path)?;
+    let bytes = database::copy(path).map_err(in_file)?;
     drop(gate);
     Ok(store::examine(&bytes))
 }
@@ -141,29 +142,39 @@ fn examine(path: &Path, gate: Gate) -> Result<Result<Contents, Fault>, OpenError
 fn open_locked(directory: &Path, lock: WriterLock, gate: Gate) -> Result<Opened, OpenError> {
     let path = directory.join(CATALOGUE_FILE);
     // A copy is examined first: opening for writing would change a file that is not ours.
-    store::examine(&store::copy(&path)?).map_err(|fault| fault.at(&path))?;
-    let store = Store::open(&path).map_err(|fault| fault.at(&path))?;
-    let contents = store.read().map_err(|fault| fault.at(&path))?;
+    let bytes = database::copy(&path).map_err(in_file)?;
+    store::examine(&bytes).map_err(at(&path))?;
+    let store = Store::open(&path).map_err(at(&path))?;
+    let contents = store.read().map_err(at(&path))?;
     drop(gate);
     Ok((directory.to_owned(), contents, store, lock))
 }
 
-/// Prepared under another name, so that a catalogue is there whole or not at all.
 fn create_catalogue(directory: &Path, contents: &Contents) -> Result<(), OpenError> {
-    let path = directory.join(NEW_FILE);
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(true);
-    let file = options
-        .open(&path)
-        .map_err(OpenError::io(&path, "create"))?;
-    let backend = FileBackend::new(file).map_err(|error| store::fault(error).at(&path))?;
-    let store = Store::create(backend, contents).map_err(|fault| fault.at(&path))?;
-    store.close().map_err(|fault| fault.at(&path))?;
-    let file = File::open(&path).map_err(OpenError::io(&path, "open"))?;
-    file.sync_all().map_err(OpenError::io(&path, "sync"))?;
-    let last = directory.join(CATALOGUE_FILE);
-    fs::rename(&path, &last).map_err(OpenError::io(&path, "rename"))?;
-    sync(directory)
+    let (new, path) = (directory.join(NEW_FILE), directory.join(CATALOGUE_FILE));
+    database::create(&new, &path, |txn| store::fill(txn, contents)).map_err(in_file)
+}
+
+fn locks(directory: &Path) -> LockFiles {
+    LockFiles::of(directory, NAME)
+}
+
+fn take(directory: &Path) -> Result<(WriterLock, Gate), OpenError> {
+    WriterLock::take(&locks(directory)).map_err(|error| held(directory, error))
+}
+
+fn held(directory: &Path, error: LockError) -> OpenError {
+    match error {
+        LockError::Held { holder, .. } => OpenError::Busy {
+            directory: directory.to_owned(),
+            pid: holder,
+        },
+        LockError::Io {
+            path,
+            operation,
+            source,
+        } => OpenError::io(&path, operation)(source),
+    }
 }
 
 fn make_directory(directory: &Path) -> Result<(), OpenError> {
@@ -193,14 +204,14 @@ fn must_be_a_directory(directory: &Path) -> Result<(), OpenError> {
 /// In a directory without our locks nobody writes: what it has is looked at before they are made,
 /// so that a foreign directory is left exactly as it was.
 fn must_be_examined_before_locking(directory: &Path) -> Result<(), OpenError> {
-    let (path, lock) = (directory.join(CATALOGUE_FILE), directory.join(LOCK_FILE));
+    let (path, lock) = (directory.join(CATALOGUE_FILE), locks(directory).lock);
     if exists(&lock)? {
         return Ok(());
     }
-    match store::examine(&store::copy(&path)?) {
+    match store::examine(&database::copy(&path).map_err(in_file)?) {
         // Somebody began to write while we looked; under the lock it is looked at again.
         Err(_) if exists(&lock)? => Ok(()),
-        examined => examined.map(drop).map_err(|fault| fault.at(&path)),
+        examined => examined.map(drop).map_err(at(&path)),
     }
 }
 
@@ -218,8 +229,8 @@ fn must_be_free(directory: &Path) -> Result<(), OpenError> {
 }
 
 fn locks_must_be_ours(directory: &Path) -> Result<(), OpenError> {
-    for name in [LOCK_FILE, GATE_FILE] {
-        let path = directory.join(name);
+    let LockFiles { lock, gate } = locks(directory);
+    for path in [lock, gate] {
         if exists(&path)? && !lock::looks_like_ours(&path) {
             return Err(OpenError::Clash(path));
         }

@@ -9,10 +9,9 @@ use std::ffi::OsStr;
 use std::fmt;
 
 use super::contents::Contents;
-use super::lock::{GATE_FILE, LOCK_FILE};
 use super::model::StoredDigests;
 use super::name::{DiskName, ImageName, RunId};
-use super::store::{CATALOGUE_FILE, NEW_FILE};
+use super::store::CATALOGUE_FILES;
 
 /// What a file in a backup directory is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +63,7 @@ impl Contents {
         let Some(name) = file_name.to_str() else {
             return FileRole::Other;
         };
-        if [CATALOGUE_FILE, NEW_FILE, LOCK_FILE, GATE_FILE].contains(&name) {
+        if CATALOGUE_FILES.contains(&name) {
             return FileRole::Catalogue;
         }
         let Ok(image) = name.parse::<ImageName>() else {

@@ -20,7 +20,6 @@ mod dump;
 mod error;
 mod garbage;
 mod journal;
-mod lock;
 mod model;
 mod name;
 mod record;
@@ -34,6 +33,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use cohort_journal::lock::WriterLock;
 
 pub use contents::{Broken, Contents, Layer, NoSuchPoint};
 pub use directory::{list_files, read};
@@ -51,7 +52,6 @@ pub use name::{
 };
 pub use record::{BadRecord, CommittedView, PointRecord};
 
-use lock::WriterLock;
 use store::Store;
 
 /// The one writer of a backup directory; also its reader. All methods may be called from any thread.

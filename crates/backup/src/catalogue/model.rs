@@ -4,6 +4,7 @@
 //! unknown or missing one makes the catalogue unreadable rather than half understood. Sizes and
 //! offsets are bytes, times are milliseconds since 1970 in UTC.
 
+pub use cohort_journal::{AbortCause, Aborted, Decided, Member, Outcome, RecordBytes, Settling};
 use serde::{Deserialize, Serialize};
 
 use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
@@ -377,124 +378,6 @@ pub struct Views {
     pub partial: Option<View>,
 }
 
-/// What became of a group of jobs, written once, before the first hook runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Decided {
-    /// The group's name.
-    pub group: String,
-    /// When it was decided.
-    pub decided_unix_ms: u64,
-    /// Commit, or abort and why.
-    pub outcome: Outcome,
-    /// Whether hooks of this group may still have to run.
-    pub owed: bool,
-    /// Its members that had prepared, in creation order.
-    pub members: Vec<Member>,
-}
-
-/// The verdict on a group, as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Outcome {
-    /// Every member commits.
-    Commit,
-    /// Every member aborts.
-    Abort(Aborted),
-}
-
-/// Why and how a group was aborted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Aborted {
-    /// What ended the group.
-    pub cause: AbortCause,
-    /// What becomes of what its members leave.
-    pub disposition: Settling,
-}
-
-/// What ended a group, as it is stored. Members are told by their place in creation order, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum AbortCause {
-    /// This member failed.
-    Failed(u32),
-    /// A user cancelled this member.
-    Cancelled(u32),
-    /// A user cancelled the group.
-    User,
-    /// The group was dropped before its launch.
-    Rollback,
-    /// The engine shut down.
-    Shutdown,
-    /// The process ended before there was a verdict.
-    ProcessEnded,
-}
-
-/// What became of what the members of an aborted group left, as it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Settling {
-    /// Each by its own policy.
-    Keep,
-    /// Nothing was to remain.
-    Discard,
-}
-
-/// A member of a decided group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Member {
-    /// Its name.
-    pub name: String,
-    /// What kind of driver it needs.
-    pub kind: String,
-    /// What it prepared; dropped once nothing is owed.
-    pub record: Option<RecordBytes>,
-}
-
-/// The bytes of a member's record, stored as lower-case hex: they need not be text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RecordBytes(pub Vec<u8>);
-
-impl From<RecordBytes> for String {
-    fn from(bytes: RecordBytes) -> Self {
-        use std::fmt::Write;
-        bytes
-            .0
-            .iter()
-            .fold(Self::with_capacity(bytes.0.len() * 2), |mut text, byte| {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-    }
-}
-
-impl TryFrom<String> for RecordBytes {
-    type Error = BadName;
-
-    fn try_from(text: String) -> Result<Self, BadName> {
-        let nibble = |byte: u8| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        };
-        let pairs = text.as_bytes().chunks(2).map(|pair| match *pair {
-            [high, low] => Some(nibble(high)? << 4 | nibble(low)?),
-            _ => None,
-        });
-        match pairs.collect() {
-            Some(bytes) => Ok(Self(bytes)),
-            None => Err(BadName {
-                text,
-                expected: "lower-case hex",
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -531,15 +414,6 @@ mod tests {
             json!({"abort": {"cause": "process-ended", "disposition": "discard"}})
         );
         assert_eq!(written(RecordBytes(vec![0, 0xfe])), "00fe");
-    }
-
-    #[test]
-    fn record_bytes_are_even_lower_case_hex() {
-        let read = |text: &str| RecordBytes::try_from(text.to_owned());
-        assert_eq!(read("00fe").unwrap(), RecordBytes(vec![0, 0xfe]));
-        for bad in ["0", "0g", "FE", "0x", " 0"] {
-            assert!(read(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

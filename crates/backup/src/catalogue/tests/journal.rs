@@ -10,7 +10,8 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::samples::{disk, kept, record, small};
-use crate::catalogue::lock::WriterLock;
+use cohort_journal::lock::{LockFiles, WriterLock};
+
 use crate::catalogue::store::Store;
 use crate::catalogue::*;
 
@@ -265,7 +266,7 @@ fn write_that_fails_leaves_everything_in_doubt_until_the_next_start() {
     let memory = Failing::default();
     let contents = small();
     let store = Store::create(memory.clone(), &contents).unwrap();
-    let (lock, _gate) = WriterLock::take(directory.path()).unwrap();
+    let (lock, _gate) = WriterLock::take(&LockFiles::of(directory.path(), "catalogue")).unwrap();
     let catalogue = Catalogue::new(directory.path().to_owned(), contents.clone(), store, lock);
 
     memory.fails.store(true, Ordering::SeqCst);

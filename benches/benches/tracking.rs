@@ -9,13 +9,14 @@
 //! - *durable*: it flushes after every write, as a database or a disk without a cache does. Only of such data a tracking
 //!   that survives a loss of power can be missing anything, so that mode is to be judged by these.
 //!
-//! A run ends after `COHORT_BENCH_WRITES` writes or `COHORT_BENCH_MS` milliseconds. A ratio is the median of those of
-//! `COHORT_BENCH_ROUNDS` rounds, each of runs that followed one another.
+//! A run warms up for `COHORT_BENCH_WARM_MS` milliseconds, of which the writes are not counted, and is measured for
+//! `COHORT_BENCH_MS` milliseconds after that. A ratio is the median of those of `COHORT_BENCH_ROUNDS` rounds, each of runs that
+//! followed one another. Words choose patterns, depths, modes and kinds: `-- uniform 16 power durable`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,15 @@ const DISK: u64 = 1 << 40;
 const BLOCK: u64 = 4096;
 const MODES: [Option<Mode>; 3] = [None, Some(Mode::KilledProcess), Some(Mode::PowerLoss)];
 
+/// What the rows and columns are called, and chosen by.
+const TRACKED: [&str; 3] = ["no", "kill", "power"];
+const KINDS: [&str; 2] = ["buffered", "durable"];
+const PATTERNS: [&str; 3] = ["sequential", "clustered", "uniform"];
+const DEPTHS: [&str; 2] = ["1", "16"];
+
 /// How much is measured.
 struct Sizes {
-    writes: u64,
+    warm_up: Duration,
     time: Duration,
     rounds: usize,
 }
@@ -48,16 +55,20 @@ fn main() {
         text.map_or(otherwise, |text| text.parse().expect("a number"))
     };
     let sizes = Sizes {
-        writes: number("COHORT_BENCH_WRITES", 50_000),
+        warm_up: Duration::from_millis(number("COHORT_BENCH_WARM_MS", 1000)),
         time: Duration::from_millis(number("COHORT_BENCH_MS", 1000)),
         rounds: number("COHORT_BENCH_ROUNDS", 5) as usize,
     };
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
     let lab = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let mut sweeper = sweeper(lab.path()).expect("a shell");
     println!("{}", machine());
     println!(
-        "Writes of 4 KiB to 1 TiB a second, medians of {} rounds; in brackets: tracked / untracked.\n",
-        sizes.rounds
+        "Writes of 4 KiB to 1 TiB a second, medians of {} rounds of {:?} after {:?}; in brackets: tracked / untracked.\n",
+        sizes.rounds, sizes.time, sizes.warm_up
     );
     println!(
         "{:<11}{:>5}  {:<15}{:>16}{:>16}  excess at a kill",
@@ -69,7 +80,10 @@ fn main() {
         ("uniform", uniform),
     ] {
         for depth in [1, 16] {
-            measure(lab.path(), name, pattern, depth, &sizes);
+            let told = depth.to_string();
+            if chosen(&words, &PATTERNS, name) && chosen(&words, &DEPTHS, &told) {
+                measure(lab.path(), (name, pattern), depth, &sizes, &words);
+            }
         }
     }
     drop(sweeper.stdin.take());
@@ -85,47 +99,70 @@ fn sweeper(lab: &Path) -> std::io::Result<Child> {
         .spawn()
 }
 
-fn measure(lab: &Path, name: &str, pattern: fn(u64) -> u64, depth: usize, sizes: &Sizes) {
-    let offsets: Vec<u64> = (0..sizes.writes).map(pattern).collect();
-    let mut rows: [Vec<[Outcome; 2]>; 3] = Default::default();
-    for _ in 0..sizes.rounds {
-        // The same kind one after the other, so that what else the machine does meets all of them.
-        let [buffered, durable] = [false, true]
-            .map(|durable| MODES.map(|mode| run(lab, mode, &offsets, depth, sizes.time, durable)));
-        for ((row, buffered), durable) in rows.iter_mut().zip(buffered).zip(durable) {
-            row.push([buffered, durable]);
+/// Whether one of these names is to be measured: all are, unless some of them are among the words.
+fn chosen(words: &[String], names: &[&str], name: &str) -> bool {
+    let none = words.iter().all(|word| !names.contains(&word.as_str()));
+    none || words.iter().any(|word| word == name)
+}
+
+fn measure(
+    lab: &Path,
+    (name, pattern): (&str, fn(u64) -> u64),
+    depth: usize,
+    sizes: &Sizes,
+    words: &[String],
+) {
+    let mut rows: [[Vec<Outcome>; 2]; 3] = Default::default();
+    let modes: Vec<usize> = (0..3)
+        .filter(|mode| *mode == 0 || chosen(words, &TRACKED[1..], TRACKED[*mode]))
+        .collect();
+    for round in 0..sizes.rounds {
+        for (kind, told) in KINDS.into_iter().enumerate() {
+            if !chosen(words, &KINDS, told) {
+                continue;
+            }
+            // The same kind one after the other, and each of them first in turn, so that what else the machine does meets
+            // all of them.
+            for step in 0..modes.len() {
+                let mode = modes[(round + step) % modes.len()];
+                let outcome = run(lab, MODES[mode], pattern, depth, sizes, kind == 1);
+                rows[mode][kind].push(outcome);
+            }
         }
     }
-    for (row, told) in rows.iter().zip(["no", "survives kill", "survives power"]) {
+    for mode in modes {
         let cell = |kind: usize| {
-            let ours = row.iter().map(|outcomes| outcomes[kind].rate);
-            let theirs = rows[0].iter().map(|outcomes| outcomes[kind].rate);
-            let rate = median(ours.clone());
-            let ratio = median(ours.zip(theirs).map(|(ours, theirs)| ours / theirs));
-            format!("{rate:.0} ({ratio:.2})")
+            let (ours, theirs) = (&rows[mode][kind], &rows[0][kind]);
+            let rate = median(ours.iter().map(|outcome| outcome.rate));
+            let ratios = ours.iter().zip(theirs);
+            let ratio = median(ratios.map(|(ours, theirs)| ours.rate / theirs.rate));
+            let told = |rate, ratio| format!("{rate:.0} ({ratio:.2})");
+            rate.zip(ratio)
+                .map_or("-".to_owned(), |(rate, ratio)| told(rate, ratio))
         };
-        let excess = row.iter().flatten().map(|o| o.excess).max().unwrap_or(0);
+        let excess = rows[mode].iter().flatten().map(|o| o.excess).max();
         println!(
-            "{name:<11}{depth:>5}  {told:<15}{:>16}{:>16}  {}",
+            "{name:<11}{depth:>5}  {:<15}{:>16}{:>16}  {}",
+            TRACKED[mode],
             cell(0),
             cell(1),
-            Excess(excess)
+            Excess(excess.unwrap_or(0))
         );
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied()
 }
 
 fn run(
     lab: &Path,
     mode: Option<Mode>,
-    offsets: &[u64],
+    pattern: fn(u64) -> u64,
     depth: usize,
-    time: Duration,
+    sizes: &Sizes,
     durable: bool,
 ) -> Outcome {
     let lab = tempfile::tempdir_in(lab).expect("a directory");
@@ -136,8 +173,8 @@ fn run(
     let raw = RawDevice::new("disk", Arc::new(file), true).expect("a device");
     let disk = Gated::new(Arc::new(raw));
     let tracked = mode.map(|mode| track(&disk, &path, mode));
-    let start = Instant::now();
-    let writes = storm(&disk, offsets, depth, start + time, durable);
+    let start = Instant::now() + sizes.warm_up;
+    let writes = storm(&disk, pattern, depth, start..start + sizes.time, durable);
     let rate = writes as f64 / start.elapsed().as_secs_f64();
     let excess = tracked.map_or(0, |(store, since)| {
         let beside = TrackingStore::path_beside(&path);
@@ -167,24 +204,31 @@ fn track(
     (store, since)
 }
 
-/// Writes blocks from so many threads, each taking the next offset that nobody took, until there is none or time is
-/// up; gives the number of writes.
-fn storm(disk: &Gated, offsets: &[u64], depth: usize, end: Instant, durable: bool) -> usize {
-    let next = AtomicUsize::new(0);
+/// Writes blocks from so many threads, each taking the next offset that nobody took, until the counted time ends; gives
+/// the number of writes within it.
+fn storm(
+    disk: &Gated,
+    pattern: fn(u64) -> u64,
+    depth: usize,
+    counted: std::ops::Range<Instant>,
+    durable: bool,
+) -> usize {
+    let next = AtomicU64::new(0);
     let one = || {
         let block = vec![0x5A; BLOCK as usize];
         let mut writes = 0;
-        while let Some(offset) = offsets.get(next.fetch_add(1, Ordering::Relaxed)) {
-            disk.write_at(&block, *offset).expect("a write");
+        loop {
+            let offset = pattern(next.fetch_add(1, Ordering::Relaxed));
+            disk.write_at(&block, offset).expect("a write");
             if durable {
                 disk.flush().expect("a flush");
             }
-            writes += 1;
-            if Instant::now() >= end {
-                break;
+            let now = Instant::now();
+            writes += usize::from(now >= counted.start);
+            if now >= counted.end {
+                return writes;
             }
         }
-        writes
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..depth).map(|_| scope.spawn(one)).collect();

@@ -1,7 +1,8 @@
 //! The path of a write: mark, look whether the place is covered, and if not make an intent safe first.
 //!
 //! First writers that come together share one write and one sync: whoever finds nobody at it takes
-//! all that wait along (*group commit*). Where writes go forward, or crowd together, an intent also
+//! all that wait along (*group commit*), and where a sync is to be paid first lets those come back who shared the
+//! last one, or the first of them would pay one alone. Where writes go forward, or crowd together, an intent also
 //! names what they will probably touch next, so that most of them find their place covered; how much
 //! may be named and not written is bounded, and is the *excess* that a crash leaves.
 
@@ -152,6 +153,8 @@ struct State {
     batch: u64,
     /// Up to this one all are safe.
     done: u64,
+    /// Writers that waited for the last batch.
+    company: usize,
     /// What the batch under way will cover.
     flying: Vec<(SetId, Range<u64>)>,
     /// Somebody writes a batch or switches epochs.
@@ -159,6 +162,8 @@ struct State {
     epoch: u64,
     /// The next free sector of its half.
     next: u64,
+    /// What the sector before that holds, if it has room for more.
+    tail: Vec<Entry>,
     /// What was prepared for, oldest first.
     warm: Vec<Wish>,
     warm_bytes: u64,
@@ -204,10 +209,12 @@ impl Intents {
             pending: Vec::new(),
             batch: 1,
             done: 0,
+            company: 0,
             flying: Vec::new(),
             busy: false,
             epoch,
             next,
+            tail: Vec::new(),
             warm: Vec::new(),
             warm_bytes: 0,
             crowd: *CROWD.start(),
@@ -283,9 +290,28 @@ impl Intents {
         let written = self.write(&entries, epoch, 0);
         let mut state = self.lock();
         state.next = log::sectors(entries.len());
+        state.tail = log::tail(&entries).to_vec();
         state.busy = false;
         self.changed.notify_all();
         written
+    }
+
+    /// Lets the writers of the last batch come back to share this one: a turn for each of them, for a sync costs as much as
+    /// a hundred turns. Somebody has said that he is busy with this batch.
+    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        // Loom would walk every number of turns.
+        if self.log.mode == Mode::KilledProcess || cfg!(loom) {
+            return state;
+        }
+        for _ in 1..state.company {
+            if writers(&state.pending) >= state.company {
+                break;
+            }
+            drop(state);
+            std::thread::yield_now();
+            state = self.lock();
+        }
+        state
     }
 
     fn write(&self, entries: &[Entry], epoch: u64, at: u64) -> std::io::Result<()> {
@@ -448,11 +474,24 @@ impl Shared {
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let intents = &self.intents;
         state.busy = true;
+        state = intents.gather(state);
+        if state.next + sectors_of(&state.pending) > LOG_SECTORS {
+            // Too many came back: whoever is next makes room.
+            state.busy = false;
+            intents.changed.notify_all();
+            return state;
+        }
         let wishes = std::mem::take(&mut state.pending);
-        let entries: Vec<_> = wishes.iter().flat_map(Wish::entries).collect();
-        let (batch, epoch, at) = (state.batch, state.epoch, state.next);
+        state.company = writers(&wishes);
+        // The last sector is written again with what it holds, as long as it has room: a disk writes all of a sector or
+        // nothing, so that is as safe as it was.
+        let mut entries = std::mem::take(&mut state.tail);
+        let at = state.next - u64::from(!entries.is_empty());
+        entries.extend(wishes.iter().flat_map(Wish::entries));
+        let (batch, epoch) = (state.batch, state.epoch);
         state.batch += 1;
-        state.next += log::sectors(entries.len());
+        state.next = at + log::sectors(entries.len());
+        state.tail = log::tail(&entries).to_vec();
         state.flying = wishes
             .iter()
             .map(|wish| (wish.track.set, wish.granules.clone()))
@@ -482,6 +521,11 @@ impl Shared {
         intents.changed.notify_all();
         state
     }
+}
+
+/// How many of them are writers that wait.
+fn writers(wishes: &[Wish]) -> usize {
+    wishes.iter().filter(|wish| wish.marked).count()
 }
 
 fn sectors_of(wishes: &[Wish]) -> u64 {

@@ -1,9 +1,9 @@
 //! The log of intents: what is about to be written, one sector after the other.
 //!
-//! A batch of intents is one write of whole sectors, and durable before the next begins. The log has
-//! two halves; one *epoch* fills one half, epoch `e` the half `e % 2`. An epoch ends when its half is
-//! full or a checkpoint begins, and its half is used again only when every recording set was
-//! written with a later epoch.
+//! A batch of intents is one write of whole sectors, and durable before the next begins. It begins in the sector
+//! where the one before ended, if that has room, and with what that holds. The log has two halves; one *epoch*
+//! fills one half, epoch `e` the half `e % 2`. An epoch ends when its half is full or a checkpoint begins, and its
+//! half is used again only when every recording set was written with a later epoch.
 
 use super::SetId;
 use super::layout::{Found, LOG_SECTORS, LOGS, SECTOR, Sector, StoreId};
@@ -87,6 +87,11 @@ pub(super) fn place(epoch: u64, at: u64) -> u64 {
 /// How many sectors a batch of so many entries takes.
 pub(super) fn sectors(entries: usize) -> u64 {
     entries.div_ceil(ENTRIES).max(1) as u64
+}
+
+/// Those of a batch's entries that are in its last sector, if that has room for more.
+pub(super) fn tail(entries: &[Entry]) -> &[Entry] {
+    &entries[entries.len() - entries.len() % ENTRIES..]
 }
 
 /// What the log holds of each epoch that is still whole, and where it is damaged.
@@ -247,6 +252,26 @@ mod tests {
             log[0][lost * SECTOR..][..SECTOR].fill(0);
             assert_eq!(scanned(&log).damage.is_some(), is_damage, "sector {lost}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_fills_a_sector_up_may_be_missing_and_not_what_was_there() {
+        let (old, new) = (entry(0), entry(512));
+        let before = halves(&[(2, 0, &[old])]);
+        let many: Vec<_> = std::iter::once(old).chain(vec![new; 30]).collect();
+        let mut log = halves(&[(2, 0, &[old]), (2, 0, &many)]);
+        assert_eq!(scanned(&log).entries.len(), 31);
+        assert_eq!(tail(&many).len(), 11);
+        assert_eq!(tail(&many[..20]), []);
+        // Any of its sectors did not come to be: what was durable before is there, and nothing is damaged.
+        log[0][..SECTOR].copy_from_slice(&before[0][..SECTOR]);
+        let found = scanned(&log);
+        assert_eq!(found.damage, None);
+        assert!(found.entries.contains(&(2, old)));
+        let mut log = halves(&[(2, 0, &many)]);
+        log[0][SECTOR..2 * SECTOR].fill(0);
+        let found = scanned(&log);
+        assert_eq!((found.entries.len(), found.damage), (20, None));
     }
 
     #[test]

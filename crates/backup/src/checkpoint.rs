@@ -5,8 +5,11 @@
 //! and the end of a run only for the phase that is under way.
 //!
 //! ```text
-//! digests that stay true ─► seal the target ─► what is durable ─► digests ─► the partial's row
+//! digests that stay true ─► seal the target ─► what is durable ─► digests ─► remaining, as a set ─► the partial's row
 //! ```
+//!
+//! A served disk with a tracking store has what remains written there as a set, and the row names it with the set that
+//! records: then whoever continues the partial need not compare.
 //!
 //! Whatever stops this between two phases, row, file and digests agree: a file may hold more than its row says, and
 //! digests may be missing; whoever continues it looks at the file, and reads what has no digest.
@@ -16,13 +19,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use cohort_bitmap::DirtyBitmap;
+use cohort_bitmap::store::SetId;
 use cohort_block::Ledger;
 
-use crate::catalogue::{Decision, Partial, RunId, StoredDigests};
+use crate::catalogue::{Decision, Partial, RunId, StoredDigests, Tracking};
 use crate::disk::{Disk, now_unix_ms};
 use crate::error::DiskError;
 use crate::options::BitmapPolicy;
 use crate::target::Target;
+use crate::turns;
 
 /// The longest that copied data is not kept.
 const EVERY: Duration = Duration::from_secs(10);
@@ -57,6 +62,8 @@ pub(crate) struct Named {
     digests: Option<StoredDigests>,
     /// How much was durable when the digests were written.
     digested: u64,
+    /// The set of the disk's store that holds what remains, if it is in one.
+    remaining: Option<SetId>,
 }
 
 /// A disk that is being copied, as far as a checkpoint needs it.
@@ -182,6 +189,7 @@ impl Disk {
                         .store_some_digests(target, &remaining, goes_on)
                         .or(before),
                     digested: durable_bytes,
+                    remaining: None,
                 }
             }
         };
@@ -203,6 +211,7 @@ impl Disk {
         let named = Named {
             digests,
             digested: durable_bytes,
+            remaining: None,
         };
         let remaining = copied.ledger.remaining();
         self.name_partial(&copied, durable_bytes, &remaining, named)
@@ -225,6 +234,7 @@ impl Disk {
         let named = Named {
             digests: self.store_some_digests(target, &remaining, &|| true),
             digested: row.durable_bytes,
+            remaining: None,
         };
         let row = Partial {
             run: self.run,
@@ -233,7 +243,7 @@ impl Disk {
             digests: named.digests.clone(),
             ..row
         };
-        self.write_row(row, named)
+        self.write_row(row, named, None)
     }
 
     fn copied(&self) -> Option<Copied> {
@@ -288,14 +298,28 @@ impl Disk {
             digests: named.digests.clone(),
         };
         self.catalogue.sync_directory()?;
-        self.write_row(row, named)
+        let (set, tracking) = turns::at_checkpoint(self, remaining).unzip();
+        let named = Named {
+            remaining: set,
+            ..named
+        };
+        self.write_row(row, named, tracking)
     }
 
-    /// Writes the partial's row, and removes the digests that it named before.
-    fn write_row(&self, row: Partial, named: Named) -> Result<(), DiskError> {
-        self.catalogue.checkpoint(&self.group, &self.name, row)?;
+    /// Writes the partial's row, and removes the digests and the set that it named before.
+    fn write_row(
+        &self,
+        row: Partial,
+        named: Named,
+        tracking: Option<Tracking>,
+    ) -> Result<(), DiskError> {
+        self.catalogue
+            .checkpoint(&self.group, &self.name, row, tracking)?;
         let digests = named.digests.as_ref().map(|digests| digests.file.clone());
         let before = self.state().named.replace(named);
+        if let Some(set) = before.as_ref().and_then(|before| before.remaining) {
+            turns::forget(self, set);
+        }
         let before = before.and_then(|before| before.digests);
         if let Some(before) = before.filter(|before| Some(&before.file) != digests.as_ref()) {
             self.catalogue.remove_image(&before.file)?;

@@ -218,6 +218,26 @@ pub(crate) fn after_abort(
     })
 }
 
+/// What a run that is under way has still to copy, as a set of its own, and with it the view against the partial.
+pub(crate) fn at_checkpoint(disk: &Disk, remaining: &DirtyBitmap) -> Option<(SetId, Tracking)> {
+    let stored = store(disk)?;
+    let (remaining, since) = {
+        let state = disk.state();
+        let fenced = state.started.as_ref()?.fenced.as_ref()?;
+        let since = fenced.sets.as_ref()?.recording.set();
+        (in_granules(&fenced.manifest, remaining), since)
+    };
+    let set = written(disk, stored, &remaining)?;
+    Some((set, stored.tracking(Some(&[set, since]))))
+}
+
+/// Drops a set that no view of the disk is made of any more.
+pub(crate) fn forget(disk: &Disk, set: SetId) {
+    if let Some(stored) = store(disk) {
+        drop_quietly(disk, stored, set);
+    }
+}
+
 /// How the catalogue names the sets of both views.
 pub(crate) fn rows(disk: &Disk, sets: Option<&ViewSets>) -> TrackedViews {
     let name = |sets: Option<&Vec<SetId>>| match store(disk) {

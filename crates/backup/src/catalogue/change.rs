@@ -140,15 +140,22 @@ impl Contents {
         }
     }
 
-    /// A target is named as a partial while its run goes on; what is known of the disk's changes stays.
-    pub(super) fn checkpoint(&mut self, disk: &DiskName, partial: Partial) {
+    /// A target is named as a partial while its run goes on; what is known of the disk's changes stays, but for where the
+    /// view against it is, if that is told.
+    pub(super) fn checkpoint(
+        &mut self,
+        disk: &DiskName,
+        partial: Partial,
+        tracking: Option<Tracking>,
+    ) {
         let anchor = Anchor::Partial(partial.file.clone());
         let views = self.views.entry(disk.clone()).or_default();
         let same = views.partial.take().filter(|view| view.anchor == anchor);
-        views.partial = Some(same.unwrap_or(View {
+        let before = same.map_or(Tracking::none(), |view| view.tracking);
+        views.partial = Some(View {
             anchor,
-            tracking: Tracking::none(),
-        }));
+            tracking: tracking.unwrap_or(before),
+        });
         self.partials.insert(disk.clone(), partial);
     }
 
@@ -190,16 +197,16 @@ impl Contents {
             .retain(|(of, run), _| of != disk || !removed.contains(run));
     }
 
-    /// The views of a disk have lost writes, nobody knows since when.
+    /// The views of a disk lack writes, nobody knows since when.
     pub(super) fn distrust(&mut self, disk: &DiskName, now_unix_ms: u64) {
         let Some(views) = self.views.get_mut(disk) else {
             return;
         };
-        let lost = Proof::Lost {
-            since_unix_ms: now_unix_ms,
+        let refuted = Proof::Refuted {
+            at_unix_ms: now_unix_ms,
         };
         for view in [&mut views.point, &mut views.partial].into_iter().flatten() {
-            view.tracking.proof = lost;
+            view.tracking.proof = refuted;
         }
     }
 

@@ -223,8 +223,8 @@ impl Catalogue {
         })
     }
 
-    /// Names the target of a disk whose group is not decided as the disk's partial, with a view against it that goes on
-    /// as it is if it is the same partial, and else is found by a scan. An older partial of the disk is replaced. The
+    /// Names the target of a disk whose group is not decided as the disk's partial, with a view against it that is where
+    /// `tracking` says; without, it goes on as it is if it is the same partial, and else is found by a scan. An older partial of the disk is replaced. The
     /// group must have [enlisted](Self::enlist) the disk: once it is decided, nothing is changed.
     ///
     /// # Errors
@@ -234,6 +234,7 @@ impl Catalogue {
         group: &str,
         disk: &DiskName,
         partial: Partial,
+        tracking: Option<Tracking>,
     ) -> Result<(), ChangeError> {
         let mut state = self.lock();
         let enlisted = state.enlisted.get(group);
@@ -241,7 +242,7 @@ impl Catalogue {
             return Ok(());
         }
         state.change(|contents| {
-            contents.checkpoint(disk, partial);
+            contents.checkpoint(disk, partial, tracking);
             Ok(())
         })
     }

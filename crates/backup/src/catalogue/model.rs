@@ -11,9 +11,9 @@ use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
 
 /// The version of the catalogue that this library writes, and the newest that it reads.
 ///
-/// Version 1 had no digests and no bitmaps of images, and up to version 2 no view named a set of a tracking store; both
-/// are read as they stand, and become this one with the next change.
-pub const CATALOGUE_VERSION: u32 = 3;
+/// Version 1 had no digests and no bitmaps of images, up to version 2 no view named a set of a tracking store, and up to
+/// version 3 no view was refuted; they are read as they stand, and become this one with the next change.
+pub const CATALOGUE_VERSION: u32 = 4;
 
 /// What the catalogue says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,11 +224,29 @@ pub enum Proof {
     Proven,
     /// Writes may have passed it by: to be used only if the user says so, or checked by a scan.
     Unproven,
-    /// It lost writes from that time on, and is of no use.
+    /// Its store failed: it lost writes from that time on, and is of no use.
     Lost {
         /// Milliseconds since 1970.
         since_unix_ms: u64,
     },
+    /// An audit found changes at that time which it does not have, so it is of no use.
+    Refuted {
+        /// Milliseconds since 1970.
+        at_unix_ms: u64,
+    },
+}
+
+impl Proof {
+    /// Why a view is of no use, if it is of none; for people.
+    pub(crate) const fn distrust(self) -> Option<&'static str> {
+        match self {
+            Proof::Proven | Proof::Unproven => None,
+            Proof::Lost { .. } => {
+                Some("its tracking store failed, and writes since then are missing from it")
+            }
+            Proof::Refuted { .. } => Some("an audit found changes that its tracking does not have"),
+        }
+    }
 }
 
 /// A numbered set of a tracking store.
@@ -403,6 +421,8 @@ mod tests {
         assert_eq!(written(Proof::Unproven), "unproven");
         let lost = Proof::Lost { since_unix_ms: 5 };
         assert_eq!(written(lost), json!({"lost": {"since_unix_ms": 5}}));
+        let refuted = Proof::Refuted { at_unix_ms: 6 };
+        assert_eq!(written(refuted), json!({"refuted": {"at_unix_ms": 6}}));
         assert_eq!(written(Outcome::Commit), "commit");
         let aborted = |cause, disposition| written(Outcome::Abort(Aborted { cause, disposition }));
         assert_eq!(

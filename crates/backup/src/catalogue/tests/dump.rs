@@ -79,10 +79,10 @@ fn wrong_dumps_are_told_apart() {
         Contents::undump(&other),
         Err(DumpError::OtherFormat(_))
     ));
-    let newer = text.replacen("\"version\": 3", "\"version\": 4", 1);
+    let newer = text.replacen("\"version\": 4", "\"version\": 5", 1);
     assert!(matches!(
         Contents::undump(&newer),
-        Err(DumpError::Version(4))
+        Err(DumpError::Version(5))
     ));
     assert!(matches!(
         Contents::undump(&text[..text.len() / 2]),

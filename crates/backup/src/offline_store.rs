@@ -1,11 +1,12 @@
 //! Going by the tracking store of a disk that nobody serves now.
 //!
 //! Nobody writes to the disk during the run, or the run fails: so the sets that the catalogue names stay true until the
-//! verdict, which names a new, empty one. That nobody wrote past the store before is for the user to say, where the disk's
-//! stamp cannot: to name the store is to say so.
+//! verdict, which names a new, empty one. A store that was closed, and whose stamp is still the disk's, is gone by
+//! without asking. Where no stamp can tell that nobody wrote past the store it is for the user to say: to name the store is to
+//! say so.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cohort_bitmap::store::{Excess, Owner, SetId};
@@ -18,7 +19,10 @@ use crate::stored::{Stored, Unproven, anchored_at};
 /// The store of an image, open.
 #[derive(Debug)]
 pub(crate) struct OfflineStore {
+    path: PathBuf,
     stored: Stored,
+    /// Whether the user named it, and did not only leave it beside the disk.
+    named: bool,
     image: Arc<Image>,
     /// What the image's files were like before the store was opened.
     before: Vec<Option<Stamp>>,
@@ -32,12 +36,15 @@ pub(crate) struct KnownChanges {
     sets: Vec<SetId>,
     /// By how much they say too much.
     pub(crate) excess: Excess,
+    /// Why nobody can show that no write is missing, if nobody can.
+    pub(crate) unproven: Option<String>,
 }
 
 impl OfflineStore {
-    /// Opens the store at `path`, which must be that of the image.
+    /// Opens the store at `path`, which must be that of the image. `named` says whether the user did.
     pub(crate) fn open(
         path: &Path,
+        named: bool,
         image: &Arc<Image>,
         before: &[Option<Stamp>],
     ) -> Result<Self, TrackingError> {
@@ -46,6 +53,8 @@ impl OfflineStore {
         let (store, found) = TrackingStore::open(path, disk, size, mode)?;
         let stored = Stored::new(path, store, Some(&found), Unproven::Use);
         Ok(OfflineStore {
+            path: path.into(),
+            named,
             stored: stored.map_err(|source| TrackingError::Store {
                 path: path.into(),
                 source,
@@ -72,7 +81,18 @@ impl OfflineStore {
             dirty: view.bits,
             sets: view.sets,
             excess: view.excess,
+            unproven: view.unproven,
         })
+    }
+
+    /// Whether the user named it.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The view that stands once the point does. `known` says the one before, which goes on if the point is not the

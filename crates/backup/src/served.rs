@@ -12,7 +12,7 @@ use crate::plan::{Base, Changes, Rung, StepDown};
 use crate::scan::{ScanError, allocated};
 use crate::scratch::scratch_file;
 use crate::settle::Settled;
-use crate::survey::is_lost;
+use crate::survey::distrusted;
 use crate::tracked::{AdoptError, Borrowed, Tracked, Views};
 use crate::turns;
 
@@ -174,7 +174,7 @@ fn find_views(
     views: &mut Borrowed,
     anchor: Option<RunId>,
 ) -> Result<usize, DiskError> {
-    let lost = is_lost(&*disk.catalogue.snapshot()?, &disk.name);
+    let lost = distrusted(&*disk.catalogue.snapshot()?, &disk.name).is_some();
     for (index, candidate) in disk.bases.iter().enumerate() {
         let continued = candidate.target.as_ref().map(|target| target.name());
         let known = !lost

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cohort_block::{Device, FileId, Format, Image, OpenOptions, Stamp};
+use cohort_block::{Device, FileId, Format, Image, OpenOptions, Stamp, TrackingStore};
 
 use crate::catalogue::{DiskName, Instant};
 use crate::error::{DiskError, StartError};
@@ -69,7 +69,8 @@ impl DiskSpec {
     /// disk. It is gone by only if the last backup into the directory named its sets; this one will.
     ///
     /// That nobody wrote to the disk while the store was not open cannot be proved after a kill, nor ever for a block
-    /// device: to name the store is to say so. What the disk's stamp refutes is not gone by.
+    /// device: to name the store is to say so. What the disk's stamp refutes is not gone by. A store that lies
+    /// [beside](cohort_block::TrackingStore::path_beside) the disk need not be named where its stamp suffices.
     #[must_use]
     pub fn tracking_store(mut self, path: impl Into<PathBuf>) -> Self {
         self.store = Some(path.into());
@@ -181,10 +182,15 @@ impl DiskSpec {
         let bitmap = bitmap
             .map(|name| self.read_bitmap(name, &held))
             .transpose()?;
-        let store = self.store.as_deref();
-        let store = store.map(|path| self.open_store(path, &held)).transpose()?;
+        let (store, store_unfit) = match (&self.store, bitmap.is_some()) {
+            (Some(path), _) => (Some(self.open_store(path, &held)?), None),
+            (None, false) => store_beside(&held),
+            // The user named another.
+            (None, true) => (None, None),
+        };
         Ok(Source {
             store,
+            store_unfit,
             label: self.label(),
             device: wrap(device),
             bitmap,
@@ -210,7 +216,7 @@ impl DiskSpec {
     fn open_store(&self, path: &Path, held: &Held) -> Result<Arc<OfflineStore>, DiskError> {
         let source_name = self.label();
         match held {
-            Held::Image { image, before } => OfflineStore::open(path, image, before)
+            Held::Image { image, before } => OfflineStore::open(path, true, image, before)
                 .map(Arc::new)
                 .map_err(|error| DiskError::TrackingStore {
                     source_name,
@@ -218,6 +224,21 @@ impl DiskSpec {
                 }),
             Held::Device | Held::Served(_) => Err(DiskError::NoTrackingStore { source_name }),
         }
+    }
+}
+
+/// The store beside an image, if there is one; or why that one cannot be opened.
+fn store_beside(held: &Held) -> (Option<Arc<OfflineStore>>, Option<String>) {
+    let Held::Image { image, before } = held else {
+        return (None, None);
+    };
+    let path = TrackingStore::path_beside(image.files()[0].path());
+    if !path.exists() {
+        return (None, None);
+    }
+    match OfflineStore::open(&path, false, image, before) {
+        Ok(store) => (Some(Arc::new(store)), None),
+        Err(error) => (None, Some(error.to_string())),
     }
 }
 
@@ -239,8 +260,10 @@ pub(crate) struct Source {
     pub(crate) device: Arc<dyn Device>,
     /// The bitmap in the image that the user named.
     pub(crate) bitmap: Option<NamedBitmap>,
-    /// The tracking store that the user named.
+    /// The tracking store that the user named, or that lies beside it.
     pub(crate) store: Option<Arc<OfflineStore>>,
+    /// Why the store beside it could not be opened, if there is one.
+    pub(crate) store_unfit: Option<String>,
     held: Held,
 }
 

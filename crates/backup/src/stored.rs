@@ -14,9 +14,7 @@ use cohort_bitmap::store::{
 use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{TrackingError, TrackingStore};
 
-use crate::catalogue::{
-    Contents, DirectoryId, DiskName, Proof, RunId, SetName, StoreId, Tracking, View,
-};
+use crate::catalogue::{Contents, DirectoryId, DiskName, RunId, SetName, StoreId, Tracking, View};
 
 /// What to do with views that may lack writes, because nobody can show that none passed their store by: after a
 /// kill, and on block devices, which have no stamp.
@@ -84,6 +82,8 @@ pub(crate) struct KnownBits {
     pub(crate) bits: DirtyBitmap,
     pub(crate) sets: Vec<SetId>,
     pub(crate) excess: Excess,
+    /// Why nobody can show that no write is missing, if nobody can.
+    pub(crate) unproven: Option<String>,
 }
 
 /// Begins the note of a set that was found recording after a kill: the reason follows.
@@ -137,6 +137,37 @@ impl Stored {
                 live,
             }),
         })
+    }
+
+    /// Sees to it that something records: a set that nobody collects, as long as no directory has one of its own. It says
+    /// what was written since the disk was first served, for whoever wants to know.
+    pub(crate) fn tend_nobodys(&self, disk: &DiskName) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        let State {
+            store: Some(store),
+            live,
+        } = &mut *state
+        else {
+            return Ok(());
+        };
+        let nobody = Owner::default();
+        if live.iter().all(|live| live.owner == nobody.id) && !live.is_empty() {
+            return Ok(());
+        }
+        live.retain(|live| live.owner != nobody.id);
+        let sets = store.store().sets().into_iter();
+        let nobodys = sets.filter(|(_, label, _)| label.owner == nobody);
+        let nobodys: Vec<_> = nobodys.map(|(set, ..)| set).collect();
+        store.store().drop_sets(&nobodys)?;
+        if live.is_empty() {
+            let label = label(&nobody, disk);
+            live.push(Live {
+                recording: store.store().begin(label, Granularity::DEFAULT)?,
+                owner: nobody.id,
+                disk: disk.as_str().to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// Everything that records.
@@ -232,7 +263,17 @@ impl Stored {
 
     /// What a view of the catalogue says, or why it cannot be gone by. Somebody goes on recording for it.
     pub(crate) fn view(&self, view: &View) -> Result<StoredView, String> {
-        let KnownBits { bits, sets, excess } = self.bits(view)?;
+        let KnownBits {
+            bits,
+            sets,
+            excess,
+            unproven,
+        } = self.bits(view)?;
+        if let (Some(why), Unproven::Compare) = (unproven, self.unproven) {
+            return Err(format!(
+                "nobody can show that it has every write ({why}): to go by it all the same is yours to say"
+            ));
+        }
         let state = self.lock();
         let mut live = state.live.iter();
         let live = live.rfind(|live| sets.contains(&live.recording.set()));
@@ -248,11 +289,11 @@ impl Stored {
     /// What a view of the catalogue held when the store was opened, joined with what was recorded since.
     pub(crate) fn bits(&self, view: &View) -> Result<KnownBits, String> {
         let Tracking { proof, sets, .. } = &view.tracking;
-        if let Proof::Lost { .. } = proof {
-            return Err("writes are missing: the store failed, or an audit found that".to_owned());
+        if let Some(why) = proof.distrust() {
+            return Err(why.to_owned());
         }
         let mut whole: Option<DirtyBitmap> = None;
-        let mut excess_bytes = 0;
+        let (mut excess_bytes, mut unproven) = (0, None);
         for name in sets {
             let set = SetId(name.number);
             if name.id != self.id {
@@ -262,7 +303,10 @@ impl Stored {
                 ));
             }
             if let Some(found) = self.found.get(&set) {
-                self.trusted(found)?;
+                if let Some(lost) = &found.lost {
+                    return Err(lost.why.clone());
+                }
+                unproven = unproven.or_else(|| found.unproven.clone());
                 excess_bytes += found.excess_bytes;
             }
             let bits = self
@@ -279,29 +323,20 @@ impl Stored {
             bits: whole.ok_or("the last backup named no sets of a tracking store")?,
             sets: sets.iter().map(|name| SetId(name.number)).collect(),
             excess: Excess(excess_bytes),
+            unproven,
         })
-    }
-
-    fn trusted(&self, found: &Found) -> Result<(), String> {
-        if let Some(lost) = &found.lost {
-            return Err(lost.why.clone());
-        }
-        match (&found.unproven, self.unproven) {
-            (Some(why), Unproven::Compare) => Err(format!(
-                "nobody can show that it has every write ({why}): to go by it all the same is yours to say"
-            )),
-            (Some(_), Unproven::Use) | (None, Unproven::Compare | Unproven::Use) => Ok(()),
-        }
     }
 
     /// Writes everything exactly, with the disk's stamp. Nothing records any more.
     pub(crate) fn close(&self) -> Result<(), TrackingError> {
+        self.take().map_or(Ok(()), TrackingStore::close)
+    }
+
+    /// The store itself, to be closed by the caller, if it was not taken before. Nothing records any more.
+    pub(crate) fn take(&self) -> Option<TrackingStore> {
         let mut state = self.lock();
         state.live.clear();
-        match state.store.take() {
-            Some(store) => store.close(),
-            None => Ok(()),
-        }
+        state.store.take()
     }
 
     fn with<T>(

@@ -6,7 +6,7 @@ use cohort_bitmap::Granularity;
 use cohort_block::{Device, Format, Image, OpenOptions};
 
 use crate::catalogue::{
-    Anchor, Catalogue, Contents, Decision, DiskName, ImageName, Partial, Proof, RunId,
+    Anchor, Catalogue, Contents, Decision, DiskName, ImageName, Partial, RunId,
 };
 use crate::disk::Candidate;
 use crate::error::DiskError;
@@ -89,22 +89,31 @@ pub(crate) fn survey(
             usable: continued.as_ref().map(drop).map_err(String::clone),
         });
     let (mut notes, mut known) = (Vec::new(), None);
+    if let Some(why) = distrusted(contents, &name) {
+        notes.push(format!("all of the disk is compared: {why}"));
+    }
     if let Some(borrowed) = &mut views {
         look_into_store(borrowed, contents, &name, anchor, &mut notes);
     }
     let tracking = match &views {
-        Some(borrowed) if knows(borrowed, contents, anchor) && !is_lost(contents, &name) => {
+        Some(borrowed)
+            if knows(borrowed, contents, anchor) && distrusted(contents, &name).is_none() =>
+        {
             Tracking::View
         }
         Some(_) => Tracking::Scan,
-        None if is_lost(contents, &name) => {
-            notes.push("an audit or a failed tracking store showed that writes are missing, so all of the disk is compared".to_owned());
-            Tracking::Scan
-        }
+        None if distrusted(contents, &name).is_some() => Tracking::Scan,
         None if source.store.is_some() => {
             let (found, tracking) = offline(&source, contents, &name, anchor, &mut notes);
             known = found;
             tracking
+        }
+        None if source.store_unfit.is_some() && source.bitmap.is_none() => {
+            let why = source.store_unfit.take().unwrap_or_default();
+            notes.push(format!(
+                "the tracking store beside it cannot be opened, so it does not say what changed: {why}"
+            ));
+            Tracking::Scan
         }
         None => image_bitmap(&mut source, contents, &name, anchor, &mut notes),
     };
@@ -219,7 +228,7 @@ fn image_bitmap(
     }
 }
 
-/// What the tracking store that the user named says of the changes since the anchor.
+/// What the tracking store that the user named, or that lies beside the disk, says of the changes since the anchor.
 fn offline(
     source: &Source,
     contents: &Contents,
@@ -227,17 +236,29 @@ fn offline(
     anchor: Option<RunId>,
     notes: &mut Vec<String>,
 ) -> (Option<KnownChanges>, Tracking) {
-    let changes = source
-        .store
-        .as_ref()
-        .map(|store| (store, store.changes(contents, disk, anchor)));
-    match changes {
-        Some((_, Ok(known))) => (Some(known), Tracking::ImageBitmap),
-        Some((store, Err(why))) => {
+    let Some(store) = &source.store else {
+        return (None, Tracking::Scan);
+    };
+    match store.changes(contents, disk, anchor) {
+        Ok(KnownChanges {
+            unproven: Some(why),
+            excess,
+            ..
+        }) if !store.is_named() => {
+            let path = store.path().display();
+            notes.push(format!(
+                "compared with its last backup, because nobody can show that tracking store {path} has every write ({why}); \
+                 what it says is {excess}: if nobody wrote to the disk past it, go by it with --bitmap {disk}={path}"
+            ));
+            (None, Tracking::Scan)
+        }
+        Ok(known) => (Some(known), Tracking::ImageBitmap),
+        // The first backup has nothing to go by, and needs nothing.
+        Err(_) if !store.is_named() && !contents.views.contains_key(disk) => (None, Tracking::Scan),
+        Err(why) => {
             notes.push(format!("tracking store {store} is not gone by yet: {why}"));
             (None, Tracking::Scan)
         }
-        None => (None, Tracking::Scan),
     }
 }
 
@@ -276,11 +297,11 @@ fn knows(borrowed: &Borrowed, contents: &Contents, anchor: Option<RunId>) -> boo
         .is_some_and(|views| views.directory == contents.meta.directory && views.anchor == anchor)
 }
 
-/// Whether writes are missing from what is known of the disk's changes: an audit found that, or the store failed.
-pub(crate) fn is_lost(contents: &Contents, disk: &DiskName) -> bool {
+/// Why what is known of the disk's changes is of no use, if the catalogue says that it is not.
+pub(crate) fn distrusted(contents: &Contents, disk: &DiskName) -> Option<&'static str> {
     let views = contents.views.get(disk);
     let view = views.and_then(|views| views.point.as_ref());
-    view.is_some_and(|view| matches!(view.tracking.proof, Proof::Lost { .. }))
+    view.and_then(|view| view.tracking.proof.distrust())
 }
 
 fn open_chain(catalogue: &Catalogue, image: &ImageName) -> Result<Arc<dyn Device>, String> {

@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cohort_bitmap::store::{Excess, Inspection, Prepared, Recording, SetId, StoreError};
+use cohort_bitmap::store::{Excess, Inspection, Mode, Prepared, Recording, SetId, StoreError};
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, SizeError, Undecided, View};
-use cohort_block::{CloseError, Device, DeviceError, Gated, TrackingError, TrackingStore};
+use cohort_block::{
+    CloseError, Device, DeviceError, Gated, ImageFile, TrackingError, TrackingStore,
+};
 
 use crate::catalogue::{Catalogue, Contents, Decision, DirectoryId, DiskName, ImageName, RunId};
 use crate::scan::{ScanError, scan};
@@ -65,6 +67,9 @@ pub enum TrackError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store beside the disk cannot be made or opened.
+    #[error(transparent)]
+    Beside(#[from] TrackingError),
     /// Writes to the disk would not end.
     #[error(transparent)]
     Gate(#[from] CloseError),
@@ -152,6 +157,34 @@ impl Tracked {
         Self::over(name, gated, path, store, Some(found), unproven)
     }
 
+    /// As [`resume`](Self::resume) with the store beside the file of `image`, which is made if it is not there: for who
+    /// serves the disk in it, from before the first write on.
+    ///
+    /// As long as no directory has a set of its own in that store, one of nobody's records, so that the store always says
+    /// what was written since the disk was first served.
+    ///
+    /// # Errors
+    /// [`TrackError`]; then nothing records, and the store will find that out from the disk's stamp.
+    pub fn beside(
+        name: DiskName,
+        gated: Arc<Gated>,
+        image: &ImageFile,
+        mode: Mode,
+    ) -> Result<Arc<Self>, TrackError> {
+        let (path, size) = (TrackingStore::path_beside(image.path()), gated.size());
+        DirtyBitmap::new(size, Granularity::DEFAULT)?;
+        let (store, found) = if path.exists() {
+            let (store, found) = TrackingStore::open_for(&path, image, size, mode)?;
+            (store, Some(found))
+        } else {
+            let store = TrackingStore::create(&path, image.path(), size, mode)?;
+            (store, None)
+        };
+        let stored = Stored::new(&path, store, found.as_ref(), Unproven::Compare)?;
+        stored.tend_nobodys(&name)?;
+        Self::installed(name, gated, stored)
+    }
+
     fn over(
         name: DiskName,
         gated: Arc<Gated>,
@@ -160,15 +193,28 @@ impl Tracked {
         found: Option<&Inspection>,
         unproven: Unproven,
     ) -> Result<Arc<Self>, TrackError> {
-        let granularity = Granularity::DEFAULT;
-        DirtyBitmap::new(gated.size(), granularity)?;
+        DirtyBitmap::new(gated.size(), Granularity::DEFAULT)?;
         let stored = Stored::new(path, store, found, unproven)?;
+        Self::installed(name, gated, stored)
+    }
+
+    /// Has everything that records record the disk's writes.
+    fn installed(
+        name: DiskName,
+        gated: Arc<Gated>,
+        stored: Stored,
+    ) -> Result<Arc<Self>, TrackError> {
         let mut closed = gated.close("tracking", Instant::now() + GATE_WAIT)?;
         for recording in stored.recordings() {
             closed.install_recording(recording);
         }
         drop(closed);
-        Ok(Arc::new(Self::with(name, gated, granularity, Some(stored))))
+        Ok(Arc::new(Self::with(
+            name,
+            gated,
+            Granularity::DEFAULT,
+            Some(stored),
+        )))
     }
 
     fn with(
@@ -192,21 +238,34 @@ impl Tracked {
     /// # Errors
     /// [`UntrackError`]; a store that is not closed is as after a kill.
     pub fn close(&self) -> Result<(), UntrackError> {
+        match self.end()? {
+            Some(store) => Ok(store.close()?),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`close`](Self::close), and leaves closing the store to the caller: for a disk whose image is written to when it
+    /// is closed, as one with bitmaps of QEMU's is. The store is closed after that, with the disk's last stamp, and while
+    /// the image is still locked.
+    ///
+    /// # Errors
+    /// [`UntrackError`].
+    pub fn end(&self) -> Result<Option<TrackingStore>, UntrackError> {
         let before = mem::replace(&mut *self.lock(), State::Busy);
         if matches!(before, State::Busy) {
             return Err(UntrackError::Busy(self.name.clone()));
         }
-        let closed = self.close_store();
-        *self.lock() = match closed {
-            Ok(()) => State::Idle(None),
+        let ended = self.end_recording();
+        *self.lock() = match ended {
+            Ok(_) => State::Idle(None),
             Err(_) => before,
         };
-        closed
+        ended
     }
 
-    fn close_store(&self) -> Result<(), UntrackError> {
+    fn end_recording(&self) -> Result<Option<TrackingStore>, UntrackError> {
         let Some(stored) = &self.stored else {
-            return Ok(());
+            return Ok(None);
         };
         let recordings = stored.recordings();
         let mut closed = self
@@ -217,7 +276,7 @@ impl Tracked {
         }
         drop(closed);
         self.gated.flush()?;
-        Ok(stored.close()?)
+        Ok(stored.take())
     }
 
     /// What the disk is called.

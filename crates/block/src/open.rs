@@ -110,6 +110,7 @@ pub struct ImageFile {
     path: PathBuf,
     file: Arc<OsFile>,
     id: FileId,
+    found: Option<Stamp>,
     format: Format,
 }
 
@@ -261,6 +262,12 @@ impl ImageFile {
     /// What the operating system says.
     pub fn stamp(&self) -> io::Result<Option<Stamp>> {
         Stamp::of_file(self.file.as_file())
+    }
+
+    /// Its stamp when it was locked, before anything was written to it by whoever opened it: opening an image that carries
+    /// bitmaps writes to it. Nothing for a block device.
+    pub fn found(&self) -> Option<Stamp> {
+        self.found
     }
 
     /// The path under which it was found.
@@ -476,6 +483,7 @@ fn open_file(path: &Path, options: OpenOptions, holding: Holding) -> Result<Imag
     };
     let file = Arc::new(file.map_err(failed)?);
     Ok(ImageFile {
+        found: Stamp::of_file(file.as_file()).map_err(failed)?,
         path: path.into(),
         file,
         id,

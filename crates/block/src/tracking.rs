@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::{FileId, OsFile, Stamp};
+use crate::{FileId, ImageFile, OsFile, Stamp};
 
 /// The tracking store of a disk, open to record into.
 ///
@@ -172,6 +172,33 @@ impl TrackingStore {
         mode: Mode,
     ) -> Result<(Self, Inspection), TrackingError> {
         let state = disk_state(disk, size).map_err(failed(disk))?;
+        Self::open_as(path, disk, state, mode)
+    }
+
+    /// As [`open`](Self::open) for the disk in an image, which is judged by what it was when it was locked: opening the image
+    /// may have written to it since.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for(
+        path: &Path,
+        image: &ImageFile,
+        size: u64,
+        mode: Mode,
+    ) -> Result<(Self, Inspection), TrackingError> {
+        let disk = image.path();
+        let mut state = disk_state(disk, size).map_err(failed(disk))?;
+        state.stamp = image.found().map(stamp);
+        Self::open_as(path, disk, state, mode)
+    }
+
+    fn open_as(
+        path: &Path,
+        disk: &Path,
+        state: DiskState,
+        mode: Mode,
+    ) -> Result<(Self, Inspection), TrackingError> {
+        let size = state.size;
         let file = fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -276,17 +303,20 @@ fn disk_state(disk: &Path, size: u64) -> io::Result<DiskState> {
     for (part, value) in identity.chunks_mut(8).zip([kind, one, other]) {
         part.copy_from_slice(&value.to_le_bytes());
     }
-    let stamp = Stamp::of_file(&file)?.map(|stamp| store::Stamp {
-        size: stamp.size,
-        modified: stamp.modified,
-        changed: stamp.changed,
-    });
     Ok(DiskState {
         identity,
         session: boot_id()?,
         size,
-        stamp,
+        stamp: Stamp::of_file(&file)?.map(stamp),
     })
+}
+
+fn stamp(stamp: Stamp) -> store::Stamp {
+    store::Stamp {
+        size: stamp.size,
+        modified: stamp.modified,
+        changed: stamp.changed,
+    }
 }
 
 /// Another one after each start of the machine; one of its own kind where the system does not tell, so that

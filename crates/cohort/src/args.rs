@@ -252,6 +252,11 @@ pub(crate) struct Serve {
     /// Let nothing be written.
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// What the record of changes beside each disk that is written to, DISK.cohort, survives: kill (the server's end by
+    /// whatever means; the default), power (that of the machine, too; a first write to a place waits for it), or off (none is
+    /// kept). A backup of the disk goes by that record instead of comparing.
+    #[arg(long, value_enum, value_name = "MODE", conflicts_with = "read_only")]
+    pub(crate) track: Option<Track>,
     /// Take the disks for this format instead of looking at their first bytes: for raw disks that guests write to.
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
@@ -267,6 +272,17 @@ pub(crate) struct Serve {
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// What the tracking of a served disk survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Track {
+    /// A killed server.
+    Kill,
+    /// A loss of power.
+    Power,
+    /// There is none.
+    Off,
 }
 
 /// `cohort list`.

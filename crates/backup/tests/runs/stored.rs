@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use cohort_backup::{
     Tracked, Unproven,
 };
 use cohort_bitmap::store::{Label, Mode};
-use cohort_block::{Device, Gated, OsFile, RawDevice, TrackingError, TrackingStore};
+use cohort_block::{Device, File, Gated, OsFile, RawDevice, TrackingError, TrackingStore};
 use cohort_job::Disposition;
 
 use crate::served::Writers;
@@ -364,7 +364,11 @@ fn a_store_that_fails_costs_a_comparison_and_no_write() {
     drop(a);
     let a = serve(&path, Unproven::Use);
     let report = point_of(&world, &a);
-    assert!(noted(&report, "writes are missing"), "{:?}", report.notes);
+    assert!(
+        noted(&report, "its tracking store failed"),
+        "{:?}",
+        report.notes
+    );
     assert_eq!(report.copied_bytes, 0);
     touch(&a, 8);
     a.close().unwrap();
@@ -471,13 +475,13 @@ fn a_disk_that_nobody_serves_now_is_backed_up_by_its_store() {
     fill(&a, 6, 0x66);
     a.close().unwrap();
     drop(a);
-    // Whoever does not name it is told of it, and the view that he does not use stays if his run fails.
+    // It need not be named, and the view stays if the run fails.
     let told = DiskSpec::file(&path)
         .options(policy(BitmapPolicy::Always))
         .through(bad_cluster(9));
     let report = world.backup().disk(told).start().unwrap().wait();
     assert!(
-        noted(&report.disks[0], "--bitmap a="),
+        noted(&report.disks[0], "is known from tracking store"),
         "{:?}",
         report.disks[0].notes
     );
@@ -629,6 +633,95 @@ fn a_kill_costs_qemu_its_bitmap_and_us_a_bounded_excess() {
     assert!(info.contains("in-use"), "{info}");
 }
 
+/// A target that tells at each of its flushes.
+struct Told {
+    inner: Arc<dyn File>,
+    tell: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl File for Told {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_at(buf, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        (self.tell)();
+        self.inner.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
+    }
+}
+
+/// Keeps what the backup directory and the store are as soon as a checkpoint named a partial, and puts both back when the
+/// run is over: so a kill there leaves them.
+#[test]
+fn a_kill_after_a_checkpoint_is_continued_by_the_store() {
+    let world = World::new();
+    let path = world.raw("a.raw", 64);
+    let a = serve(&path, Unproven::Use);
+    let (repository, then) = (world.repository(), world.path("then"));
+    let beside = TrackingStore::path_beside(&path);
+    let tell: Arc<dyn Fn() + Send + Sync> = {
+        let (repository, then, beside) = (repository.clone(), then.clone(), beside.clone());
+        Arc::new(move || {
+            let contents = cohort_backup::catalogue::read(&repository).unwrap();
+            if then.exists() || contents.partials.is_empty() {
+                return;
+            }
+            fs::create_dir(&then).unwrap();
+            for entry in fs::read_dir(&repository).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), then.join(entry.file_name())).unwrap();
+            }
+            fs::copy(&beside, then.with_extension("store")).unwrap();
+        })
+    };
+    let run = Backup::to(&repository)
+        .disk(DiskSpec::served(a.clone()))
+        .options(options(|o| o.policy(BitmapPolicy::Always).speed(8 << 20)))
+        .target_files(move |_, inner| {
+            Arc::new(Told {
+                inner,
+                tell: tell.clone(),
+            })
+        });
+    committed(run.start().unwrap().wait());
+    drop(a);
+    assert!(then.exists(), "no checkpoint was made");
+    fs::remove_dir_all(&repository).unwrap();
+    fs::rename(&then, &repository).unwrap();
+    fs::copy(then.with_extension("store"), &beside).unwrap();
+
+    let before = world.contents();
+    let view = before.views[&name("a")].partial.clone().unwrap();
+    assert_eq!(view.tracking.sets.len(), 2, "remaining and since: {view:?}");
+    let row = &before.partials[&name("a")];
+    let a = serve(&path, Unproven::Use);
+    fill(&a, 2, 0x77);
+    let (report, copies) = back_up(&repository, &[(&a, Options::default())]);
+    let report = committed(report);
+    let disk = &report.disks[0];
+    assert!(noted(disk, "is known from"), "{:?}", disk.notes);
+    assert!(disk.continued.unwrap().kept_bytes > 0);
+    // What the checkpoint lacked, the cluster that was written since, and nothing else.
+    assert!(disk.copied_bytes <= row.remaining_bytes + CLUSTER);
+    let restored = world.restored("a", report.run.unwrap().0);
+    assert!(restored == copies[0] && restored == fs::read(&path).unwrap());
+    world.check();
+}
+
 /// Where the process that is to be killed finds its world.
 const FOLDER: &str = "COHORT_TEST_STORED_FOLDER";
 
@@ -704,7 +797,9 @@ fn run_and_kill(world: &World, runs: u64, spins: u64) {
 fn whatever_a_kill_interrupts_the_next_run_restores_identically() {
     let world = World::new();
     let paths = [world.raw("a.raw", CLUSTERS), world.raw("b.raw", CLUSTERS)];
-    for kill in 0..6 {
+    let kills = env::var("COHORT_TORTURE_RUN_KILLS").ok();
+    let kills = kills.map_or(24, |text| text.parse().unwrap());
+    for kill in 0..kills {
         run_and_kill(&world, 1 + kill % 3, kill * 2);
         let before = world.contents();
         let disks = [0, 1].map(|disk| serve(&paths[disk], Unproven::Use));
@@ -726,6 +821,7 @@ fn whatever_a_kill_interrupts_the_next_run_restores_identically() {
             disk.close().unwrap();
         }
     }
+    println!("{kills} kills, every restore identical");
     world.check();
     // The directory's lock went with the process that was killed.
     drop(Catalogue::open(world.repository()).unwrap());

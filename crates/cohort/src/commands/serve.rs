@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use cohort_backup::catalogue::DiskName;
+use cohort_bitmap::store::Mode;
 use cohort_block::{Access, Device, Format, Gated, Image, OpenOptions};
 use cohort_nbd::{BitmapName, Name, Uri};
 use serde::Serialize;
@@ -16,7 +18,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_open};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{eprint_line, json_line, print_line};
-use crate::serve::{Catalogue, Dirt, Limits, Listener, Served, Server};
+use crate::serve::{Catalogue, Dirt, Limits, Listener, Served, Server, Tracking};
 
 /// Told when clients may connect.
 #[derive(Debug, Serialize)]
@@ -31,7 +33,17 @@ struct JsonExport {
     size_bytes: u64,
     read_only: bool,
     bitmaps: Vec<String>,
+    tracking: Option<JsonTracking>,
     addresses: Vec<String>,
+}
+
+/// Where a disk's writes are recorded.
+#[derive(Debug, Serialize)]
+struct JsonTracking {
+    store: String,
+    survives: &'static str,
+    #[serde(skip)]
+    mode: Mode,
 }
 
 /// Told at the end.
@@ -40,6 +52,7 @@ struct JsonStopped<'a> {
     event: &'static str,
     cut_off: usize,
     failures: &'a [String],
+    unproven: &'a [String],
 }
 
 pub(super) fn run(args: &args::Serve) -> Result {
@@ -73,23 +86,18 @@ fn open_disks(args: &args::Serve) -> Result<Catalogue> {
         } else {
             Access::ReadWrite
         };
-        let disk = open_disk(&source.path, name.as_str(), access, args.format)?;
+        let disk = open_disk(&source.path, &name, access, args)?;
         add(&disks, disk, text)?;
     }
     Ok(disks)
 }
 
-fn open_disk(
-    path: &Path,
-    name: &str,
-    access: Access,
-    format: Option<args::Format>,
-) -> Result<Served> {
+fn open_disk(path: &Path, name: &DiskName, access: Access, args: &args::Serve) -> Result<Served> {
     let options = match access {
         Access::ReadOnly => OpenOptions::read_only(),
         Access::ReadWrite => OpenOptions::read_write(),
     };
-    let options = match format {
+    let options = match args.format {
         Some(args::Format::Raw) => options.format(Format::Raw),
         Some(args::Format::Qcow2) => options.format(Format::Qcow2),
         None => options,
@@ -98,13 +106,43 @@ fn open_disk(
         Image::open(path, options).map_err(|error| Failure::new(exit_of_open(&error), error))?;
     let bitmaps = bitmaps_of(&image);
     let device = image.device().clone();
-    served(
-        name,
-        device.size(),
-        device,
-        access == Access::ReadOnly,
-        bitmaps,
-    )
+    let read_only = access == Access::ReadOnly;
+    let gated = Arc::new(Gated::new(device));
+    let tracking = match access {
+        Access::ReadOnly => None,
+        Access::ReadWrite => track(name, &gated, &image, args.track)?,
+    };
+    let disk = served(name.as_str(), gated.size(), gated, read_only, bitmaps)?;
+    Ok(Served { tracking, ..disk })
+}
+
+/// Has a disk's writes recorded beside it. Where that cannot be, and nobody asked for it, the disk is served without.
+fn track(
+    name: &DiskName,
+    disk: &Arc<Gated>,
+    image: &Image,
+    asked: Option<args::Track>,
+) -> Result<Option<Tracking>> {
+    let mode = match asked {
+        Some(args::Track::Kill) | None => Mode::KilledProcess,
+        Some(args::Track::Power) => Mode::PowerLoss,
+        Some(args::Track::Off) => return Ok(None),
+    };
+    match Tracking::begin(name.clone(), disk, image, mode) {
+        Ok(tracking) => Ok(Some(tracking)),
+        Err(error) if asked.is_none() => {
+            eprint_line(&format!(
+                "cohort: warning: what is written to {name} is recorded nowhere, so the next backup compares all of it: {error}"
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(Failure {
+            exit: Exit::TargetFailed,
+            error: anyhow::Error::new(error).context(format!(
+                "{name} cannot be tracked; say --track off to serve it all the same"
+            )),
+        }),
+    }
 }
 
 /// The bitmaps that QEMU keeps in the top layer: the enabled ones of an image that is written to as they are meanwhile, the
@@ -154,7 +192,7 @@ fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result
         let disk = served(
             &opened.name,
             opened.row.size,
-            opened.device,
+            Arc::new(Gated::new(opened.device)),
             true,
             Vec::new(),
         )?;
@@ -166,15 +204,15 @@ fn open_points(directory: &str, points: &[String], args: &args::Serve) -> Result
 fn served(
     name: &str,
     size: u64,
-    device: Arc<dyn Device>,
+    disk: Arc<Gated>,
     read_only: bool,
     bitmaps: Vec<(BitmapName, Arc<dyn Dirt>)>,
 ) -> Result<Served> {
     let name = Name::new(name).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let disk = Arc::new(Gated::new(device));
     Ok(Served {
         name,
         disk,
+        tracking: None,
         size,
         read_only,
         bitmaps,
@@ -235,6 +273,14 @@ fn describe(catalogue: &Catalogue, listeners: &[Listener]) -> Result<JsonReady> 
                 .iter()
                 .map(|(name, _)| name.as_str().to_owned())
                 .collect(),
+            tracking: disk.tracking.as_ref().map(|tracking| JsonTracking {
+                store: tracking.path().display().to_string(),
+                survives: match tracking.mode() {
+                    Mode::KilledProcess => "kill",
+                    Mode::PowerLoss => "power-loss",
+                },
+                mode: tracking.mode(),
+            }),
             addresses,
         });
     }
@@ -249,6 +295,10 @@ fn show(ready: &JsonReady, json: bool) {
         return json_line(ready);
     }
     for export in &ready.exports {
+        let tracking = export.tracking.as_ref();
+        let tracking = tracking.map_or(String::new(), |JsonTracking { store, mode, .. }| {
+            format!(", tracked in {store} ({mode})")
+        });
         let way = if export.read_only {
             "read-only"
         } else {
@@ -256,7 +306,7 @@ fn show(ready: &JsonReady, json: bool) {
         };
         for address in &export.addresses {
             print_line(&format!(
-                "serving {address} {way}, {} bytes",
+                "serving {address} {way}, {} bytes{tracking}",
                 export.size_bytes
             ));
         }
@@ -278,12 +328,17 @@ fn finish(server: Server, args: &args::Serve) -> Result {
             stopped.cut_off, args.drain
         ));
     }
+    for why in &stopped.unproven {
+        eprint_line(&format!(
+            "cohort: a tracking store is left as after a kill, so the next backup compares or is told to go by it: {why}"
+        ));
+    }
     if args.output.json {
-        let (cut_off, failures) = (stopped.cut_off, &stopped.failures[..]);
         json_line(&JsonStopped {
             event: "stopped",
-            cut_off,
-            failures,
+            cut_off: stopped.cut_off,
+            failures: &stopped.failures,
+            unproven: &stopped.unproven,
         });
     }
     if stopped.failures.is_empty() {

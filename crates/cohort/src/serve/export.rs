@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use cohort_backup::UntrackError;
 use cohort_bitmap::{DirtyBitmap, Stretch};
 use cohort_block::{Device, DeviceError, ExtentKind, LiveBitmap};
 use cohort_nbd::{BitmapName, Context, Export, Exports, Name, Status};
+
+use super::tracking::{Ending, Tracking};
 
 /// The length of requests that suits files best.
 const PREFERRED_BYTES: u32 = 64 << 10;
@@ -20,6 +23,8 @@ pub(crate) struct Served {
     pub(crate) name: Name,
     /// The disk. Every write passes its gate.
     pub(crate) disk: Arc<dyn Device>,
+    /// Where its writes are recorded, if they are.
+    pub(crate) tracking: Option<Tracking>,
     /// How much of it is served: all, or without what its file has more because of its format.
     pub(crate) size: u64,
     /// Nothing may be written to it.
@@ -120,6 +125,14 @@ impl Exports for Catalogue {
 }
 
 impl Served {
+    /// Makes the disk durable, and ends its tracking: the store is to be closed when the disk has been.
+    pub(super) fn end(&self) -> Result<Option<Ending>, UntrackError> {
+        match &self.tracking {
+            Some(tracking) => tracking.end(),
+            None => Ok(self.disk.flush().map(|()| None)?),
+        }
+    }
+
     /// What a context says of a range, from its start on: at least one run, joined where neighbours say the same, and
     /// only one if `one` is enough.
     pub(super) fn status(
@@ -193,6 +206,7 @@ mod tests {
         let served = Served {
             name: Name::new("m").unwrap(),
             disk: Arc::new(Gated::new(Arc::new(MemoryDevice::new("m", size)))),
+            tracking: None,
             size,
             read_only: false,
             bitmaps: vec![(name.clone(), Arc::new(bits))],

@@ -11,6 +11,7 @@ mod memory;
 mod ready;
 mod requests;
 mod stream;
+mod tracking;
 
 use std::io;
 use std::net::Shutdown;
@@ -19,13 +20,16 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use cohort_backup::UntrackError;
 use cohort_nbd::Name;
 
 use connection::{Connection, lock};
 use memory::Budget;
+use tracking::Ending;
 
 pub(crate) use export::{Catalogue, Dirt, Served};
 pub(crate) use listen::Listener;
+pub(crate) use tracking::Tracking;
 
 /// How long accepting rests when the system has no room for another client.
 const REST: Duration = Duration::from_millis(100);
@@ -86,6 +90,8 @@ pub(crate) struct Stopped {
     pub(crate) cut_off: usize,
     /// Disks that could not be flushed, and why.
     pub(crate) failures: Vec<String>,
+    /// Disks whose tracking stores are left as after a kill, and why.
+    pub(crate) unproven: Vec<String>,
 }
 
 impl Server {
@@ -185,19 +191,26 @@ impl Server {
         for thread in self.threads {
             let _ = thread.join();
         }
-        let flush = |disk: &Arc<Served>| disk.disk.flush().err().map(|error| error.to_string());
-        let failures = self
-            .house
-            .catalogue
-            .all()
-            .iter()
-            .filter_map(flush)
-            .collect();
+        let (mut failures, mut unproven, mut stores) = (Vec::new(), Vec::new(), Vec::new());
+        for disk in self.house.catalogue.all() {
+            match disk.end() {
+                Ok(store) => stores.extend(store),
+                Err(UntrackError::Flush(error)) => failures.push(error.to_string()),
+                Err(error) => unproven.push(error.to_string()),
+            }
+        }
         // Threads that have said farewell are about to let the disks go, which end properly only then.
         while Arc::strong_count(&self.house) > 1 && Instant::now() < deadline {
             thread::yield_now();
         }
-        Stopped { cut_off, failures }
+        drop(self.house);
+        let closed = stores.into_iter().map(Ending::close);
+        unproven.extend(closed.filter_map(Result::err));
+        Stopped {
+            cut_off,
+            failures,
+            unproven,
+        }
     }
 }
 
@@ -357,6 +370,7 @@ mod tests {
         Served {
             name: Name::new(name).unwrap(),
             disk: Arc::new(MemoryDevice::new(name, 4096)),
+            tracking: None,
             size: 4096,
             read_only: false,
             bitmaps: vec![(

@@ -16,6 +16,7 @@
 
 mod gauge;
 mod staging;
+mod task;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -23,16 +24,18 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::ledger::{Broken, Claim};
-use crate::sync::{Monitor, MutexGuard, thread};
+use crate::File;
+use crate::sync::{Bell, Monitor, MutexGuard, thread};
 
 pub use gauge::StagingNotice;
 pub use staging::{Staging, StagingLevel};
+pub(crate) use task::{Outcome, Save};
 
 use staging::{Area, Notify, Slot};
+use task::{Done, Spilled, Task};
 
 /// Where old data goes: the target, through handles of the filter's own.
 pub trait Sink: Send + Sync {
@@ -58,6 +61,10 @@ pub struct Savers {
 struct Shared {
     sink: Arc<dyn Sink>,
     queue: Monitor<Queue>,
+    /// Rung when there is something to save.
+    work: Bell,
+    /// Rung when memory is more than half full.
+    crowded: Bell,
     notify: Option<Notify>,
 }
 
@@ -67,36 +74,11 @@ struct Queue {
     /// In memory, oldest first.
     staged: VecDeque<Save>,
     spilled: VecDeque<Spilled>,
+    /// Memory that was in use before: fresh memory costs a writer more than reading into it does.
+    spare: Vec<Vec<u8>>,
     area: Area,
     saving: usize,
     finished: bool,
-}
-
-/// One cluster on its way to the target.
-pub(crate) struct Save {
-    claim: Claim,
-    data: Vec<u8>,
-    source: String,
-    /// That of the write it is done for.
-    outcome: Arc<Outcome>,
-}
-
-/// Why the saves of one write failed, if they did. Set before the claim is given back.
-pub(crate) type Outcome = OnceLock<Broken>;
-
-/// One cluster whose old data is in the scratch file.
-struct Spilled {
-    claim: Claim,
-    slot: Slot,
-    length: usize,
-    source: String,
-}
-
-/// What a saver takes in hand.
-enum Task {
-    Pressing(Save),
-    Staged(Save),
-    Spilled(Spilled),
 }
 
 impl Savers {
@@ -122,10 +104,13 @@ impl Savers {
                     pressing: VecDeque::new(),
                     staged: VecDeque::new(),
                     spilled: VecDeque::new(),
+                    spare: Vec::new(),
                     area,
                     saving: 0,
                     finished: false,
                 }),
+                work: Bell::default(),
+                crowded: Bell::default(),
                 notify,
             }),
         };
@@ -142,11 +127,19 @@ impl Savers {
         self.shared.queue.lock().area.level()
     }
 
+    /// Memory of this length, with whatever content.
+    pub(crate) fn buffer(&self, length: usize) -> Vec<u8> {
+        let spare = self.shared.queue.lock().spare.pop();
+        let mut buffer = spare.unwrap_or_default();
+        buffer.resize(length, 0);
+        buffer
+    }
+
     pub(crate) fn submit(&self, save: Save) {
         let mut queue = self.shared.queue.lock();
         queue.pressing.push_back(save);
         let notice = queue.admit();
-        self.shared.tell(queue, notice);
+        self.shared.tell(queue, notice, 0);
     }
 
     /// Gives back what no thread has begun of the saves that one write waits for, so that a target that
@@ -192,6 +185,8 @@ impl Savers {
             mem::take(&mut queue.spilled),
         );
         self.shared.queue.ring();
+        self.shared.work.ring();
+        self.shared.crowded.ring();
         drop(queue);
         drop(waiting);
     }
@@ -216,12 +211,13 @@ impl Shared {
     fn work(&self) {
         let mut scratch = Vec::new();
         while let Some(task) = self.next() {
-            let done = task.carry_out(&*self.sink, self, &mut scratch);
+            let done = task.carry_out(&*self.sink, &mut scratch);
             let mut queue = self.queue.lock();
             queue.saving -= 1;
-            queue.area.free(done);
+            queue.take_back(done);
             let notice = queue.admit();
-            self.tell(queue, notice);
+            // The first of what is there this thread takes itself.
+            self.tell(queue, notice, 1);
         }
     }
 
@@ -236,19 +232,19 @@ impl Shared {
                 queue.saving += 1;
                 return Some(task);
             }
-            queue = self.queue.wait(queue);
+            queue = self.work.wait(queue);
         }
     }
 
     /// What the spiller does: keeps half of the memory free while the scratch file has room.
     fn spill(&self) {
         while let Some((save, slot)) = self.next_to_spill() {
-            let file = self.scratch();
+            let file = self.queue.lock().area.file();
             let written = catch_unwind(AssertUnwindSafe(|| file.write_at(&save.data, slot.offset)))
                 .unwrap_or_else(|_| Err(io::Error::other("writing to it panicked")));
             let mut queue = self.queue.lock();
             let notice = match written {
-                Ok(()) => queue.spilled(save, slot),
+                Ok(()) => queue.spilled(save, slot, file),
                 Err(error) => {
                     tracing::warn!(%error, "the scratch file takes no more old data");
                     queue.area.give_up_scratch();
@@ -256,7 +252,7 @@ impl Shared {
                     None
                 }
             };
-            self.tell(queue, notice);
+            self.tell(queue, notice, 0);
         }
     }
 
@@ -273,17 +269,24 @@ impl Shared {
             {
                 return Some((save, slot));
             }
-            queue = self.queue.wait(queue);
+            queue = self.crowded.wait(queue);
         }
     }
 
-    fn scratch(&self) -> Arc<dyn crate::File> {
-        self.queue.lock().area.file()
-    }
-
-    /// Rings, and says what there is to say without a lock.
-    fn tell(&self, queue: MutexGuard<'_, Queue>, notice: Option<StagingNotice>) {
-        self.queue.ring();
+    /// Wakes whom it concerns, but for so many tasks that are taken care of, and says without a lock what there
+    /// is to say.
+    fn tell(&self, queue: MutexGuard<'_, Queue>, notice: Option<StagingNotice>, taken: usize) {
+        match queue.tasks().saturating_sub(taken) {
+            0 => {}
+            1 => self.work.ring_once(),
+            _ => self.work.ring(),
+        }
+        if queue.area.is_crowded() {
+            self.crowded.ring();
+        }
+        if queue.saving == 0 {
+            self.queue.ring();
+        }
         drop(queue);
         if let (Some(notify), Some(notice)) = (&self.notify, notice) {
             notify(notice);
@@ -318,108 +321,37 @@ impl Queue {
         notice
     }
 
+    /// How many there are to be taken; what presses is one of them at most.
+    fn tasks(&self) -> usize {
+        self.staged.len() + self.spilled.len() + usize::from(!self.pressing.is_empty())
+    }
+
     /// Old data has moved from memory to the scratch file.
-    fn spilled(&mut self, save: Save, slot: Slot) -> Option<StagingNotice> {
-        self.area.moved(save.data.len());
+    fn spilled(&mut self, save: Save, slot: Slot, file: Arc<dyn File>) -> Option<StagingNotice> {
+        let (spilled, buffer) = save.spilled(slot, file);
+        self.area.moved(buffer.len());
+        self.keep(buffer);
         if !self.finished {
-            self.spilled.push_back(Spilled {
-                claim: save.claim,
-                slot,
-                length: save.data.len(),
-                source: save.source,
-            });
+            self.spilled.push_back(spilled);
         }
         self.admit()
     }
-}
 
-/// What is free again once a task is done.
-enum Done {
-    Nothing,
-    Memory(usize),
-    Scratch(Slot, usize),
-}
-
-impl Task {
-    fn carry_out(self, sink: &dyn Sink, shared: &Shared, buffer: &mut Vec<u8>) -> Done {
-        match self {
-            Task::Pressing(save) => {
-                save.carry_out(sink, false);
-                Done::Nothing
+    fn take_back(&mut self, done: Done) {
+        match done {
+            Done::Pressing(buffer) => self.keep(buffer),
+            Done::Memory(buffer) => {
+                self.area.free_memory(buffer.len());
+                self.keep(buffer);
             }
-            Task::Staged(save) => {
-                let length = save.data.len();
-                save.carry_out(sink, true);
-                Done::Memory(length)
-            }
-            Task::Spilled(spilled) => {
-                let done = Done::Scratch(spilled.slot, spilled.length);
-                spilled.carry_out(sink, shared, buffer);
-                done
-            }
-        }
-    }
-}
-
-impl Save {
-    pub(crate) fn new(claim: Claim, data: Vec<u8>, source: &str, outcome: &Arc<Outcome>) -> Self {
-        Self {
-            claim,
-            data,
-            source: source.to_owned(),
-            outcome: Arc::clone(outcome),
+            Done::Scratch(slot, length) => self.area.free_scratch(slot, length),
         }
     }
 
-    fn carry_out(self, sink: &dyn Sink, staged: bool) {
-        match bring(sink, &self.claim, &self.data, &self.source) {
-            Ok(()) => {
-                self.claim.complete();
-            }
-            Err(why) if staged => self.claim.lose(why),
-            Err(why) => {
-                // Others of the same write may have failed before; one reason is enough.
-                let _ = self.outcome.set(why);
-                drop(self.claim);
-            }
+    /// Keeps a buffer, if it and all others together are no more than what may be staged.
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if self.area.has_room((self.spare.len() + 1) * buffer.len()) {
+            self.spare.push(buffer);
         }
     }
-}
-
-impl Spilled {
-    fn carry_out(self, sink: &dyn Sink, shared: &Shared, buffer: &mut Vec<u8>) {
-        if !self.claim.is_live() {
-            return;
-        }
-        buffer.resize(self.length, 0);
-        let file = shared.scratch();
-        let read = catch_unwind(AssertUnwindSafe(|| file.read_at(buffer, self.slot.offset)))
-            .unwrap_or_else(|_| Err(io::Error::other("reading the scratch file panicked")));
-        if let Err(cause) = read {
-            let offset = self.claim.bytes().start;
-            let cause = Arc::new(cause);
-            return self.claim.lose(Broken::Staged { offset, cause });
-        }
-        match bring(sink, &self.claim, buffer, &self.source) {
-            Ok(()) => {
-                self.claim.complete();
-            }
-            Err(why) => self.claim.lose(why),
-        }
-    }
-}
-
-/// Writes old data to the target, if anybody still wants it.
-fn bring(sink: &dyn Sink, claim: &Claim, data: &[u8], source: &str) -> Result<(), Broken> {
-    if !claim.is_live() {
-        return Ok(()); // Voided while it waited: completing it says so.
-    }
-    let cluster = claim.clusters().start;
-    let saved = catch_unwind(AssertUnwindSafe(|| sink.save(cluster, data)))
-        .unwrap_or_else(|_| Err("saving it panicked".into()));
-    saved.map_err(|cause| Broken::Target {
-        device: source.to_owned(),
-        offset: claim.bytes().start,
-        cause: cause.into(),
-    })
 }

@@ -4,13 +4,13 @@
 //! Everything that waits in this crate waits on a [`Monitor`].
 
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(loom)]
 pub(crate) use loom::{
     sync::{
         Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -18,7 +18,7 @@ pub(crate) use loom::{
 pub(crate) use std::{
     sync::{
         Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -27,14 +27,14 @@ pub(crate) use std::{
 #[derive(Debug, Default)]
 pub(crate) struct Monitor<T> {
     value: Mutex<T>,
-    changed: Condvar,
+    changed: Bell,
 }
 
 impl<T> Monitor<T> {
     pub(crate) fn new(value: T) -> Self {
         Self {
             value: Mutex::new(value),
-            changed: Condvar::new(),
+            changed: Bell::default(),
         }
     }
 
@@ -46,9 +46,7 @@ impl<T> Monitor<T> {
 
     /// Waits for the next ring; may also return without one.
     pub(crate) fn wait<'a>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        self.changed
-            .wait(guard)
-            .unwrap_or_else(PoisonError::into_inner)
+        self.changed.wait(guard)
     }
 
     /// As [`wait`](Self::wait), unless `deadline` has passed: then at once, as an error.
@@ -69,12 +67,53 @@ impl<T> Monitor<T> {
             };
             return Err(guard);
         }
-        let woken = self.changed.wait_timeout(guard, left);
-        Ok(woken.unwrap_or_else(PoisonError::into_inner).0)
+        Ok(self.changed.wait_for(guard, left))
+    }
+
+    /// Wakes everyone who waits. Whoever rings has changed the value, so has held its lock.
+    pub(crate) fn ring(&self) {
+        self.changed.ring();
+    }
+}
+
+/// Rung for those who wait at it, each of whom holds the lock of what it waits for.
+///
+/// A condition variable calls the kernel at every ring, whether anybody waits or not; writers ring
+/// several times a write. Here they are counted under the lock: who comes after the change sees it, and
+/// who came before it is seen.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    bell: Condvar,
+    waiting: AtomicUsize,
+}
+
+impl Bell {
+    /// Waits for a ring; may also return without one.
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let woken = self.bell.wait(guard);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        woken.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, time: Duration) -> MutexGuard<'a, T> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let woken = self.bell.wait_timeout(guard, time);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        woken.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Wakes everyone who waits.
     pub(crate) fn ring(&self) {
-        self.changed.notify_all();
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.bell.notify_all();
+        }
+    }
+
+    /// Wakes one of those who wait.
+    pub(crate) fn ring_once(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.bell.notify_one();
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Done;
 use super::gauge::{Gauge, StagingNotice};
 use crate::File;
 
@@ -145,22 +144,27 @@ impl Area {
         self.weigh()
     }
 
-    pub(super) fn free(&mut self, done: Done) {
-        match done {
-            Done::Nothing => {}
-            Done::Memory(length) => self.in_memory -= length as u64,
-            Done::Scratch(slot, length) => {
-                self.in_scratch -= length as u64;
-                self.free_slots.push(slot);
-            }
-        }
-        // Less is never a reason for a notice.
+    /// So much less lies in memory. Less is never a reason for a notice.
+    pub(super) fn free_memory(&mut self, length: usize) {
+        self.in_memory -= length as u64;
         let _ = self.weigh();
+    }
+
+    /// What lay in a slot is not needed there any more.
+    pub(super) fn free_scratch(&mut self, slot: Slot, length: usize) {
+        self.in_scratch -= length as u64;
+        self.free_slots.push(slot);
+        let _ = self.weigh();
+    }
+
+    /// Whether more than half of the memory is used.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.in_memory * 2 > self.memory
     }
 
     /// A slot for so many bytes, while more than half of the memory is used.
     pub(super) fn slot(&mut self, length: usize) -> Option<Slot> {
-        if self.in_memory * 2 <= self.memory || length as u64 > self.slot_bytes {
+        if !self.is_crowded() || length as u64 > self.slot_bytes {
             return None;
         }
         if let Some(slot) = self.free_slots.pop() {

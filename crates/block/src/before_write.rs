@@ -104,19 +104,23 @@ impl BeforeWrite {
         self.ledger.is_passing()
     }
 
-    /// Called inside the gate, before the recorders are marked. `arrived` is given if the write had to
-    /// wait for the gate.
+    /// Whether this write has no old data to be saved, as far as a few loads can tell.
+    pub(crate) fn passes(&self, offset: u64, length: u64) -> bool {
+        self.ledger.is_passing() || self.ledger.is_settled(self.ledger.clusters(offset, length))
+    }
+
+    /// Called inside the gate, before the recorders are marked. The write is held up since `since`.
     pub(crate) fn before(
         &self,
         operation: Operation,
         offset: u64,
         length: u64,
-        arrived: Option<Instant>,
+        since: Instant,
     ) -> Result<(), DeviceError> {
-        if self.ledger.is_passing() {
+        if self.passes(offset, length) {
             return Ok(());
         }
-        let deadline = arrived.unwrap_or_else(Instant::now) + self.patience.bound.min(FOREVER);
+        let deadline = since + self.patience.bound.min(FOREVER);
         let Err(why) = self.save_all(offset, length, deadline) else {
             return Ok(());
         };
@@ -193,7 +197,7 @@ impl BeforeWrite {
 
     fn read(&self, claim: &Claim) -> Result<Vec<u8>, DeviceError> {
         let bytes = claim.bytes();
-        let mut data = vec![0; (bytes.end - bytes.start) as usize];
+        let mut data = self.savers.buffer((bytes.end - bytes.start) as usize);
         self.source.read_at(&mut data, bytes.start)?;
         Ok(data)
     }

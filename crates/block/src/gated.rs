@@ -1,26 +1,20 @@
-//! The gate: every write enters, passes the filters, marks, writes, leaves; a fence closes it.
+//! A device behind a gate: every write enters, passes the filters, marks, writes, leaves; a fence closes it.
 //!
 //! A closed gate has no write inside, so what is installed while it is closed sees each write whole or
 //! not at all: mark and data are on the same side of every fence. Several gates are closed in the
 //! order of their ids ([`close_all`]), so fences that want the same gates never wait for each other in
-//! a ring.
-//!
-//! Turns are fair. Writes that arrive while somebody closes or has closed the gate wait; when that one
-//! opens it or gives up, all of them are let in before the next one closes it. So a closer waits only
-//! for writes that were there before it, and a write waits for one closer at most.
+//! a ring. Whose turn it is says `gate.rs`.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cohort_bitmap::Recorder;
 use cohort_bitmap::store::Recording;
 
 use crate::before_write::BeforeWrite;
 use crate::device::check_range;
+use crate::gate::{Closing, Gate, GateId, HeldBy, Inside};
 use crate::meter::WriteMeter;
-use crate::sync::Monitor;
 use crate::{Device, DeviceError, Extent, Operation};
 
 /// A device with a gate in front of its writes.
@@ -46,21 +40,10 @@ use crate::{Device, DeviceError, Extent, Operation};
 /// ```
 #[derive(Debug)]
 pub struct Gated {
-    id: GateId,
     device: Arc<dyn Device>,
-    gate: Monitor<State>,
-}
-
-/// The place of a gate in the order in which several are closed. Unique in this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GateId(u64);
-
-impl GateId {
-    fn next() -> Self {
-        // Not one of loom's: nothing waits on it.
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
+    /// What is installed changes only while the gate is closed, except that spent filters and meters go
+    /// at any time.
+    gate: Gate<Installed>,
 }
 
 /// A gate could not be closed.
@@ -83,31 +66,6 @@ pub enum CloseError {
     },
 }
 
-/// What kept a gate from closing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeldBy {
-    /// So many writes had not returned.
-    Writes(u64),
-    /// Another fence, of this name, had it closed.
-    Fence(String),
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Writes between enter and leave.
-    inside: u64,
-    /// Writes that wait for the turn to change.
-    waiting: u64,
-    /// Who wants the gate closed, or has it closed.
-    closers: u64,
-    closed_by: Option<Arc<str>>,
-    /// Counts how often waiting writes were let in.
-    turn: u64,
-    /// Changes only while the gate is closed, except that spent filters go at any time. Writes take the
-    /// whole list along as they enter.
-    installed: Arc<Installed>,
-}
-
 #[derive(Clone, Debug, Default)]
 struct Installed {
     recorders: Vec<Recorder>,
@@ -120,15 +78,14 @@ impl Gated {
     /// Puts an open gate in front of a device. From here on nobody else may write to it.
     pub fn new(device: Arc<dyn Device>) -> Self {
         Self {
-            id: GateId::next(),
             device,
-            gate: Monitor::default(),
+            gate: Gate::new(),
         }
     }
 
     /// Its place in the order of closing.
     pub fn id(&self) -> GateId {
-        self.id
+        self.gate.id()
     }
 
     /// The device behind the gate. Read from it as you like; a write to it escapes every recorder.
@@ -144,42 +101,40 @@ impl Gated {
     /// # Errors
     /// The deadline passed; the gate is then open again.
     pub fn close(&self, who: &str, deadline: Instant) -> Result<ClosedGate<'_>, CloseError> {
-        let mut state = self.gate.lock();
-        state.closers += 1;
-        while state.inside > 0 || state.closed_by.is_some() {
-            state = match self.gate.wait_until(state, deadline) {
-                Ok(state) => state,
-                Err(mut state) => {
-                    let held_by = state.held_by();
-                    state.closer_leaves();
-                    self.gate.ring();
-                    return Err(CloseError::Missed {
-                        device: self.name().to_owned(),
-                        held_by,
-                    });
-                }
-            };
-        }
-        state.closed_by = Some(who.into());
-        Ok(ClosedGate { gated: self })
+        let mut closing = self.gate.approach();
+        self.shut(&mut closing, &who.into(), deadline)?;
+        Ok(ClosedGate {
+            gated: self,
+            _closing: closing,
+        })
     }
 
     /// Forgets filters that let everything pass for good. Allowed at any time, because no write can
     /// tell; a filter that still works stays.
     pub fn drop_spent_filters(&self) {
-        let mut state = self.gate.lock();
-        if state.installed.filters.iter().any(|f| f.is_spent()) {
-            Arc::make_mut(&mut state.installed)
-                .filters
-                .retain(|f| !f.is_spent());
+        if self.gate.installed().filters.iter().any(|f| f.is_spent()) {
+            self.gate
+                .change(|installed| installed.filters.retain(|f| !f.is_spent()));
         }
     }
 
     /// Counts no more writes in `meter`. Allowed at any time.
     pub fn remove_meter(&self, meter: &Arc<WriteMeter>) {
-        let mut state = self.gate.lock();
-        let installed = Arc::make_mut(&mut state.installed);
-        installed.meters.retain(|m| !Arc::ptr_eq(m, meter));
+        self.gate
+            .change(|installed| installed.meters.retain(|m| !Arc::ptr_eq(m, meter)));
+    }
+
+    fn shut(
+        &self,
+        closing: &mut Closing<'_, Installed>,
+        who: &Arc<str>,
+        deadline: Instant,
+    ) -> Result<(), CloseError> {
+        let shut = closing.close(who, deadline);
+        shut.map_err(|held_by| CloseError::Missed {
+            device: self.name().to_owned(),
+            held_by,
+        })
     }
 
     /// How a write of any kind is carried out.
@@ -194,102 +149,57 @@ impl Gated {
         if length == 0 {
             return Ok(());
         }
-        let inside = self.enter();
-        let began = inside.begins();
-        let mut filters = inside.installed.filters.iter();
-        let passed = filters.try_for_each(|f| f.before(operation, offset, length, inside.arrived));
-        if let Err(refused) = passed {
-            if let Some(began) = began {
-                inside.count(began, Instant::now());
-            }
+        let inside = self.gate.enter();
+        let installed = &*inside.installed;
+        let since = installed.holds_up(&inside, offset, length);
+        if let Some(since) = since
+            && let Err(refused) = installed.save(operation, offset, length, since)
+        {
+            installed.count(&inside, Some(since), Instant::now());
             return Err(refused);
         }
-        for recorder in &inside.installed.recorders {
+        for recorder in &installed.recorders {
             recorder.mark(offset, length);
         }
-        for recording in &inside.installed.recordings {
+        for recording in &installed.recordings {
             recording.record(offset, length);
         }
-        let Some(began) = began else {
+        if installed.meters.is_empty() {
             return write();
-        };
+        }
         let asked = Instant::now();
         let written = write();
-        inside.count(began, asked);
+        installed.count(&inside, since, asked);
         written
     }
-
-    fn enter(&self) -> Inside<'_> {
-        let mut state = self.gate.lock();
-        let mut arrived = None;
-        if state.closers == 0 {
-            state.inside += 1;
-        } else {
-            // Whoever changes the turn counts us in, so no closer can slip in between.
-            arrived = Some(Instant::now());
-            state.waiting += 1;
-            let turn = state.turn;
-            while state.turn == turn {
-                state = self.gate.wait(state);
-            }
-        }
-        Inside {
-            gated: self,
-            installed: Arc::clone(&state.installed),
-            arrived,
-        }
-    }
 }
 
-impl State {
-    fn closer_leaves(&mut self) {
-        self.closers -= 1;
-        if self.closed_by.is_none() {
-            self.inside += self.waiting;
-            self.waiting = 0;
-            self.turn += 1;
-        }
+impl Installed {
+    /// Since when this write is held up: it found the gate closed, or has old data to be saved. Most writes are
+    /// not, and ask no clock.
+    fn holds_up(&self, inside: &Inside<'_, Self>, offset: u64, length: u64) -> Option<Instant> {
+        let passes = || self.filters.iter().all(|f| f.passes(offset, length));
+        let now = || (!passes()).then(Instant::now);
+        inside.arrived.or_else(now)
     }
 
-    fn held_by(&self) -> HeldBy {
-        match &self.closed_by {
-            Some(who) => HeldBy::Fence(who.to_string()),
-            None => HeldBy::Writes(self.inside),
-        }
-    }
-}
-
-/// A write on its way. Leaves when dropped, however the write ended.
-struct Inside<'a> {
-    gated: &'a Gated,
-    installed: Arc<Installed>,
-    /// When it arrived, if it had to wait: its patience counts from there.
-    arrived: Option<Instant>,
-}
-
-impl Inside<'_> {
-    /// The present, if anybody wants to know how long this write takes.
-    fn begins(&self) -> Option<Instant> {
-        (!self.installed.meters.is_empty()).then(Instant::now)
+    fn save(
+        &self,
+        operation: Operation,
+        offset: u64,
+        length: u64,
+        since: Instant,
+    ) -> Result<(), DeviceError> {
+        let mut filters = self.filters.iter();
+        filters.try_for_each(|f| f.before(operation, offset, length, since))
     }
 
-    /// The write was let in, its disk was asked, and now it has answered.
-    fn count(&self, began: Instant, asked: Instant) {
+    /// The write was held up, or not, its disk was asked, and now it has answered.
+    fn count(&self, inside: &Inside<'_, Self>, since: Option<Instant>, asked: Instant) {
+        let delay = since.map_or(Duration::ZERO, |since| asked - since);
         let device = asked.elapsed();
-        let at_gate = self.arrived.map(|arrived| began - arrived);
-        let delay = asked - self.arrived.unwrap_or(began);
-        for meter in &self.installed.meters {
-            meter.count(at_gate, delay, device);
-        }
-    }
-}
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        let mut state = self.gated.gate.lock();
-        state.inside -= 1;
-        if state.inside == 0 && state.closers > 0 {
-            self.gated.gate.ring();
+        for meter in &self.meters {
+            meter.count(inside.at_gate, delay, device);
         }
     }
 }
@@ -342,6 +252,7 @@ impl Device for Gated {
 #[must_use = "the gate opens when this is dropped"]
 pub struct ClosedGate<'a> {
     gated: &'a Gated,
+    _closing: Closing<'a, Installed>,
 }
 
 impl<'a> ClosedGate<'a> {
@@ -408,21 +319,15 @@ impl<'a> ClosedGate<'a> {
     }
 
     fn change<R>(&mut self, change: impl FnOnce(&mut Installed) -> R) -> R {
-        change(Arc::make_mut(&mut self.gated.gate.lock().installed))
-    }
-}
-
-impl Drop for ClosedGate<'_> {
-    fn drop(&mut self) {
-        let mut state = self.gated.gate.lock();
-        state.closed_by = None;
-        state.closer_leaves();
-        self.gated.gate.ring();
+        self.gated.gate.change(change)
     }
 }
 
 /// Closes many gates under one deadline, in the order of their ids; gives them back in the order they
 /// were named.
+///
+/// First no gate lets anybody in any more, then each is waited for. So the writes inside all of them end side
+/// by side, and nobody who could wait competes with them for a processor.
 ///
 /// # Errors
 /// The deadline passed at one of them, or one was named twice; all are then open again.
@@ -441,22 +346,14 @@ pub fn close_all<'a>(
             device: gates[pair[0]].name().to_owned(),
         });
     }
-    let mut closed = Vec::with_capacity(gates.len());
+    let who = who.into();
+    let mut closing: Vec<_> = gates.iter().map(|gated| gated.gate.approach()).collect();
     for at in order {
-        closed.push((at, gates[at].close(who, deadline)?));
+        gates[at].shut(&mut closing[at], &who, deadline)?;
     }
-    closed.sort_by_key(|(at, _)| *at);
-    Ok(closed.into_iter().map(|(_, gate)| gate).collect())
-}
-
-impl fmt::Display for HeldBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HeldBy::Writes(1) => f.write_str("one write had not returned"),
-            HeldBy::Writes(count) => write!(f, "{count} writes had not returned"),
-            HeldBy::Fence(who) => write!(f, "the fence of {who} had it closed"),
-        }
-    }
+    let closed = gates.iter().zip(closing);
+    let closed = closed.map(|(gated, _closing)| ClosedGate { gated, _closing });
+    Ok(closed.collect())
 }
 
 #[cfg(all(test, not(loom)))]
@@ -479,7 +376,7 @@ mod tests {
                 disk.write_at(&[1], 0).unwrap();
                 arrived.elapsed()
             });
-            while disk.gate.lock().waiting == 0 {
+            while disk.gate.waiting() == 0 {
                 thread::yield_now();
             }
             let waits = Instant::now();
@@ -502,13 +399,50 @@ mod tests {
     }
 
     #[test]
+    fn no_gate_of_a_group_lets_anybody_in_while_another_is_waited_for() {
+        let faulty = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("vda", 1))));
+        let stalled = faulty.inject(Fault::stall(Operation::Write).once());
+        let disks = [
+            Gated::new(faulty),
+            Gated::new(Arc::new(MemoryDevice::new("vdb", 1))),
+        ];
+        thread::scope(|scope| {
+            scope.spawn(|| disks[0].write_at(&[1], 0).unwrap());
+            stalled.wait_for_strikes(1);
+            let closer = scope.spawn(|| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                let gates = [&disks[0], &disks[1]];
+                let closed = close_all(&gates, "test", deadline).unwrap();
+                let mut byte = [0];
+                closed[1].gated().read_at(&mut byte, 0).unwrap();
+                byte
+            });
+            while disks[0].gate.closers() == 0 {
+                thread::yield_now();
+            }
+            // Patience, where it never comes to that.
+            let approached = (0..1_000_000).any(|_| {
+                thread::yield_now();
+                disks[1].gate.closers() == 1
+            });
+            let late = scope.spawn(|| disks[1].write_at(&[1], 0).unwrap());
+            while disks[1].gate.waiting() == 0 && !late.is_finished() {
+                thread::yield_now();
+            }
+            stalled.release();
+            assert!(approached, "before the first was closed");
+            assert_eq!(closer.join().unwrap(), [0], "nobody went in meanwhile");
+        });
+    }
+
+    #[test]
     fn write_that_arrives_after_a_closer_waits_for_it() {
         let faulty = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("vda", 2))));
         let stalled = faulty.inject(Fault::stall(Operation::Write).once());
         let disk = Gated::new(faulty);
         // Waiting shows nowhere but in the gate's own state.
-        let until = |is: &dyn Fn(&State) -> bool| {
-            while !is(&disk.gate.lock()) {
+        let until = |is: &dyn Fn() -> bool| {
+            while !is() {
                 thread::yield_now();
             }
         };
@@ -522,9 +456,9 @@ mod tests {
                 closed.gated().read_at(&mut bytes, 0).unwrap();
                 bytes
             });
-            until(&|state| state.closers == 1);
+            until(&|| disk.gate.closers() == 1);
             let late = scope.spawn(|| disk.write_at(&[1], 1).unwrap());
-            until(&|state| state.waiting == 1 || late.is_finished());
+            until(&|| disk.gate.waiting() == 1 || late.is_finished());
             stalled.release();
             assert_eq!(
                 closer.join().unwrap(),

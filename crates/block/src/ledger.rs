@@ -22,22 +22,25 @@
 //! Written is not durable. That it becomes by a flush which began after the write completed and then
 //! succeeded: [`Ledger::begin_flush`].
 
+mod answers;
 mod claim;
+mod flights;
 
-use std::collections::BTreeMap;
-use std::error::Error;
 use std::fmt;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use cohort_bitmap::{DirtyBitmap, Granularity};
+use cohort_bitmap::{DirtyBitmap, Granularity, Recorder};
 
-use crate::DeviceError;
 use crate::sync::{AtomicBool, Monitor, MutexGuard, Ordering};
 
+pub(crate) use answers::Before;
+pub use answers::{Broken, Counts, Next};
 pub use claim::{Claim, Flush};
+
+use flights::{Flight, Flights};
 
 /// The clusters of one backup of one device. Shared by the copier, the filter, and who settles.
 ///
@@ -46,117 +49,31 @@ pub use claim::{Claim, Flush};
 pub struct Ledger {
     size: u64,
     cluster: Granularity,
+    manifest: DirtyBitmap,
+    /// Clusters whose old data nobody needs any more. Grows only, so a write that finds its own there asks
+    /// no lock.
+    settled: Recorder,
     state: Monitor<State>,
     /// Set, for good, once no write to the source has to wait or copy any more.
     passing: AtomicBool,
     watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-/// Why a backup can no longer show the instant of its fence.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Broken {
-    /// A write could not wait longer for old data to reach the target.
-    #[error(
-        "{device}: a write at byte {offset} waited {bound:?}, the longest it may, for the old data there to be saved"
-    )]
-    Late {
-        /// The source.
-        device: String,
-        /// Where the write began.
-        offset: u64,
-        /// How long a write may wait.
-        bound: Duration,
-    },
-    /// Old data could not be read.
-    #[error("old data could not be read: {0}")]
-    Source(DeviceError),
-    /// Old data could not be written to the target.
-    #[error("{device}: the old data at byte {offset} could not be saved: {cause}")]
-    Target {
-        /// The source.
-        device: String,
-        /// First byte of the cluster.
-        offset: u64,
-        /// What the target says.
-        cause: Arc<dyn Error + Send + Sync>,
-    },
-    /// Old data was kept beside the target, and what kept it gave it up.
-    #[error("the old data at byte {offset} was lost before it was saved: {cause}")]
-    Staged {
-        /// First byte of the cluster.
-        offset: u64,
-        /// What happened to it.
-        cause: Arc<dyn Error + Send + Sync>,
-    },
-    /// What the target acknowledged may be lost.
-    #[error("the target cannot be trusted any more: {0}")]
-    Distrusted(String),
-}
-
-/// What the copier is told when it asks for more: see [`Ledger::claim_next`].
-#[derive(Debug)]
-pub enum Next {
-    /// These are yours.
-    Claimed(Claim),
-    /// Nothing is owed now, but copies are in flight and may fail. The watcher is called when one ends.
-    Wait,
-    /// Every cluster is written, durable or skipped.
-    Finished,
-    /// The ledger is sealed or broken: nothing will be handed out again.
-    Closed,
-}
-
-/// What a write to the source must do about its clusters first.
-pub(crate) enum Before {
-    /// Copy this one.
-    Claimed(Claim),
-    /// Wait: the rest is in flight.
-    Busy,
-    /// Nothing.
-    Pass,
-}
-
-/// How many clusters are where. They add up to the manifest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// To be copied still.
-    pub owed: u64,
-    /// Being copied, and not yet read or not kept: writes to them wait.
-    pub in_flight: u64,
-    /// Old data read and kept until the target takes it: writes to them pass.
-    pub staged: u64,
-    /// Copied, and perhaps not yet durable.
-    pub written: u64,
-    /// Copied, and covered by a later flush.
-    pub durable: u64,
-    /// Given up, with permission.
-    pub skipped: u64,
-}
-
 struct State {
-    manifest: DirtyBitmap,
     owed: DirtyBitmap,
     written: DirtyBitmap,
     durable: DirtyBitmap,
     skipped: DirtyBitmap,
     /// What was written when each flush under way began, oldest first.
     flushing: Vec<(u64, DirtyBitmap)>,
-    /// First cluster to the flight it belongs to.
-    in_flight: BTreeMap<u64, Flight>,
+    in_flight: Flights,
+    /// The copier was told to wait until a copy ends.
+    awaited: bool,
     /// Numbers claims and flushes; none is used twice.
     next: u64,
     sealed: bool,
     broken: Option<Broken>,
     trusted: bool,
-}
-
-struct Flight {
-    end: u64,
-    claim: u64,
-    staged: bool,
-    /// Whether a write has passed since: what the claimant keeps is all there is of the old data.
-    passed: bool,
 }
 
 impl Ledger {
@@ -165,19 +82,21 @@ impl Ledger {
         Self {
             size: manifest.size(),
             cluster: manifest.granularity(),
+            settled: Recorder::like(&manifest),
             state: Monitor::new(State {
                 owed: manifest.clone(),
                 written: empty_like(&manifest),
                 durable: empty_like(&manifest),
                 skipped: empty_like(&manifest),
-                manifest,
                 flushing: Vec::new(),
-                in_flight: BTreeMap::new(),
+                in_flight: Flights::default(),
+                awaited: false,
                 next: 0,
                 sealed: false,
                 broken: None,
                 trusted: true,
             }),
+            manifest,
             passing: AtomicBool::new(false),
             watcher: OnceLock::new(),
         }
@@ -204,9 +123,9 @@ impl Ledger {
         first..self.cluster.granules(end)
     }
 
-    /// Has `watcher` called, with no lock held, whenever a copy ended or the ledger was broken or
-    /// sealed: then is the time to ask again. Threads of writers call it; it must be quick. Only the
-    /// first one counts; says whether this one does.
+    /// Has `watcher` called, with no lock held, whenever it is time to ask again: a copy has ended and the
+    /// copier was told to [`Wait`](Next::Wait) or nothing is left, clusters came back, or the ledger was broken or sealed.
+    /// Threads of writers call it; it must be quick. Only the first one counts; says whether this one does.
     pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) -> bool {
         self.watcher.set(Box::new(watcher)).is_ok()
     }
@@ -229,7 +148,10 @@ impl Ledger {
                 Next::Claimed(self.claim(&mut state, run.start..end))
             }
             None if state.in_flight.is_empty() => Next::Finished,
-            None => Next::Wait,
+            None => {
+                state.awaited = true;
+                Next::Wait
+            }
         }
     }
 
@@ -241,10 +163,10 @@ impl Ledger {
         {
             return Before::Claimed(self.claim(&mut state, run.start..run.start + 1));
         }
-        if state.is_busy(clusters) {
+        if state.in_flight.is_busy(clusters) {
             Before::Busy
         } else {
-            state.pass(clusters);
+            state.in_flight.pass(clusters);
             Before::Pass
         }
     }
@@ -252,13 +174,22 @@ impl Ledger {
     /// Waits until none of these clusters is in flight; false if the deadline passed first.
     pub(crate) fn wait_while_busy(&self, clusters: &Range<u64>, deadline: Instant) -> bool {
         let mut state = self.state.lock();
-        while state.is_busy(clusters) {
+        while state.in_flight.is_busy(clusters) {
             state = match self.state.wait_until(state, deadline) {
                 Ok(state) => state,
                 Err(_) => return false,
             };
         }
         true
+    }
+
+    /// Whether nobody needs the old data of these clusters, now and for good: they were not to be copied, or have
+    /// been dealt with. Takes no lock.
+    pub(crate) fn is_settled(&self, clusters: Range<u64>) -> bool {
+        let at = |cluster| self.offset(cluster);
+        clusters
+            .map(at)
+            .all(|byte| self.settled.get(byte) || !self.manifest.get(byte))
     }
 
     /// Whether writes to the source need not ask any more.
@@ -291,7 +222,7 @@ impl Ledger {
                 Ok(state) => state,
                 Err(state) => {
                     let mut state = state;
-                    let voided = state.clusters_where(|_| true);
+                    let voided = state.in_flight.clusters();
                     self.void_all(&mut state);
                     self.changed(state);
                     return voided;
@@ -342,9 +273,8 @@ impl Ledger {
     /// The manifest without what is durable: skipped clusters are among it. Final once the ledger is
     /// sealed or broken, no flush is under way, and no other will begin.
     pub fn remaining(&self) -> DirtyBitmap {
-        let state = self.state.lock();
-        let mut remaining = state.manifest.clone();
-        subtract(&mut remaining, &state.durable);
+        let mut remaining = self.manifest.clone();
+        subtract(&mut remaining, &self.state.lock().durable);
         remaining
     }
 
@@ -359,8 +289,8 @@ impl Ledger {
         let flushing: u64 = state.flushing.iter().map(|(_, b)| b.dirty_granules()).sum();
         Counts {
             owed: state.owed.dirty_granules(),
-            in_flight: state.clusters_where(|flight| !flight.staged),
-            staged: state.clusters_where(|flight| flight.staged),
+            in_flight: state.in_flight.clusters() - state.in_flight.staged(),
+            staged: state.in_flight.staged(),
             written: state.written.dirty_granules() + flushing,
             durable: state.durable.dirty_granules(),
             skipped: state.skipped.dirty_granules(),
@@ -385,37 +315,33 @@ impl Ledger {
     fn claim(self: &Arc<Self>, state: &mut State, clusters: Range<u64>) -> Claim {
         self.remove(&mut state.owed, &clusters);
         let id = state.unique();
-        let flight = Flight {
-            end: clusters.end,
-            claim: id,
-            staged: false,
-            passed: false,
-        };
-        state.in_flight.insert(clusters.start, flight);
+        state.in_flight.begin(&clusters, id);
         Claim::new(self, id, clusters)
     }
 
     /// Ends the flight of a claim and puts its clusters where `to` says; false if it was voided.
     fn land(&self, claim: &Claim, to: impl FnOnce(&mut State) -> &mut DirtyBitmap) -> bool {
         let mut state = self.state.lock();
-        let live = state.is_live(claim);
+        let live = state.end(claim).is_some();
         if live {
-            state.in_flight.remove(&claim.clusters.start);
             self.add(to(&mut state), &claim.clusters);
+            let bytes = self.bytes(&claim.clusters);
+            self.settled.mark(bytes.start, bytes.end - bytes.start);
             self.changed(state);
         }
         live
     }
 
-    /// Ends the flight of a claim that copied nothing: owed again. If a write has passed over it there is nothing left to copy again, so the backup breaks.
+    /// Ends the flight of a claim that copied nothing: owed again. If a write has passed over it there is
+    /// nothing left to copy again, so the backup breaks.
     fn give_back(&self, claim: &Claim, why: impl FnOnce() -> Broken) {
         let mut state = self.state.lock();
-        if !state.is_live(claim) {
+        let Some(ended) = state.end(claim) else {
             return;
-        }
-        let ended = state.in_flight.remove(&claim.clusters.start);
+        };
         self.add(&mut state.owed, &claim.clusters);
-        if ended.is_some_and(|flight| flight.passed) && !state.is_closed() {
+        state.awaited = true;
+        if ended.passed && !state.is_closed() {
             state.broken = Some(why());
             self.void_all(&mut state);
         }
@@ -425,28 +351,30 @@ impl Ledger {
     /// Lets writes pass a claimed cluster; false if the claim was voided.
     fn stage(&self, claim: &Claim) -> bool {
         let mut state = self.state.lock();
-        let live = state.is_live(claim);
-        if live && let Some(flight) = state.in_flight.get_mut(&claim.clusters.start) {
-            flight.staged = true;
+        let live = state.in_flight.stage(claim.clusters.start, claim.id);
+        if live {
             self.state.ring();
         }
         live
     }
 
     fn void_all(&self, state: &mut State) {
-        for (start, flight) in mem::take(&mut state.in_flight) {
-            self.add(&mut state.owed, &(start..flight.end));
+        for clusters in state.in_flight.void() {
+            self.add(&mut state.owed, &clusters);
         }
     }
 
     /// Tells everyone who waits.
-    fn changed(&self, state: MutexGuard<'_, State>) {
-        if state.is_closed() && state.in_flight.is_empty() {
+    fn changed(&self, mut state: MutexGuard<'_, State>) {
+        let closed = state.is_closed();
+        if closed && state.in_flight.is_empty() {
             self.passing.store(true, Ordering::Release);
         }
+        let finished = state.in_flight.is_empty() && state.owed.is_empty();
+        let told = mem::take(&mut state.awaited) || closed || finished;
         self.state.ring();
         drop(state);
-        if let Some(watcher) = self.watcher.get() {
+        if told && let Some(watcher) = self.watcher.get() {
             watcher();
         }
     }
@@ -470,31 +398,11 @@ impl State {
     }
 
     fn is_live(&self, claim: &Claim) -> bool {
-        self.in_flight
-            .get(&claim.clusters.start)
-            .is_some_and(|flight| flight.claim == claim.id)
+        self.in_flight.is_live(claim.clusters.start, claim.id)
     }
 
-    fn is_busy(&self, clusters: &Range<u64>) -> bool {
-        // Flights do not overlap, so backwards from the end the first that does not reach in is the last.
-        self.in_flight
-            .range(..clusters.end)
-            .rev()
-            .take_while(|(_, flight)| flight.end > clusters.start)
-            .any(|(_, flight)| !flight.staged)
-    }
-
-    /// Remembers that a write to these clusters goes ahead; none of them is busy.
-    fn pass(&mut self, clusters: &Range<u64>) {
-        let flights = self.in_flight.range_mut(..clusters.end).rev();
-        for (_, flight) in flights.take_while(|(_, flight)| flight.end > clusters.start) {
-            flight.passed = true;
-        }
-    }
-
-    fn clusters_where(&self, chosen: impl Fn(&Flight) -> bool) -> u64 {
-        let flights = self.in_flight.iter().filter(|(_, flight)| chosen(flight));
-        flights.map(|(start, flight)| flight.end - start).sum()
+    fn end(&mut self, claim: &Claim) -> Option<Flight> {
+        self.in_flight.end(claim.clusters.start, claim.id)
     }
 
     fn unique(&mut self) -> u64 {

@@ -58,10 +58,12 @@
 //! qcow2 image is as safe as its last successful flush only while the process lives: tables are
 //! written in no order that would survive a loss of power in between.
 
+mod background;
 mod before_write;
 mod device;
 mod faulty;
 mod file;
+mod gate;
 mod gated;
 mod header;
 mod kept;
@@ -84,11 +86,13 @@ mod throttled;
 mod tracking;
 mod vouched;
 
+pub use background::step_behind;
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
 pub use faulty::{Fault, Faulty, Injected};
 pub use file::{File, FileRun, OsFile};
-pub use gated::{CloseError, ClosedGate, GateId, Gated, HeldBy, close_all};
+pub use gate::{GateId, HeldBy};
+pub use gated::{CloseError, ClosedGate, Gated, close_all};
 pub use kept::LiveBitmap;
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;

@@ -95,7 +95,9 @@ impl Histogram {
     fn record(&self, time: Duration) {
         let nanos = nanos(time);
         self.buckets[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
-        self.worst.fetch_max(nanos, Ordering::Relaxed);
+        if nanos > self.worst.load(Ordering::Relaxed) {
+            self.worst.fetch_max(nanos, Ordering::Relaxed);
+        }
     }
 
     fn sum<'a>(all: impl Iterator<Item = &'a Histogram>) -> Delays {

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Broken, Flight, Ledger, State, unite};
+use super::{Broken, Ledger, State, unite};
 
 /// The right, and the duty, to copy a run of clusters. Dropped, it gives them back as owed; if a
 /// write has passed over them, that breaks the backup.
@@ -77,18 +77,7 @@ impl Claim {
         assert!(start < at && at < end, "{at} lies inside {start}..{end}");
         let mut state = self.ledger.state.lock();
         let id = state.unique();
-        if state.is_live(self) {
-            let whole = state.in_flight.remove(&start);
-            let is = |fact: fn(&Flight) -> bool| whole.as_ref().is_some_and(fact);
-            let flight = |end, claim| Flight {
-                end,
-                claim,
-                staged: is(|flight| flight.staged),
-                passed: is(|flight| flight.passed),
-            };
-            state.in_flight.insert(start, flight(at, self.id));
-            state.in_flight.insert(at, flight(end, id));
-        }
+        state.in_flight.split(start, self.id, at, id);
         drop(state);
         self.clusters = start..at;
         Claim::new(&self.ledger, id, at..end)

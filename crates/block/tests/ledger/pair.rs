@@ -1,198 +1,20 @@
-//! The ledger against a slow one: a vector of words, one per cluster.
-#![cfg(not(loom))]
+//! The ledger beside a slow one, a vector of words, one per cluster; both are told the same things.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{
     BeforeWrite, Broken, Claim, Counts, Device, Flush, Gated, Ledger, MemoryDevice, Next, Patience,
     Savers, Sink,
 };
 use proptest::prelude::*;
 
-const CLUSTER: u64 = 4096;
-
-#[test]
-fn copier_takes_runs_from_where_it_is_and_then_what_was_given_back() {
-    let ledger = ledger("1101111011");
-    let taken = |from, most| match ledger.claim_next(from, most) {
-        Next::Claimed(claim) => claim,
-        other @ (Next::Wait | Next::Finished | Next::Closed) => panic!("{other:?}"),
-    };
-    let first = taken(0, 16);
-    assert_eq!(first.clusters(), 0..2);
-    assert!(taken(2, 3).clusters() == (3..6), "given back at once");
-    let second = taken(4, 1);
-    assert_eq!(second.clusters(), 4..5);
-    let third = taken(5, 16);
-    assert_eq!(third.clusters(), 5..7);
-    let fourth = taken(7, 16);
-    assert_eq!(fourth.clusters(), 8..10);
-    let wrapped = taken(10, 16);
-    assert_eq!(wrapped.clusters(), 3..4);
-    assert!(matches!(ledger.claim_next(0, 1), Next::Wait));
-    for claim in [first, second, third, fourth, wrapped] {
-        assert!(claim.complete());
-    }
-    assert!(matches!(ledger.claim_next(0, 1), Next::Finished));
-}
-
-#[test]
-fn last_cluster_ends_with_the_disk() {
-    let ledger = ledger("11");
-    assert_eq!(ledger.bytes(&(0..2)), 0..2 * CLUSTER - 1);
-    assert_eq!(ledger.clusters(CLUSTER - 1, 1), 0..1);
-    assert_eq!(ledger.clusters(CLUSTER - 1, 2), 0..2);
-    assert_eq!(ledger.clusters(0, u64::MAX), 0..2);
-    assert!(ledger.clusters(5, 0).is_empty());
-    assert!(ledger.clusters(u64::MAX, 1).is_empty());
-}
-
-#[test]
-fn divided_claim_ends_piece_by_piece() {
-    let ledger = ledger("1111");
-    let Next::Claimed(mut head) = ledger.claim_next(0, 4) else {
-        panic!("all is owed");
-    };
-    let mut middle = head.split_off(1);
-    let tail = middle.split_off(3);
-    assert_eq!(
-        (head.clusters(), middle.clusters(), tail.clusters()),
-        (0..1, 1..3, 3..4)
-    );
-    assert!(head.complete());
-    assert!(middle.skip());
-    drop(tail);
-    let want = Counts {
-        owed: 1,
-        written: 1,
-        skipped: 2,
-        ..Counts::default()
-    };
-    assert_eq!(ledger.counts(), want);
-}
-
-#[test]
-fn flush_covers_what_was_written_before_it_began() {
-    let ledger = ledger("111");
-    copy(&ledger, 0);
-    let early = ledger.begin_flush();
-    copy(&ledger, 1);
-    let late = ledger.begin_flush();
-    copy(&ledger, 2);
-    // The later one covers the earlier one's clusters too.
-    late.succeeded();
-    assert_eq!(row(&ledger.remaining()), "001");
-    early.succeeded();
-    assert_eq!(row(&ledger.remaining()), "001");
-    ledger.begin_flush().succeeded();
-    assert_eq!(row(&ledger.remaining()), "000");
-}
-
-#[test]
-fn flush_that_failed_takes_everything_written_back_for_good() {
-    for dropped in [false, true] {
-        let ledger = ledger("1111");
-        copy(&ledger, 0);
-        ledger.begin_flush().succeeded();
-        copy(&ledger, 1);
-        let other = ledger.begin_flush();
-        copy(&ledger, 2);
-        let flush = ledger.begin_flush();
-        if dropped {
-            drop(flush);
-        } else {
-            flush.failed("no space left");
-        }
-        assert!(!ledger.is_trusted());
-        assert!(matches!(ledger.broken(), Some(Broken::Distrusted(_))));
-        // Neither does one that began before, nor any later one, make it good again.
-        other.succeeded();
-        ledger.begin_flush().succeeded();
-        assert_eq!(row(&ledger.remaining()), "0111");
-        assert!(matches!(ledger.claim_next(0, 1), Next::Closed));
-    }
-}
-
-#[test]
-fn sealing_voids_what_has_not_ended() {
-    let ledger = ledger("1111");
-    copy(&ledger, 0);
-    let Next::Claimed(late) = ledger.claim_next(1, 2) else {
-        panic!("all is owed");
-    };
-    assert_eq!(ledger.seal(Instant::now()), 2);
-    assert!(!late.is_live());
-    assert!(!late.complete());
-    assert_eq!(ledger.counts().owed, 3);
-    // What was written before still becomes durable.
-    ledger.begin_flush().succeeded();
-    assert_eq!(row(&ledger.remaining()), "0111");
-    assert!(ledger.broken().is_none());
-}
-
-#[test]
-fn stale_claim_does_not_speak_for_a_new_one() {
-    let ledger = ledger("1");
-    let Next::Claimed(stale) = ledger.claim_next(0, 1) else {
-        panic!("all is owed");
-    };
-    ledger.distrust("reconnected");
-    assert!(!stale.skip());
-    assert_eq!(ledger.counts().owed, 1);
-    assert!(ledger.skipped().is_empty());
-}
-
-#[test]
-fn watcher_is_called_when_a_copy_ends_and_when_the_backup_breaks() {
-    let ledger = ledger("11");
-    let calls = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&calls);
-    let asks = Arc::downgrade(&ledger);
-    assert!(ledger.watch(move || {
-        // No lock is held, so it may ask.
-        let _ = asks.upgrade().map(|ledger| ledger.counts());
-        counted.fetch_add(1, Ordering::Relaxed);
-    }));
-    assert!(!ledger.watch(|| ()), "only the first counts");
-    copy(&ledger, 0);
-    assert_eq!(calls.load(Ordering::Relaxed), 1);
-    drop(ledger.claim_next(1, 1));
-    assert_eq!(calls.load(Ordering::Relaxed), 2);
-    ledger.distrust("reconnected");
-    assert_eq!(calls.load(Ordering::Relaxed), 3);
-}
-
-#[test]
-fn disk_of_no_bytes_is_finished() {
-    let set = DirtyBitmap::new(0, granularity()).unwrap();
-    let ledger = Arc::new(Ledger::new(set));
-    assert!(matches!(ledger.claim_next(0, 1), Next::Finished));
-    assert_eq!(ledger.seal(Instant::now()), 0);
-    assert!(ledger.remaining().is_empty());
-}
-
-#[test]
-fn claim_given_back_breaks_the_backup_only_if_a_write_has_passed() {
-    for passed in [false, true] {
-        let mut pair = Pair::new("11");
-        pair.make(&Move::Claim(0, 1));
-        pair.make(&Move::Stage(0));
-        if passed {
-            pair.make(&Move::Pass(0));
-        }
-        pair.make(&Move::GiveBack(0));
-        pair.check();
-        assert_eq!(pair.ledger.broken().is_some(), passed);
-    }
-}
+use crate::{CLUSTER, ledger, row};
 
 /// Where the slow ledger says a cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     Outside,
     Owed,
     InFlight,
@@ -205,7 +27,7 @@ enum Place {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+pub(crate) enum Move {
     Claim(u64, u64),
     Stage(usize),
     /// A write to a cluster that has nothing to wait for.
@@ -222,7 +44,7 @@ enum Move {
     Seal,
 }
 
-fn moves() -> impl Strategy<Value = Move> {
+pub(crate) fn moves() -> impl Strategy<Value = Move> {
     let n = 0..8usize;
     prop_oneof![
         8 => (0..40u64, 1..6u64).prop_map(|(from, most)| Move::Claim(from, most)),
@@ -241,36 +63,14 @@ fn moves() -> impl Strategy<Value = Move> {
     ]
 }
 
-proptest! {
-    #[test]
-    fn agrees_with_a_vector_of_places(
-        manifest in prop::collection::vec(any::<bool>(), 1..40),
-        moves in prop::collection::vec(moves(), 0..60),
-    ) {
-        let row: String = manifest.iter().map(|m| if *m { '1' } else { '0' }).collect();
-        let mut pair = Pair::new(&row);
-        for step in moves {
-            pair.make(&step);
-            pair.check();
-        }
-        // Whatever is left unsaid goes back.
-        while !pair.claims.is_empty() {
-            pair.make(&Move::GiveBack(0));
-            pair.check();
-        }
-        let counts = pair.ledger.counts();
-        prop_assert_eq!((counts.in_flight, counts.staged), (0, 0));
-    }
-}
-
 /// The ledger and the vector, told the same things.
-struct Pair {
-    ledger: Arc<Ledger>,
+pub(crate) struct Pair {
+    pub(crate) ledger: Arc<Ledger>,
     /// Writes to it pass the ledger's filter, whose savers never get anything to do.
     disk: Gated,
     places: Vec<Place>,
     /// Voided ones stay, to be ended in vain.
-    claims: Vec<(Claim, bool)>,
+    pub(crate) claims: Vec<(Claim, bool)>,
     flushes: Vec<(Flush, u64)>,
     begun: u64,
     closed: bool,
@@ -278,7 +78,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(row: &str) -> Self {
+    pub(crate) fn new(row: &str) -> Self {
         let place = |bit| match bit {
             '1' => Place::Owed,
             _ => Place::Outside,
@@ -296,7 +96,7 @@ impl Pair {
         }
     }
 
-    fn make(&mut self, step: &Move) {
+    pub(crate) fn make(&mut self, step: &Move) {
         match *step {
             Move::Claim(from, most) => self.claim(from, most),
             Move::Complete(at) => {
@@ -465,7 +265,7 @@ impl Pair {
         self.places[clusters.start as usize..clusters.end as usize].fill(to);
     }
 
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         let count = |is: fn(&Place) -> bool| self.places.iter().filter(|p| is(p)).count() as u64;
         let want = Counts {
             owed: count(|p| *p == Place::Owed),
@@ -512,33 +312,4 @@ fn gated(ledger: &Arc<Ledger>, size: u64) -> Gated {
 
 fn is_under_way(place: &Place) -> bool {
     matches!(place, Place::InFlight | Place::Staged(_))
-}
-
-/// A ledger of a disk whose last cluster is one byte short.
-fn ledger(row: &str) -> Arc<Ledger> {
-    let size = row.len() as u64 * CLUSTER - 1;
-    let mut set = DirtyBitmap::new(size, granularity()).unwrap();
-    for (cluster, bit) in (0..).zip(row.chars()) {
-        if bit == '1' {
-            set.set(cluster * CLUSTER, 1).unwrap();
-        }
-    }
-    Arc::new(Ledger::new(set))
-}
-
-fn granularity() -> Granularity {
-    Granularity::new(CLUSTER).unwrap()
-}
-
-fn row(set: &DirtyBitmap) -> String {
-    let bit = |cluster| if set.get(cluster * CLUSTER) { '1' } else { '0' };
-    (0..set.granules()).map(bit).collect()
-}
-
-fn copy(ledger: &Arc<Ledger>, cluster: u64) {
-    let Next::Claimed(claim) = ledger.claim_next(cluster, 1) else {
-        panic!("{cluster} is owed");
-    };
-    assert_eq!(claim.clusters().start, cluster);
-    assert!(claim.complete());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use cohort_block::{Counts, Ledger, Next};
+use cohort_block::{Counts, Ledger, Next, step_behind};
 use cohort_job::{Context, Step};
 
 use crate::checkpoint::Checkpoints;
@@ -97,6 +97,16 @@ impl Copying {
                     Step::Wait(COPIES)
                 });
             }
+            if self.ledger.counts().owed == 0 {
+                // Writers had the rest saved, or others have it in hand: nothing to be paid for.
+                return match self.ledger.claim_next(0, 1) {
+                    Next::Finished => None,
+                    Next::Closed => Some(self.closed(disk)),
+                    Next::Wait => Some(Step::Wait(COPIES)),
+                    // Given back just now, and again: then there is something owed.
+                    Next::Claimed(_) => Some(Step::Again),
+                };
+            }
             let permit = match disk.governor.acquire(|| {
                 let waker = cx.waker();
                 move || waker.wake()
@@ -110,7 +120,11 @@ impl Copying {
             match self.claim() {
                 Next::Claimed(claim) => {
                     let (copier, tell) = (Arc::clone(&self.copier), self.tell.clone());
+                    let behind = disk.governor.yields();
                     cx.spawn(move || {
+                        if behind {
+                            step_behind();
+                        }
                         let copied = copier.copy(claim);
                         // Before the job hears of it, so that it finds the permit free.
                         drop(permit);
@@ -120,16 +134,16 @@ impl Copying {
                 }
                 Next::Wait => return Some(Step::Wait(COPIES)),
                 Next::Finished => return None,
-                Next::Closed => {
-                    let error = self.ledger.broken().map(DiskError::Broken);
-                    let error = error.map(|error| disk.fail(error));
-                    return Some(Step::failed(
-                        error.unwrap_or_else(|| "the backup was sealed early".into()),
-                    ));
-                }
+                Next::Closed => return Some(self.closed(disk)),
             }
         }
         Some(Step::Wait(COPIES))
+    }
+
+    fn closed(&self, disk: &Disk) -> Step {
+        let error = self.ledger.broken().map(DiskError::Broken);
+        let error = error.map(|error| disk.fail(error));
+        Step::failed(error.unwrap_or_else(|| "the backup was sealed early".into()))
     }
 
     /// Claims what comes next, but for clusters that are to be left alone for a while.
@@ -251,6 +265,12 @@ impl Copying {
             disk.checkpoints.demand();
         }
     }
+}
+
+/// Bytes that the target of a disk does not have yet, once it has one.
+pub(crate) fn left_bytes(disk: &Disk) -> Option<u64> {
+    let ledger = Arc::clone(&disk.state().started.as_ref()?.ledger);
+    Some(under_way(&ledger.counts()) * ledger.cluster().bytes())
 }
 
 /// Clusters that the target does not have yet.

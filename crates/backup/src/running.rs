@@ -9,11 +9,14 @@ use cohort_block::WriteMeter;
 use cohort_job::{Disposition, Engine, JobHandle, Outcome, TxnHandle};
 
 use crate::catalogue::{DiskName, RunId};
+use crate::copying;
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::governor::Governor;
 use crate::lent::Lent;
-use crate::report::{DiskOutcome, DiskProgress, DiskReport, FenceReport, RunReport, WritersReport};
+use crate::report::{
+    DiskOutcome, DiskPhase, DiskProgress, DiskReport, FenceReport, RunReport, WritersReport,
+};
 use crate::run::hurry;
 
 /// A run under way. Dropping it does not stop it.
@@ -225,7 +228,15 @@ impl RunningDisk {
 
     /// What it is doing and how far it is.
     pub fn progress(&self) -> DiskProgress {
-        self.disk.meter.read()
+        let mut progress = self.disk.meter.read();
+        // Also what writers had saved since the job last looked.
+        if progress.phase == DiskPhase::Copying
+            && let Some(left) = copying::left_bytes(&self.disk)
+        {
+            let done = progress.total.saturating_sub(left);
+            progress.done = progress.done.max(done);
+        }
+        progress
     }
 
     /// What the user should know already, a sentence each; all of it is in the report too.

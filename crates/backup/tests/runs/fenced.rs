@@ -1,12 +1,13 @@
 //! The fence of a run: what it costs is told, what was frozen is thawed, and whoever is stuck voids it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cohort_backup::{DiskSpec, Hook, StartError, Tracked};
-use cohort_block::{Device, Fault, Faulty, Gated, Injected, MemoryDevice, Operation};
+use cohort_block::{Device, Fault, Faulty, File, Gated, Injected, MemoryDevice, Operation};
 
 use crate::served::served;
 use crate::world::{CLUSTER, World, committed, disk, name, options, read_all};
@@ -132,4 +133,74 @@ fn thaw_that_fails_is_told_and_the_point_stands() {
     let report = committed(run.start().unwrap().wait());
     let failures = report.fence.unwrap().thaw_failures;
     assert_eq!(failures, ["hook guest: no answer"]);
+}
+
+/// All of it is durable before, and the next sync comes after: a target on the file system that the hook froze would
+/// otherwise hold up the fence, and the fence the thaw.
+#[test]
+fn nothing_is_asked_of_a_target_between_freeze_and_thaw() {
+    let world = World::new();
+    let frozen = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(Mutex::new([Vec::new(), Vec::new()]));
+    let turns = |to| {
+        let frozen = frozen.clone();
+        move || {
+            frozen.store(to, Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    let hook = Hook::new("guest", LONG, turns(true), turns(false));
+    let (seen, during) = (asked.clone(), frozen.clone());
+    let run = world.backup().hook(hook).target_files(move |_, inner| {
+        let (asked, frozen) = (seen.clone(), during.clone());
+        Arc::new(Watched {
+            inner,
+            asked,
+            frozen,
+        })
+    });
+    let run = run.disk(DiskSpec::served(served("a")));
+    committed(
+        run.disk(DiskSpec::served(served("b")))
+            .start()
+            .unwrap()
+            .wait(),
+    );
+    let [outside, inside] = &*asked.lock().unwrap();
+    assert_eq!(*inside, [""; 0]);
+    assert!(outside.contains(&"sync") && outside.contains(&"write"));
+}
+
+/// A file that notes what is asked of it: outside, and while things are frozen.
+#[derive(Debug)]
+struct Watched {
+    inner: Arc<dyn File>,
+    asked: Arc<Mutex<[Vec<&'static str>; 2]>>,
+    frozen: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn note(&self, what: &'static str) -> &dyn File {
+        let when = usize::from(self.frozen.load(Ordering::SeqCst));
+        self.asked.lock().unwrap()[when].push(what);
+        &*self.inner
+    }
+}
+
+impl File for Watched {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.note("read").read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.note("write").write_at(buf, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.note("sync").sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.note("len").len()
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.note("set_len").set_len(length)
+    }
 }

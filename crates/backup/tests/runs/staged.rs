@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use cohort_backup::{DiskOutcome, DiskSpec, OnMiss, Running};
-use cohort_block::{Device, File};
+use cohort_backup::{DiskOutcome, DiskSpec, OnMiss, Running, Tracked};
+use cohort_block::{Device, File, Gated, OsFile, RawDevice};
 
 use crate::served::served;
-use crate::world::{CLUSTER, World, committed, disk, options, read_all};
+use crate::world::{CLUSTER, World, committed, disk, name, options, read_all};
 
 const CLUSTERS: u64 = 48;
 /// Never reached by a test that passes.
@@ -57,6 +57,50 @@ fn stalled_target_costs_writers_nothing_and_the_point_is_that_of_the_fence() {
             .wait(),
     );
     assert_eq!(world.restored("a", 2), now);
+}
+
+/// Raw images and targets that are files. The target stands still until every write has returned, so none waited for
+/// it; the time that one did wait is the bound's own.
+#[test]
+fn target_that_stands_still_holds_no_write_beyond_the_bound() {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let file = Arc::new(OsFile::open(&path, true).unwrap());
+    let device = RawDevice::new("a", file, true).unwrap();
+    let a = Tracked::new(name("a"), Arc::new(Gated::new(Arc::new(device)))).unwrap();
+    let bound = Duration::from_millis(50);
+    // One cluster is the worker's, two are staged: most writes find no room.
+    let options = options(|o| o.writer_wait(bound).workers(1).staging_memory(2 * CLUSTER));
+    let stalled = Arc::new(Stall::default());
+    let spec = DiskSpec::served(a.clone()).options(options);
+    let running = start(&world, &stalled, spec);
+    stalled.wait_for_writers(1);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let disk = a.gated();
+            let clusters = (writer..CLUSTERS).step_by(4);
+            scope.spawn(move || {
+                for cluster in clusters {
+                    disk.write_at(&[0xee; 4096], cluster * CLUSTER).unwrap();
+                }
+            });
+        }
+    });
+    assert!(!stalled.is_over(), "they waited for nobody");
+    stalled.release();
+    let report = running.wait();
+    let a = disk(&report, "a");
+    let DiskOutcome::Failed(error) = &a.outcome else {
+        panic!("{a:?}");
+    };
+    assert!(error.to_string().contains("waited 50ms"), "{error}");
+    let delays = a.writers.unwrap().delays;
+    assert_eq!(delays.writes, CLUSTERS);
+    assert!(delays.worst >= bound, "{delays:?}");
+    let image = std::fs::read(&path).unwrap();
+    let mut clusters = image.chunks(CLUSTER as usize);
+    assert!(clusters.all(|cluster| cluster[..4096] == [0xee; 4096]));
+    world.check();
 }
 
 #[test]
@@ -127,6 +171,10 @@ impl Stall {
         let _writers = self.writers.lock().unwrap();
         self.over.store(true, Ordering::Release);
         self.changed.notify_all();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     fn pass(&self) {

@@ -1,201 +1,339 @@
-//! Writers of a served disk while it is backed up: alone, under copy-before-write alone, and during a full backup at
-//! defaults, with the copy's own rate in the same row; then the fence of sixteen disks.
+//! Writers of a served disk while it is backed up: alone, tracked, under copy-before-write alone, and during a full backup
+//! at defaults with the copy's own rate in the same row; beside qemu-storage-daemon. Then a target that stands still for ten
+//! seconds, and the fence of sixteen disks.
 //!
-//! 4 KiB writes at random places of a raw image in the page cache, by one thread and by sixteen. Disk, targets and whoever
-//! else is busy share the machine. `COHORT_BENCH_MIB` sets the size of the disk.
+//! 4 KiB writes at random places, by one thread and by sixteen, through the disk's own gate, in this process. The disk is a raw
+//! image that lies in the page cache, so a write costs no more than the system call: the hardest case, because nothing that a
+//! backup costs hides behind a slow disk. Disk, targets and writers share the machine.
+//!
+//! Words after `--` choose sections: `writers`, `daemon`, `stall`, `fence`. `COHORT_BENCH_MIB` sets the size of the disk.
 
 use std::fs::File;
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use benches::{machine, percentiles, rest};
+use benches::daemon::LiveDaemon;
+use benches::writers::{Writers, Written, pass};
+use benches::{machine, rest};
 use cohort_backup::catalogue::DiskName;
-use cohort_backup::{Backup, DiskSpec, Options, RunReport, Running, SyncMode, Tracked};
+use cohort_backup::{
+    Backup, DiskOutcome, DiskSpec, Options, OptionsBuilder, RunReport, Running, SyncMode, Tracked,
+};
+use cohort_bitmap::{Granularity, Recorder};
 use cohort_block::{Device, Gated, OsFile, RawDevice};
 use cohort_job::Disposition;
 
-const BLOCK: u64 = 4096;
 const CLUSTER: u64 = 64 << 10;
-const ROUNDS: usize = 3;
-const MOMENT: Duration = Duration::from_millis(700);
+const ROUNDS: usize = 5;
+const MOMENT: Duration = Duration::from_millis(500);
+
+type Section = (&'static str, fn(&Path, u64));
+const SECTIONS: [Section; 4] = [
+    ("writers", all_writers),
+    ("daemon", beside_the_daemon),
+    ("stall", stalled),
+    ("fence", fence),
+];
 
 fn main() {
     let mib = std::env::var("COHORT_BENCH_MIB")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(1024);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
     println!("{}", machine());
-    println!("a disk of {mib} MiB, 4 KiB writes at random; medians of {ROUNDS} rounds\n");
-    let lab = tempfile::tempdir_in(std::env::current_dir().expect("a directory")).expect("a lab");
-    println!("depth  writer          writes/s   p99 µs  ratio  copy MiB/s  of alone");
-    for depth in [1, 16] {
-        writers(lab.path(), mib, depth);
+    println!("a disk of {mib} MiB, 4 KiB writes at random; medians of {ROUNDS} rounds");
+    for (name, section) in SECTIONS {
+        if words.is_empty() || words.iter().any(|word| *word == name) {
+            let here = std::env::current_dir().expect("a directory");
+            let lab = tempfile::tempdir_in(here).expect("a lab");
+            section(lab.path(), mib);
+        }
     }
-    fence(lab.path(), mib.min(64));
+}
+
+fn all_writers(lab: &Path, mib: u64) {
+    println!("\ndepth  writer          writes/s   p99 µs  worst µs  ratio  copy MiB/s  of alone");
+    for depth in [1, 16] {
+        writers(lab, mib, depth);
+    }
+}
+
+/// The rows of one depth, all of them in every round.
+#[derive(Default)]
+struct Rows {
+    no_gate: Vec<Row>,
+    alone: Vec<Row>,
+    tracked: Vec<Row>,
+    first_pass: Vec<Row>,
+    second_pass: Vec<Row>,
+    backup: Vec<Row>,
+    copy_alone: Vec<Duration>,
 }
 
 fn writers(lab: &Path, mib: u64, depth: usize) {
-    let disk = disk(lab, "vda", mib);
-    let mut rows: [Vec<Row>; 4] = Default::default();
-    let mut copy_alone = Vec::new();
+    let path = image(lab, "vda", mib);
+    let (device, bare) = (device(&path, "vda"), Gated::new(device(&path, "vda")));
+    let (bare, disk) = (Arc::new(bare), tracked(&path, "vda"));
+    let length = disk.gated().size();
+    let mut rows = Rows::default();
     for _ in 0..ROUNDS {
-        let alone = Writers::start(&disk, depth);
-        rest(MOMENT);
-        rows[0].push(alone.stop());
-        // A copier that may copy next to nothing: what is left is copy-before-write.
+        rows.no_gate.push(for_a_moment(&device, length, depth));
+        rows.alone.push(for_a_moment(&bare, length, depth));
+        let recorder = Recorder::new(length, Granularity::DEFAULT).expect("a recorder");
+        record(&bare, |gate| gate.install_recorder(recorder.clone()));
+        rows.tracked.push(for_a_moment(&bare, length, depth));
+        record(&bare, |gate| {
+            gate.remove_recorder(&recorder);
+        });
+
+        // A copier that may copy next to nothing: what is left is copy-before-write. It would end with the last cluster, so
+        // that one is left alone.
         let slow = Options::builder().mode(SyncMode::Full).speed(1);
         let running = start(lab, &[&disk], slow.build().expect("options"));
-        rows[1].push(pass(&disk, depth));
-        rows[2].push(pass(&disk, depth));
+        let all_but_one = length / CLUSTER - 1;
+        rows.first_pass
+            .push(row(pass(disk.gated(), all_but_one, CLUSTER, depth)));
+        until_saved(&running, all_but_one * CLUSTER);
+        rows.second_pass
+            .push(for_a_moment(disk.gated(), all_but_one * CLUSTER, depth));
         running.cancel(Disposition::Discard);
         let _ = running.wait();
-        copy_alone.push(backup(lab, &[&disk]).0);
-        let meanwhile = Writers::start(&disk, depth);
+        std::fs::remove_dir_all(lab.join("R")).expect("removed");
+
+        rows.copy_alone.push(backup(lab, &[&disk]).0);
+        let meanwhile = Writers::start(disk.gated(), length, depth);
+        rest(MOMENT / 10);
         let (time, _) = backup(lab, &[&disk]);
-        rows[3].push(Row {
-            copy: Some(time),
-            ..meanwhile.stop()
+        let copy = Some(time);
+        rows.backup.push(Row {
+            copy,
+            written: meanwhile.stop(),
         });
     }
-    copy_alone.sort();
-    let copy_alone = copy_alone[ROUNDS / 2];
-    let names = ["alone", "first pass", "second pass", "full backup"];
-    let base = median(&rows[0]).rate();
-    for (name, rows) in names.iter().zip(&rows) {
-        let row = median(rows);
-        let copy = row.copy.map_or_else(String::new, |time| {
-            let rate = mib as f64 / time.as_secs_f64();
-            let share = copy_alone.as_secs_f64() / time.as_secs_f64();
-            format!("{rate:>10.0}  {share:>7.2}×")
-        });
+    rows.print(depth, mib);
+}
+
+impl Rows {
+    fn print(mut self, depth: usize, mib: u64) {
+        self.copy_alone.sort();
+        let copy_alone = self.copy_alone[ROUNDS / 2];
+        let base = median(&self.alone).written.rate();
+        let table = [
+            ("no gate", self.no_gate),
+            ("alone", self.alone),
+            ("tracked", self.tracked),
+            ("first pass", self.first_pass),
+            ("second pass", self.second_pass),
+            ("full backup", self.backup),
+        ];
+        for (name, rows) in table {
+            median(&rows).print(depth, name, base, mib, copy_alone);
+        }
+    }
+}
+
+/// The same beside qemu-storage-daemon: writer through its NBD server, backup at its defaults to a raw file.
+fn beside_the_daemon(lab: &Path, mib: u64) {
+    let path = image(lab, "vda", mib);
+    let target = lab.join("target.raw");
+    let Some(mut daemon) = LiveDaemon::serve(lab, &path).expect("the daemon answers") else {
+        return println!("\nqemu-storage-daemon is not installed");
+    };
+    println!("\ndepth  qemu daemon     writes/s   p99 µs  worst µs  ratio  copy MiB/s  of alone");
+    for depth in [1, 16] {
+        let (mut alone, mut during, mut copy_alone) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..3 {
+            alone.push(for_a_moment(&daemon.disk, daemon.disk.size(), depth));
+            copy_alone.push(daemon.backup(&target, mib << 20).expect("a backup"));
+            let meanwhile = Writers::start(&daemon.disk, daemon.disk.size(), depth);
+            rest(MOMENT / 10);
+            let copy = Some(daemon.backup(&target, mib << 20).expect("a backup"));
+            let written = meanwhile.stop();
+            during.push(Row { copy, written });
+        }
+        copy_alone.sort();
+        let base = median(&alone).written.rate();
+        median(&alone).print(depth, "alone", base, mib, copy_alone[1]);
+        median(&during).print(depth, "full backup", base, mib, copy_alone[1]);
+    }
+}
+
+/// A target that stands still for ten seconds in the middle of a full backup, with what may be staged by default and with room
+/// for all of the disk.
+fn stalled(lab: &Path, mib: u64) {
+    const STALL: Duration = Duration::from_secs(10);
+    let mib = mib.min(256);
+    let disk = tracked(&image(lab, "vda", mib), "vda");
+    println!(
+        "\nstaging      writes/s   p99 µs  worst µs  bound µs  the backup, its target still for {STALL:?}"
+    );
+    let roomy = |o: OptionsBuilder| o.staging_file(lab, mib << 20);
+    let plain = |o: OptionsBuilder| o;
+    for (name, staging) in [("default", &plain as &dyn Fn(_) -> _), ("all", &roomy)] {
+        let options = staging(Options::builder().mode(SyncMode::Full)).build();
+        let until = Instant::now() + STALL;
+        let writers = Writers::start(disk.gated(), disk.gated().size(), 1);
+        let running = Backup::to(lab.join("R"))
+            .options(options.expect("options"))
+            .target_files(move |_, inner| Arc::new(Standing { inner, until }))
+            .disk(DiskSpec::served(disk.clone()))
+            .start();
+        let report = running.expect("a run").wait();
+        let written = writers.stop();
+        let bound = report.fence.as_ref().expect("a fence").bound;
         println!(
-            "{depth:>5}  {name:<12} {:>11.0} {:>8.0} {:>5.2}×  {copy}",
-            row.rate(),
-            row.p99.as_secs_f64() * 1e6,
-            row.rate() / base
+            "{name:<8} {:>12.0} {:>8.0} {:>9.0} {:>9.0}  {}",
+            written.rate(),
+            written.p99.as_secs_f64() * 1e6,
+            written.worst.as_secs_f64() * 1e6,
+            bound.as_secs_f64() * 1e6,
+            match &report.disks[0].outcome {
+                DiskOutcome::Failed(error) => error.to_string(),
+                _ if report.succeeded() => "committed".to_owned(),
+                other => format!("{other:?}"),
+            }
         );
+        std::fs::remove_dir_all(lab.join("R")).expect("removed");
+    }
+}
+
+/// A file that takes no data before a certain time.
+#[derive(Debug)]
+struct Standing {
+    inner: Arc<dyn cohort_block::File>,
+    until: Instant,
+}
+
+impl cohort_block::File for Standing {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        // What makes the file is let through.
+        if offset > 0 {
+            rest(self.until.saturating_duration_since(Instant::now()));
+        }
+        self.inner.write_at(buf, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
     }
 }
 
 /// Sixteen disks in one group, each with a writer, beside one.
 fn fence(lab: &Path, mib: u64) {
-    println!("\ndisks  closed µs   waited: writes   p99 µs  worst µs   MiB/s");
+    let mib = mib.min(64);
+    println!(
+        "\ndisks of {mib} MiB  closed µs   waited: writes   p99 µs  worst µs   MiB/s, with writers and without"
+    );
     for count in [1, 16] {
         let disks: Vec<_> = (0..count)
-            .map(|number| disk(lab, &format!("d{number}"), mib))
+            .map(|number| {
+                let name = format!("d{number}");
+                tracked(&image(lab, &name, mib), &name)
+            })
             .collect();
         let all: Vec<_> = disks.iter().collect();
-        let writers: Vec<_> = all.iter().map(|disk| Writers::start(disk, 1)).collect();
-        let (time, report) = backup(lab, &all);
-        for writers in writers {
-            writers.stop();
+        let mut reports: Vec<(Duration, RunReport, Duration)> = (0..ROUNDS)
+            .map(|_| {
+                let alone = backup(lab, &all).0;
+                let writers = all
+                    .iter()
+                    .map(|disk| Writers::start(disk.gated(), disk.gated().size(), 1));
+                let writers: Vec<_> = writers.collect();
+                let (time, report) = backup(lab, &all);
+                writers.into_iter().for_each(|writers| {
+                    writers.stop();
+                });
+                (time, report, alone)
+            })
+            .collect();
+        let closed = |report: &RunReport| report.fence.as_ref().expect("a fence").closed_for;
+        reports.sort_by_key(|(_, report, _)| closed(report));
+        for (time, report, alone) in reports {
+            let fence = report.fence.expect("served disks are fenced");
+            let micros = |time: Duration| time.as_secs_f64() * 1e6;
+            let rate = |time: Duration| (mib * count) as f64 / time.as_secs_f64();
+            println!(
+                "{count:>15}  {:>9.0}  {:>15}  {:>7.0}  {:>8.0}  {:>6.0}  {:>6.0}",
+                micros(fence.closed_for),
+                fence.delays.writes,
+                micros(fence.delays.p99),
+                micros(fence.delays.worst),
+                rate(time),
+                rate(alone),
+            );
         }
-        let fence = report.fence.expect("served disks are fenced");
-        let micros = |time: Duration| time.as_secs_f64() * 1e6;
-        println!(
-            "{count:>5}  {:>9.0}  {:>15}  {:>7.0}  {:>8.0}  {:>6.0}",
-            micros(fence.closed_for),
-            fence.delays.writes,
-            micros(fence.delays.p99),
-            micros(fence.delays.worst),
-            (mib * count) as f64 / time.as_secs_f64()
-        );
     }
 }
 
-/// What some writers did in some time.
+/// What writers did, and how long a backup took meanwhile, if there was one.
 #[derive(Clone, Copy)]
 struct Row {
-    writes: usize,
-    time: Duration,
-    p99: Duration,
+    written: Written,
     copy: Option<Duration>,
 }
 
 impl Row {
-    fn rate(&self) -> f64 {
-        self.writes as f64 / self.time.as_secs_f64()
+    fn print(&self, depth: usize, name: &str, base: f64, mib: u64, copy_alone: Duration) {
+        let copy = self.copy.map_or_else(String::new, |time| {
+            let rate = mib as f64 / time.as_secs_f64();
+            let share = copy_alone.as_secs_f64() / time.as_secs_f64();
+            format!("{rate:>10.0}  {share:>7.2}×")
+        });
+        println!(
+            "{depth:>5}  {name:<12} {:>11.0} {:>8.0} {:>9.0} {:>5.2}×  {copy}",
+            self.written.rate(),
+            self.written.p99.as_secs_f64() * 1e6,
+            self.written.worst.as_secs_f64() * 1e6,
+            self.written.rate() / base
+        );
+    }
+}
+
+fn row(written: Written) -> Row {
+    Row {
+        written,
+        copy: None,
     }
 }
 
 fn median(rows: &[Row]) -> Row {
     let mut rows = rows.to_vec();
-    rows.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+    rows.sort_by(|a, b| a.written.rate().total_cmp(&b.written.rate()));
     rows[rows.len() / 2]
 }
 
-struct Writers {
-    stop: Arc<AtomicBool>,
-    began: Instant,
-    threads: Vec<JoinHandle<Vec<Duration>>>,
+fn for_a_moment<D: Device + 'static>(disk: &Arc<D>, length: u64, depth: usize) -> Row {
+    let writers = Writers::start(disk, length, depth);
+    rest(MOMENT);
+    row(writers.stop())
 }
 
-impl Writers {
-    fn start(disk: &Arc<Tracked>, depth: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = (0..depth).map(|seed| {
-            let (disk, stop) = (disk.gated().clone(), stop.clone());
-            std::thread::spawn(move || {
-                let (mut random, mut times) = (seed as u64 + 1, Vec::new());
-                let blocks = disk.size() / BLOCK;
-                while !stop.load(Ordering::Relaxed) {
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
-                    times.push(write(&disk, random % blocks * BLOCK));
-                }
-                times
-            })
-        });
-        Writers {
-            threads: threads.collect(),
-            began: Instant::now(),
-            stop,
-        }
-    }
-
-    fn stop(self) -> Row {
-        self.stop.store(true, Ordering::Relaxed);
-        let threads = self.threads.into_iter();
-        let times: Vec<_> = threads.flat_map(|t| t.join().expect("a writer")).collect();
-        row(times, self.began.elapsed())
+/// Waits until so many bytes have reached the target.
+fn until_saved(running: &Running, bytes: u64) {
+    while running.disks()[0].progress().done < bytes {
+        rest(Duration::from_millis(1));
     }
 }
 
-/// Writes once to every cluster, in an order of no pattern.
-fn pass(disk: &Arc<Tracked>, depth: usize) -> Row {
-    let clusters = disk.gated().size() / CLUSTER;
-    let began = Instant::now();
-    let threads: Vec<_> = (0..depth as u64)
-        .map(|thread| {
-            let disk = disk.gated().clone();
-            // Odd, and so prime to any power of two: every cluster has its turn.
-            let places = (thread..clusters).step_by(depth);
-            let places = places.map(move |n| n.wrapping_mul(40_503) % clusters * CLUSTER);
-            std::thread::spawn(move || places.map(|at| write(&disk, at)).collect::<Vec<_>>())
-        })
-        .collect();
-    let times = threads.into_iter();
-    let times = times.flat_map(|t| t.join().expect("a writer")).collect();
-    row(times, began.elapsed())
-}
-
-fn row(times: Vec<Duration>, time: Duration) -> Row {
-    Row {
-        writes: times.len(),
-        time,
-        p99: percentiles(times).1,
-        copy: None,
-    }
-}
-
-fn write(disk: &Gated, at: u64) -> Duration {
-    let began = Instant::now();
-    disk.write_at(&[7; BLOCK as usize], at).expect("a write");
-    began.elapsed()
+fn record(disk: &Gated, change: impl FnOnce(&mut cohort_block::ClosedGate<'_>)) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    change(&mut disk.close("bench", deadline).expect("it closes"));
 }
 
 fn start(lab: &Path, disks: &[&Arc<Tracked>], options: Options) -> Running {
@@ -217,9 +355,8 @@ fn backup(lab: &Path, disks: &[&Arc<Tracked>]) -> (Duration, RunReport) {
     (time, report)
 }
 
-/// A raw image full of data, served.
-fn disk(lab: &Path, name: &str, mib: u64) -> Arc<Tracked> {
-    use std::io::Write;
+/// A raw image full of data.
+fn image(lab: &Path, name: &str, mib: u64) -> PathBuf {
     let path = lab.join(format!("{name}.raw"));
     let mut file = File::create(&path).expect("an image");
     for number in 0..mib {
@@ -227,8 +364,15 @@ fn disk(lab: &Path, name: &str, mib: u64) -> Arc<Tracked> {
             .expect("its data");
     }
     file.sync_all().expect("it is on disk");
-    let file = OsFile::open(&path, true).expect("the image");
-    let device = RawDevice::new(name, Arc::new(file), true).expect("a device");
-    let name = DiskName::new(name).expect("a name");
-    Tracked::new(name, Arc::new(Gated::new(Arc::new(device)))).expect("a size")
+    path
+}
+
+fn device(path: &Path, name: &str) -> Arc<RawDevice> {
+    let file = OsFile::open(path, true).expect("the image");
+    Arc::new(RawDevice::new(name, Arc::new(file), true).expect("a device"))
+}
+
+fn tracked(path: &Path, name: &str) -> Arc<Tracked> {
+    let disk = Arc::new(Gated::new(device(path, name)));
+    Tracked::new(DiskName::new(name).expect("a name"), disk).expect("a size")
 }

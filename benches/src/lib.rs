@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 pub mod apart;
 pub mod choice;
+pub mod daemon;
 pub mod fills;
 pub mod ours;
 pub mod peers;
 pub mod sets;
+pub mod writers;
 
 /// Something to be timed, under its name.
 pub struct Contender<'a> {

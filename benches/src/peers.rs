@@ -159,8 +159,25 @@ impl StorageDaemon {
     /// # Errors
     /// If it does not answer.
     pub fn start(jobs: usize) -> std::io::Result<Option<Self>> {
+        let Some(mut daemon) = Self::spawn(&[])? else {
+            return Ok(None);
+        };
+        daemon.jobs = jobs;
+        for job in 0..jobs {
+            for side in ["s", "t"] {
+                daemon.call(&format!(
+                    r#"{{"execute":"blockdev-add","arguments":{{"driver":"null-co","node-name":"{side}{job}","size":65536,"read-zeroes":true}}}}"#
+                ))?;
+            }
+        }
+        Ok(Some(daemon))
+    }
+
+    /// One with these options and no job; none if it is not installed.
+    pub(crate) fn spawn(options: &[String]) -> std::io::Result<Option<Self>> {
         let spawned = Command::new("qemu-storage-daemon")
             .args(["--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp"])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -175,16 +192,9 @@ impl StorageDaemon {
             child,
             input,
             output: BufReader::new(output),
-            jobs,
+            jobs: 0,
         };
         daemon.call(r#"{"execute":"qmp_capabilities"}"#)?;
-        for job in 0..jobs {
-            for side in ["s", "t"] {
-                daemon.call(&format!(
-                    r#"{{"execute":"blockdev-add","arguments":{{"driver":"null-co","node-name":"{side}{job}","size":65536,"read-zeroes":true}}}}"#
-                ))?;
-            }
-        }
         Ok(Some(daemon))
     }
 
@@ -219,13 +229,15 @@ impl StorageDaemon {
         crate::status_bytes(&self.child.id().to_string(), "VmHWM")
     }
 
-    fn call(&mut self, command: &str) -> std::io::Result<()> {
+    /// Says a command and waits for its answer.
+    pub(crate) fn call(&mut self, command: &str) -> std::io::Result<()> {
         writeln!(self.input, "{command}")?;
         while !self.line()?.contains(r#""return""#) {}
         Ok(())
     }
 
-    fn line(&mut self) -> std::io::Result<String> {
+    /// What it says next.
+    pub(crate) fn line(&mut self) -> std::io::Result<String> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 || line.contains(r#""error":"#) {
             return Err(std::io::Error::other(format!("the daemon says {line:?}")));

@@ -191,10 +191,10 @@ fn stalled(lab: &Path, mib: u64) {
             written.p99.as_secs_f64() * 1e6,
             written.worst.as_secs_f64() * 1e6,
             bound.as_secs_f64() * 1e6,
-            match &report.disks[0].outcome {
-                DiskOutcome::Failed(error) => error.to_string(),
-                _ if report.succeeded() => "committed".to_owned(),
-                other => format!("{other:?}"),
+            if let DiskOutcome::Failed(error) = &report.disks[0].outcome {
+                error.to_string()
+            } else {
+                format!("succeeded: {}", report.succeeded())
             }
         );
         std::fs::remove_dir_all(lab.join("R")).expect("removed");

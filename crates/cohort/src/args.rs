@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -500,6 +501,9 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "hook",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) hook_wait: u64,
+    /// Hold no write up for longer than this, fences included: then the backup breaks. As 500ms, 2s or 1m.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::human::parse_duration)]
+    pub(crate) writer_wait: Duration,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

@@ -98,6 +98,26 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("'{text}' is more bytes than there can be"))
 }
 
+/// Reads a time: a whole number with its unit, ms, s, m or h.
+///
+/// # Errors
+/// A sentence that names the text and the rule.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let rule = || format!("'{text}' is not a time: give a whole number with ms, s, m or h");
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit_ms: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return Err(rule()),
+    };
+    let number: u64 = digits.parse().map_err(|_| rule())?;
+    let ms = number.checked_mul(unit_ms);
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| format!("'{text}' is longer than time lasts"))
+}
+
 /// Reads a number of things, at least one.
 ///
 /// # Errors
@@ -129,7 +149,7 @@ pub(crate) fn parse_range(text: &str) -> Result<Range<u64>, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{bytes, count, duration, parse_bytes, parse_range, percent};
+    use super::{bytes, count, duration, parse_bytes, parse_duration, parse_range, percent};
 
     #[test]
     fn counts_and_shares_are_short() {
@@ -148,6 +168,26 @@ mod tests {
         assert_eq!(parse_range("0:1"), Ok(0..1));
         for bad in ["", "1", "1:0", "1:", ":1", "1:2:3", "16777215T:16777215T"] {
             assert!(parse_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        let times = ["0s", "1500ms", "2s", "3m", "1h"].map(parse_duration);
+        let seconds = [0.0, 1.5, 2.0, 180.0, 3600.0];
+        assert_eq!(times, seconds.map(|s| Ok(Duration::from_secs_f64(s))));
+        for bad in [
+            "",
+            "1",
+            "s",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "1d",
+            "9999999999999999999s",
+            "9999999999999999m",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use cohort_block::{Broken, Device, Fault, Next, OnMiss, Operation, Patience};
 
-use rig::{Panics, Rig, byte};
+use rig::{Panics, Rig};
 
 const CLUSTER: u64 = 64 << 10;
 const CLUSTERS: u64 = 40;

@@ -16,7 +16,7 @@ use anyhow::Context;
 
 pub use checks::{Evidence, Tamper, Verdict};
 use show::Show;
-use stage::{HookCommand, Stage};
+use stage::{Fencing, Stage};
 
 use crate::args;
 use crate::exit::Exit;
@@ -32,9 +32,12 @@ pub(crate) fn run(args: &args::Demo) -> Result {
             error,
         })?;
     let hook = args.hook.clone();
-    let hook = hook.map(|command| (command, Duration::from_secs(args.hook_wait)));
+    let fence = Fencing {
+        hook: hook.map(|command| (command, Duration::from_secs(args.hook_wait))),
+        writer_wait: Some(args.writer_wait),
+    };
     let show = Show::new(args.output.json);
-    let played = play_all(directory.path(), show, hook, &mut |_| {});
+    let played = play_all(directory.path(), show, fence, &mut |_| {});
     if args.keep {
         let kept = directory.keep();
         crate::output::eprint_line(&format!("kept: {}", kept.display()));
@@ -55,16 +58,16 @@ pub(crate) fn run(args: &args::Demo) -> Result {
 /// # Errors
 /// Something broke that was not meant to.
 pub fn play(directory: &Path, json: bool, tamper: Tamper<'_>) -> anyhow::Result<Verdict> {
-    play_all(directory, Show::new(json), None, tamper)
+    play_all(directory, Show::new(json), Fencing::default(), tamper)
 }
 
 fn play_all(
     directory: &Path,
     show: Show,
-    hook: Option<HookCommand>,
+    fence: Fencing,
     tamper: Tamper<'_>,
 ) -> anyhow::Result<Verdict> {
-    let mut stage = Stage::set(directory, show, hook, tamper)?;
+    let mut stage = Stage::set(directory, show, fence, tamper)?;
     acts::prologue(&mut stage)?;
     acts::first_backup(&mut stage)?;
     acts::increment(&mut stage)?;

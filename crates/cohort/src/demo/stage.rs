@@ -36,14 +36,19 @@ pub(super) struct Stage<'a> {
     pub(super) scratch: PathBuf,
     /// What every point must restore to: the bytes read while the gates were closed.
     pub(super) copies: BTreeMap<(DiskName, RunId), Vec<u8>>,
-    /// A command to be called around every fence, and how long each call may take.
-    hook: Option<HookCommand>,
+    fence: Fencing,
     tamper: Tamper<'a>,
     verdict: Verdict,
 }
 
-/// A hook's command line, and the time each call of it has.
-pub(super) type HookCommand = (String, Duration);
+/// What every common instant is taken with.
+#[derive(Default)]
+pub(super) struct Fencing {
+    /// A command to be called around it, and how long each call may take.
+    pub(super) hook: Option<(String, Duration)>,
+    /// The longest that a write is held up, if it is not the library's default.
+    pub(super) writer_wait: Option<Duration>,
+}
 
 /// A run under way, and the copies that were taken inside its fence.
 pub(super) struct Act {
@@ -56,7 +61,7 @@ impl<'a> Stage<'a> {
     pub(super) fn set(
         directory: &Path,
         show: Show,
-        hook: Option<HookCommand>,
+        fence: Fencing,
         tamper: Tamper<'a>,
     ) -> Result<Stage<'a>> {
         let disks = [
@@ -72,7 +77,7 @@ impl<'a> Stage<'a> {
             directory,
             scratch,
             copies,
-            hook,
+            fence,
             tamper,
             verdict,
         })
@@ -94,12 +99,15 @@ impl<'a> Stage<'a> {
         let mut backup = Backup::to(&self.directory);
         for (disk, policy) in self.disks.iter().zip(POLICIES) {
             // One copy at a time: the rows are easier to read.
-            let options = Options::builder()
+            let mut options = Options::builder()
                 .policy(policy)
                 .undecided(OnUndecided::Refuse)
-                .workers(1)
-                .build()?;
-            backup = backup.disk(DiskSpec::served(disk.tracked.clone()).options(options));
+                .workers(1);
+            if let Some(wait) = self.fence.writer_wait {
+                options = options.writer_wait(wait);
+            }
+            let spec = DiskSpec::served(disk.tracked.clone());
+            backup = backup.disk(spec.options(options.build()?));
         }
         let devices: Vec<_> = self
             .disks
@@ -118,7 +126,7 @@ impl<'a> Stage<'a> {
             *aside.lock().unwrap_or_else(PoisonError::into_inner) =
                 devices.iter().map(copy).collect();
         };
-        if let Some((command, wait)) = &self.hook {
+        if let Some((command, wait)) = &self.fence.hook {
             backup = backup.hook(Hook::command(command, *wait));
         }
         let running = during("starting a run", backup.inside_fence(copy_aside).start())?;

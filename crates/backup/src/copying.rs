@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use cohort_block::{Counts, Ledger, Next, step_behind};
+use cohort_block::{Counts, Ledger, Next};
 use cohort_job::{Context, Step};
 
 use crate::checkpoint::Checkpoints;
@@ -120,11 +120,7 @@ impl Copying {
             match self.claim() {
                 Next::Claimed(claim) => {
                     let (copier, tell) = (Arc::clone(&self.copier), self.tell.clone());
-                    let behind = disk.governor.yields();
                     cx.spawn(move || {
-                        if behind {
-                            step_behind();
-                        }
                         let copied = copier.copy(claim);
                         // Before the job hears of it, so that it finds the permit free.
                         drop(permit);

@@ -64,11 +64,6 @@ impl Governor {
         }));
     }
 
-    /// Whether copies yield to writers; where nobody writes through us, there is nobody to yield to.
-    pub(crate) fn yields(&self) -> bool {
-        self.yields.load(Ordering::Acquire) && !self.lock().disks.is_empty()
-    }
-
     /// Whether copies yield to writers, from now on.
     pub(crate) fn set_yields(&self, yields: bool) {
         self.yields.store(yields, Ordering::Release);

@@ -58,7 +58,6 @@
 //! qcow2 image is as safe as its last successful flush only while the process lives: tables are
 //! written in no order that would survive a loss of power in between.
 
-mod background;
 mod before_write;
 mod device;
 mod faulty;
@@ -86,7 +85,6 @@ mod throttled;
 mod tracking;
 mod vouched;
 
-pub use background::step_behind;
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
 pub use faulty::{Fault, Faulty, Injected};

@@ -7,10 +7,13 @@ use cohort_nbd::{
 
 /// Nothing wants or holds more than the limits, and what gets through lies within them.
 pub fn check(bytes: &[u8]) {
-    match bytes.split_first() {
-        Some((side, bytes)) if side % 2 == 0 => serve(bytes),
-        Some((_, bytes)) => connect(bytes),
-        None => {}
+    let Some((side, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let tls = [Tls::Off, Tls::Optional, Tls::Required][usize::from(side / 2 % 3)];
+    match side % 2 {
+        0 => serve(tls, bytes),
+        _ => connect(tls, bytes),
     }
 }
 
@@ -38,9 +41,11 @@ impl Exports for One {
     }
 }
 
-fn serve(mut bytes: &[u8]) {
+/// What would be encrypted goes as it is.
+fn serve(tls: Tls, mut bytes: &[u8]) {
     let mut out = Vec::new();
-    let mut server = Handshake::begin(Tls::Off, &mut out);
+    let mut server = Handshake::begin(tls, &mut out);
+    let mut encrypted = false;
     let session = loop {
         assert!(server.wants() <= MAX_OPTION);
         out.clear();
@@ -50,8 +55,15 @@ fn serve(mut bytes: &[u8]) {
         bytes = later;
         match server.receive(now, &One, &mut out) {
             Ok(Step::More) => assert!(out.len() < 4 * MAX_OPTION),
-            Ok(Step::StartTls) => server.encrypted(),
-            Ok(Step::Transmit(session)) => break session,
+            Ok(Step::StartTls) => {
+                assert!(tls != Tls::Off && !encrypted);
+                encrypted = true;
+                server.encrypted();
+            }
+            Ok(Step::Transmit(session)) => {
+                assert!(tls != Tls::Required || encrypted);
+                break session;
+            }
             Ok(Step::End) | Err(_) => return,
         }
     };
@@ -78,13 +90,17 @@ fn serve(mut bytes: &[u8]) {
     }
 }
 
-fn connect(mut bytes: &[u8]) {
+fn connect(tls: Tls, mut bytes: &[u8]) {
     let mut out = Vec::new();
     let contexts = vec![Context::Allocation, Context::AllocationDepth];
     let mut client = Connecting::begin(Wish {
         name: Name::default(),
         contexts,
     });
+    let mut encrypted = tls != Tls::Required;
+    if !encrypted {
+        client = client.with_tls();
+    }
     let client = loop {
         assert!(client.wants() <= MAX_OPTION);
         let Some((now, later)) = bytes.split_at_checked(client.wants()) else {
@@ -93,7 +109,15 @@ fn connect(mut bytes: &[u8]) {
         bytes = later;
         match client.receive(now, &mut out) {
             Ok(ConnectStep::More) => {}
-            Ok(ConnectStep::Ready(client)) => break client,
+            Ok(ConnectStep::StartTls) => {
+                assert!(!encrypted);
+                encrypted = true;
+                client.encrypted(&mut out);
+            }
+            Ok(ConnectStep::Ready(client)) => {
+                assert!(encrypted);
+                break client;
+            }
             Err(_) => return,
         }
     };

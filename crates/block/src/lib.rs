@@ -82,6 +82,7 @@ mod stamp;
 mod storage;
 mod sync;
 mod throttled;
+mod tls;
 mod tracking;
 mod vouched;
 
@@ -102,5 +103,6 @@ pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};
 pub use stamp::{FileId, Stamp, same_file};
 pub use throttled::Throttled;
+pub use tls::{Secured, Socket, TlsClient, TlsError, TlsServer};
 pub use tracking::{Beside, TrackingError, TrackingStore};
 pub use vouched::Vouched;

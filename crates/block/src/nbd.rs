@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cohort_nbd::{Command, Context, Uri};
+use cohort_bitmap::{DirtyBitmap, Granularity};
+use cohort_nbd::{BitmapName, Command, Context, Uri};
 
 use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_range};
 use crate::open::Access;
@@ -64,9 +65,11 @@ impl NbdDevice {
     pub fn connect(uri: &Uri, access: Access, patience: Duration) -> Result<Self, OpenError> {
         let name = uri.to_string();
         let path = || PathBuf::from(&name);
-        let wire = Wire::open(uri, Instant::now() + patience).map_err(|cause| OpenError::Io {
-            path: path(),
-            cause,
+        let wire = Wire::open(uri, contexts(), Instant::now() + patience).map_err(|cause| {
+            OpenError::Io {
+                path: path(),
+                cause,
+            }
         })?;
         let writable = access == Access::ReadWrite;
         if writable && wire.client.flags().read_only() {
@@ -92,6 +95,80 @@ impl NbdDevice {
             }),
             changed: Condvar::new(),
         })
+    }
+
+    /// Has every request take at most `patience` from now on.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Has messages call it so, instead of by its address.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// What `qemu:dirty-bitmap:NAME` says of the whole disk, in bits of `granularity` bytes; through a connection of its own.
+    ///
+    /// # Errors
+    /// The server has no such bitmap, or does not answer in time. It says more or less than the disk has.
+    pub fn dirty_bitmap(
+        &self,
+        name: &BitmapName,
+        granularity: Granularity,
+    ) -> io::Result<DirtyBitmap> {
+        let wanted = Context::DirtyBitmap(name.clone());
+        let wire = Wire::open(
+            &self.uri,
+            vec![wanted.clone()],
+            Instant::now() + self.patience,
+        )?;
+        let read = self.read_bitmap(&wire, &wanted, granularity);
+        wire.close();
+        read
+    }
+
+    fn read_bitmap(
+        &self,
+        wire: &Wire,
+        wanted: &Context,
+        granularity: Granularity,
+    ) -> io::Result<DirtyBitmap> {
+        if !wire
+            .client
+            .contexts()
+            .iter()
+            .any(|(_, context)| context == wanted)
+        {
+            let message = format!("the server does not have {wanted}");
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        let mut dirty = DirtyBitmap::new(self.size, granularity).map_err(io::Error::other)?;
+        let mut at = 0;
+        while at < self.size {
+            let length = (self.size - at).min(ZEROES_AT_ONCE);
+            let status = Command::BlockStatus {
+                offset: at,
+                length,
+                one: false,
+            };
+            let answer = wire.ask(status, &[], Instant::now() + self.patience);
+            let answer = answer.map_err(|error| match error {
+                Unanswered::Lost(why) => io::Error::new(io::ErrorKind::ConnectionReset, why),
+                Unanswered::Refused(error) => error,
+            })?;
+            for run in answer.runs {
+                let run_length = run.length.min(self.size - at);
+                if run.flags & Context::DIRTY != 0 {
+                    dirty.set(at, run_length).map_err(io::Error::other)?;
+                }
+                at += run_length;
+            }
+        }
+        Ok(dirty)
     }
 
     /// Where it is.
@@ -154,7 +231,7 @@ impl NbdDevice {
     fn reconnect(&self, deadline: Instant) -> io::Result<Arc<Wire>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match Wire::open(&self.uri, deadline) {
+            let error = match Wire::open(&self.uri, contexts(), deadline) {
                 Ok(wire) if wire.client.size() == self.size => return Ok(wire),
                 Ok(wire) => {
                     let (now, before) = (wire.client.size(), self.size);
@@ -378,6 +455,11 @@ impl Device for NbdDevice {
             allocated: true,
         })
     }
+}
+
+/// What is asked of ranges while a disk is read.
+fn contexts() -> Vec<Context> {
+    vec![Context::Allocation]
 }
 
 impl Drop for NbdDevice {

@@ -82,7 +82,7 @@ pub(crate) struct Backup {
     )]
     pub(crate) plan: Option<PathBuf>,
     /// Disks to back up: files or block devices, raw or qcow2, or exports of NBD servers (nbd://HOST/EXPORT,
-    /// nbd+unix:///EXPORT?socket=PATH); each as PATH or NAME=PATH.
+    /// nbd+unix:///EXPORT?socket=PATH; nbds with ?tls-certificates=DIR); each as PATH or NAME=PATH.
     #[arg(required = true, value_name = "[NAME=]SOURCE")]
     pub(crate) sources: Vec<String>,
     /// The backup directory; made if it does not exist.
@@ -247,9 +247,19 @@ pub(crate) struct Serve {
     /// Listen at this unix socket, which only its owner may use. What a dead process left there is replaced.
     #[arg(long, value_name = "PATH", group = "where")]
     pub(crate) socket: Option<PathBuf>,
-    /// Listen at this address, such as 127.0.0.1:10809. There is no encryption and no password.
+    /// Listen at this address, such as 127.0.0.1:10809; without --tls-certificates there is no encryption and no password.
     #[arg(long, value_name = "ADDRESS:PORT", group = "where")]
     pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Serve only encrypted connections, to clients that show a certificate: with server-cert.pem, server-key.pem and
+    /// ca-cert.pem in this folder, which is as QEMU, nbdkit and libnbd have it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls_certificates: Option<PathBuf>,
+    /// Serve clients that do not encrypt, too.
+    #[arg(long, requires = "tls_certificates")]
+    pub(crate) tls_optional: bool,
+    /// Ask clients for no certificate.
+    #[arg(long, requires = "tls_certificates")]
+    pub(crate) tls_anyone: bool,
     /// Let nothing be written.
     #[arg(long)]
     pub(crate) read_only: bool,

@@ -231,3 +231,125 @@ fn what_was_asked_before_the_end_is_answered() {
         assert_eq!(disk[at..at + 4096], [cookie as u8; 4096]);
     }
 }
+
+#[test]
+fn a_server_killed_under_load_comes_back_with_all_that_it_answered() {
+    let lab = Lab::new();
+    let mut server = serving(&lab, &[]);
+    let mut expected = fs::read(lab.path("a.raw")).unwrap();
+    for round in 1..=5u8 {
+        // Each writer has its own quarter, and writes on until the server is gone.
+        let answered: Vec<Vec<usize>> = std::thread::scope(|scope| {
+            let writers = [0, 1, 2, 3].map(|quarter| {
+                let raw = server.enter("a");
+                scope.spawn(move || write_until_gone(raw, quarter, round))
+            });
+            let mut judge = server.enter("a");
+            for cookie in 0..200 {
+                judge.ask(0, READ, cookie, 0, 4096);
+                assert_eq!(judge.reply(), (0, cookie));
+                judge.get(4096);
+            }
+            server.signal("KILL");
+            writers
+                .map(|writer| writer.join().expect("a writer"))
+                .to_vec()
+        });
+        assert!(
+            answered.iter().any(|blocks| !blocks.is_empty()),
+            "there was load"
+        );
+        drop(server);
+        server = Server::start(&lab, &["a.raw"]);
+        others_read(&server, &answered, round, &mut expected);
+    }
+    assert_eq!(server.stop(), Some(0));
+}
+
+const BLOCK: usize = 4096;
+const QUARTER: usize = SIZE as usize / 4;
+
+/// Writes block after block of its quarter, eight under way at a time, and tells which were answered.
+fn write_until_gone(mut raw: Raw, quarter: usize, round: u8) -> Vec<usize> {
+    let mut answered = Vec::new();
+    for first in (0..QUARTER / BLOCK).step_by(8).cycle() {
+        for block in first..first + 8 {
+            let at = quarter * QUARTER + block * BLOCK;
+            let sent = raw.try_ask(
+                WRITE,
+                block as u64,
+                at as u64,
+                BLOCK as u32,
+                &[round; BLOCK],
+            );
+            if !sent {
+                return answered;
+            }
+        }
+        for _ in 0..8 {
+            match raw.try_reply() {
+                Some((0, block)) => answered.push(quarter * QUARTER + block as usize * BLOCK),
+                Some(other) => panic!("{other:?}"),
+                None => return answered,
+            }
+        }
+    }
+    answered
+}
+
+/// What was answered is there; what was not is there or as before, and never something else.
+fn others_read(server: &Server, answered: &[Vec<usize>], round: u8, expected: &mut Vec<u8>) {
+    let mut raw = server.enter("a");
+    raw.ask(0, READ, 9, 0, SIZE);
+    assert_eq!(raw.reply(), (0, 9));
+    let now = raw.get(SIZE as usize);
+    for at in answered.iter().flatten() {
+        assert!(
+            now[*at..at + BLOCK] == [round; BLOCK],
+            "block at {at} of round {round}"
+        );
+    }
+    let blocks = now.chunks(BLOCK).zip(expected.chunks(BLOCK));
+    for (now, before) in blocks {
+        let is_sound = now
+            .iter()
+            .zip(before)
+            .all(|(now, before)| *now == round || now == before);
+        assert!(is_sound, "something that nobody wrote");
+    }
+    *expected = now;
+}
+
+#[test]
+fn many_exports_are_held_in_little_memory() {
+    let lab = Lab::new();
+    let names: Vec<_> = (0..64).map(|number| format!("d{number}.raw")).collect();
+    for name in &names {
+        let disk = fs::File::create(lab.path(name)).expect("a disk");
+        disk.set_len(1 << 40).expect("room");
+    }
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let server = Server::start(&lab, &names);
+    let (resident, files) = server.holds();
+    assert!(resident < 16 << 20, "{resident} bytes for 64 exports");
+    let mut guests: Vec<_> = (0..200)
+        .map(|number| server.enter(&format!("d{}", number % 64)))
+        .collect();
+    for raw in &mut guests {
+        raw.ask(0, READ, 1, 1 << 39, 512);
+        assert_eq!((raw.reply(), raw.get(512)), ((0, 1), vec![0; 512]));
+    }
+    drop(guests);
+    let mut raw = server.enter("d0");
+    let gone = (0..10_000).any(|_| {
+        raw.ask(0, READ, 1, 0, 512);
+        raw.reply();
+        raw.get(512);
+        server.holds().1 <= files + 1
+    });
+    assert!(
+        gone,
+        "{files} files were open, and {} are now",
+        server.holds().1
+    );
+}

@@ -1,9 +1,9 @@
 //! The client's side of the handshake: asks for the best that the server has, and enters one export.
 //!
 //! ```text
-//!   Greeting ──> ExtendedHeaders ──no──> StructuredReply ──no──> Go ──> a Client
-//!                      └──yes──────> SetMetaContext <──yes──┘    ^
-//!                                          └─────────────────────┘
+//!   Greeting ──────────────> ExtendedHeaders ──no──> StructuredReply ──no──> Go ──> a Client
+//!      └──> StartTls ──yes──┘     └──yes──────> SetMetaContext <──yes──┘    ^
+//!                                                     └─────────────────────┘
 //! ```
 
 use crate::client::Client;
@@ -26,6 +26,8 @@ pub struct Wish {
 #[derive(Debug)]
 pub struct Connecting {
     wish: Wish,
+    /// Whether the connection is still to be encrypted, before anything else is said.
+    tls: bool,
     phase: Phase,
     mode: Mode,
     contexts: Vec<(u32, Context)>,
@@ -46,6 +48,8 @@ enum Phase {
 pub enum ConnectStep {
     /// Send what was appended, and go on.
     More,
+    /// Encrypt the connection, call [`Connecting::encrypted`], send what that appended, and go on.
+    StartTls,
     /// Inside: requests may be sent.
     Ready(Client),
 }
@@ -75,6 +79,7 @@ impl Connecting {
     pub fn begin(wish: Wish) -> Self {
         Self {
             wish,
+            tls: false,
             phase: Phase::Greeting,
             mode: Mode::Simple,
             contexts: Vec::new(),
@@ -82,6 +87,18 @@ impl Connecting {
             preferred_length: 4096,
             longest: MAX_PAYLOAD,
         }
+    }
+
+    /// Nothing is said before the connection is encrypted; a server that cannot do that is refused.
+    #[must_use]
+    pub fn with_tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    /// Says that the connection is encrypted now, and appends to `out` what is to be sent over it.
+    pub fn encrypted(&mut self, out: &mut Vec<u8>) {
+        self.tls = false;
+        self.send(Opt::ExtendedHeaders, &[], out);
     }
 
     /// How many bytes [`receive`](Self::receive) wants next: at most [`MAX_OPTION`].
@@ -119,7 +136,12 @@ impl Connecting {
             return Err(ConnectError::NoServer);
         }
         out.u32(u32::from(flags & (FIXED_NEWSTYLE | NO_ZEROES)));
-        self.send(Opt::ExtendedHeaders, &[], out);
+        let first = if self.tls {
+            Opt::StartTls
+        } else {
+            Opt::ExtendedHeaders
+        };
+        self.send(first, &[], out);
         Ok(())
     }
 
@@ -166,6 +188,7 @@ impl Connecting {
         self.phase = Phase::Header { sent };
         let refused = kind & 1 << 31 != 0;
         match (sent, kind) {
+            (Opt::StartTls, reply::ACK) => return Ok(ConnectStep::StartTls),
             (Opt::ExtendedHeaders, reply::ACK) => self.contexts_or_go(Mode::Extended, out),
             (Opt::ExtendedHeaders, _) if refused => self.send(Opt::StructuredReply, &[], out),
             (Opt::StructuredReply, reply::ACK) => self.contexts_or_go(Mode::Structured, out),

@@ -202,7 +202,7 @@ impl Handshake {
         let Some(option) = Opt::of(number) else {
             let refusal = match self.tls {
                 Tls::Required => Refusal::TlsRequired,
-                Tls::Off | Tls::On => Refusal::Unsupported,
+                Tls::Off | Tls::Optional | Tls::On => Refusal::Unsupported,
             };
             put_refusal(out, number, refusal, "this server does not know the option");
             return Ok(Step::More);

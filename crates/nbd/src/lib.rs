@@ -89,4 +89,4 @@ pub use limits::{MAX_EXTENTS, MAX_NAME, MAX_OPTION, MAX_PAYLOAD, Name, NameError
 pub use option::{Mode, Tls};
 pub use request::{Command, Request};
 pub use session::{Incoming, Reply, Session};
-pub use uri::{DEFAULT_PORT, Server, Uri, UriError};
+pub use uri::{DEFAULT_PORT, Server, Uri, UriError, UriTls};

@@ -22,6 +22,8 @@ pub(crate) enum Opt {
 pub enum Tls {
     /// There is none, and none is offered.
     Off,
+    /// It may be turned on; without it everything is served, too.
+    Optional,
     /// Nothing is served before it is on.
     Required,
     /// It is on.
@@ -104,19 +106,19 @@ impl Opt {
         match (self, tls, mode) {
             (Abort,           _,          _)          => Serve,
             (StartTls,        Off,        _)          => Refuse(Policy),
-            (StartTls,        Required,   _)          => Serve,
+            (StartTls, Optional | Required, _)        => Serve,
             (StartTls,        On,         _)          => Refuse(Invalid),
             (ExportName,      Required,   _)          => Close,
             (List | Info | Go | StructuredReply | ListMetaContext | SetMetaContext | ExtendedHeaders, Required, _)
                                                       => Refuse(TlsRequired),
-            (ExportName | List | Info | Go, Off | On, _) => Serve,
-            (StructuredReply, Off | On,   Simple)     => Serve,
-            (StructuredReply, Off | On,   Structured) => Refuse(Invalid),
-            (StructuredReply, Off | On,   Extended)   => Refuse(ExtendedRequired),
-            (ListMetaContext | SetMetaContext, Off | On, Simple) => Refuse(Invalid),
-            (ListMetaContext | SetMetaContext, Off | On, Structured | Extended) => Serve,
-            (ExtendedHeaders, Off | On,   Simple | Structured) => Serve,
-            (ExtendedHeaders, Off | On,   Extended)   => Refuse(Invalid),
+            (ExportName | List | Info | Go, Off | Optional | On, _) => Serve,
+            (StructuredReply, Off | Optional | On, Simple)     => Serve,
+            (StructuredReply, Off | Optional | On, Structured) => Refuse(Invalid),
+            (StructuredReply, Off | Optional | On, Extended)   => Refuse(ExtendedRequired),
+            (ListMetaContext | SetMetaContext, Off | Optional | On, Simple) => Refuse(Invalid),
+            (ListMetaContext | SetMetaContext, Off | Optional | On, Structured | Extended) => Serve,
+            (ExtendedHeaders, Off | Optional | On, Simple | Structured) => Serve,
+            (ExtendedHeaders, Off | Optional | On, Extended)   => Refuse(Invalid),
         }
     }
 }
@@ -177,21 +179,24 @@ mod tests {
             (Tls::Off, Mode::Simple),
             (Tls::Off, Mode::Structured),
             (Tls::Off, Mode::Extended),
+            (Tls::Optional, Mode::Simple),
+            (Tls::Optional, Mode::Structured),
+            (Tls::Optional, Mode::Extended),
             (Tls::On, Mode::Simple),
             (Tls::On, Mode::Structured),
             (Tls::On, Mode::Extended),
         ];
         let drawing = [
-            "ExportName       ! xxx xxx",
-            "Abort            x xxx xxx",
-            "List             . xxx xxx",
-            "StartTls         x ... ...",
-            "Info             . xxx xxx",
-            "Go               . xxx xxx",
-            "StructuredReply  . x.. x..",
-            "ListMetaContext  . .xx .xx",
-            "SetMetaContext   . .xx .xx",
-            "ExtendedHeaders  . xx. xx.",
+            "ExportName       ! xxx xxx xxx",
+            "Abort            x xxx xxx xxx",
+            "List             . xxx xxx xxx",
+            "StartTls         x ... xxx ...",
+            "Info             . xxx xxx xxx",
+            "Go               . xxx xxx xxx",
+            "StructuredReply  . x.. x.. x..",
+            "ListMetaContext  . .xx .xx .xx",
+            "SetMetaContext   . .xx .xx .xx",
+            "ExtendedHeaders  . xx. xx. xx.",
         ];
         for (option, row) in Opt::ALL.into_iter().zip(drawing) {
             let (name, cells) = row.split_once(' ').unwrap();

@@ -1,5 +1,5 @@
-//! Where an export is, as text: `nbd://HOST[:PORT]/NAME` and `nbd+unix:///NAME?socket=PATH`, as the protocol's
-//! `doc/uri.md` has them.
+//! Where an export is, as text: `nbd://HOST[:PORT]/NAME` and `nbd+unix:///NAME?socket=PATH`, and the same with `nbds` for
+//! encrypted connections, as the protocol's `doc/uri.md` and libnbd have them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +14,17 @@ pub struct Uri {
     pub server: Server,
     /// What it is called there.
     pub name: Name,
+    /// How the connection is encrypted, if it is.
+    pub tls: Option<UriTls>,
+}
+
+/// How a connection is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UriTls {
+    /// The folder with `ca-cert.pem`, by which the server is known, and perhaps `client-cert.pem` and `client-key.pem`.
+    pub certificates: PathBuf,
+    /// What the server's certificate must be for, if not for the host.
+    pub hostname: Option<String>,
 }
 
 /// Where a server listens.
@@ -38,8 +49,15 @@ pub const DEFAULT_PORT: u16 = 10809;
 #[non_exhaustive]
 pub enum UriError {
     /// It begins otherwise.
-    #[error("an NBD address begins with nbd:// or nbd+unix://")]
+    #[error(
+        "an NBD address begins with nbd:// or nbd+unix://, or nbds:// or nbds+unix:// with TLS"
+    )]
     Scheme,
+    /// `nbds` without `?tls-certificates=DIR`.
+    #[error(
+        "an encrypted address says where its certificates are: ?tls-certificates=DIR with ca-cert.pem"
+    )]
+    Certificates,
     /// What is between `//` and the next `/` is no host, with or without a port.
     #[error("{0:?} is no HOST or HOST:PORT")]
     Host(String),
@@ -76,21 +94,45 @@ impl FromStr for Uri {
             .map_or((rest, None), |(r, q)| (r, Some(q)));
         let (authority, name) = rest.split_once('/').unwrap_or((rest, ""));
         let name = Name::new(unescape(name)?)?;
-        let mut socket = None;
+        let (mut socket, mut certificates, mut hostname) = (None, None, None);
         for parameter in query.into_iter().flat_map(|query| query.split('&')) {
-            match parameter.split_once('=') {
-                Some(("socket", path)) if !path.is_empty() => socket = Some(unescape(path)?),
-                _ => return Err(UriError::Parameter(parameter.to_owned())),
+            let unknown = || UriError::Parameter(parameter.to_owned());
+            let (key, value) = parameter.split_once('=').ok_or_else(unknown)?;
+            let known = match key {
+                "socket" => &mut socket,
+                "tls-certificates" => &mut certificates,
+                "tls-hostname" => &mut hostname,
+                _ => return Err(unknown()),
+            };
+            if value.is_empty() {
+                return Err(unknown());
             }
+            *known = Some(unescape(value)?);
         }
-        let server = match (scheme, socket) {
+        let (plain, tls) = match (scheme.strip_prefix("nbds"), certificates, hostname) {
+            (Some(rest), Some(certificates), hostname) => {
+                let certificates = certificates.into();
+                (
+                    format!("nbd{rest}"),
+                    Some(UriTls {
+                        certificates,
+                        hostname,
+                    }),
+                )
+            }
+            (Some(_), None, _) => return Err(UriError::Certificates),
+            (None, None, None) => (scheme.to_owned(), None),
+            (None, Some(_), _) => return Err(UriError::Parameter("tls-certificates".into())),
+            (None, _, Some(_)) => return Err(UriError::Parameter("tls-hostname".into())),
+        };
+        let server = match (plain.as_str(), socket) {
             ("nbd", None) => tcp(authority)?,
             ("nbd", Some(_)) => return Err(UriError::Parameter("socket".into())),
             ("nbd+unix", Some(path)) if authority.is_empty() => Server::Unix(path.into()),
             ("nbd+unix", _) => return Err(UriError::Socket),
             _ => return Err(UriError::Scheme),
         };
-        Ok(Self { server, name })
+        Ok(Self { server, name, tls })
     }
 }
 
@@ -144,26 +186,42 @@ fn escape(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls.is_some() { "nbds" } else { "nbd" };
+        let mut parameters: Vec<(&str, String)> = Vec::new();
         match &self.server {
             Server::Tcp { host, port } => {
                 if host.contains(':') {
-                    write!(f, "nbd://[{host}]")?;
+                    write!(f, "{scheme}://[{host}]")?;
                 } else {
-                    write!(f, "nbd://{host}")?;
+                    write!(f, "{scheme}://{host}")?;
                 }
                 if *port != DEFAULT_PORT {
                     write!(f, ":{port}")?;
                 }
                 f.write_str("/")?;
-                escape(f, self.name.as_str())
             }
             Server::Unix(path) => {
-                f.write_str("nbd+unix:///")?;
-                escape(f, self.name.as_str())?;
-                f.write_str("?socket=")?;
-                escape(f, &path.to_string_lossy())
+                write!(f, "{scheme}+unix:///")?;
+                parameters.push(("socket", path.to_string_lossy().into_owned()));
             }
         }
+        escape(f, self.name.as_str())?;
+        if let Some(UriTls {
+            certificates,
+            hostname,
+        }) = &self.tls
+        {
+            parameters.push((
+                "tls-certificates",
+                certificates.to_string_lossy().into_owned(),
+            ));
+            parameters.extend(hostname.iter().map(|name| ("tls-hostname", name.clone())));
+        }
+        for (at, (key, value)) in parameters.iter().enumerate() {
+            write!(f, "{}{key}=", if at == 0 { '?' } else { '&' })?;
+            escape(f, value)?;
+        }
+        Ok(())
     }
 }
 
@@ -181,6 +239,8 @@ mod tests {
             "nbd://[::1]:1/x",
             "nbd+unix:///vda@2?socket=/run/c.sock",
             "nbd+unix:///?socket=/run/%25.sock",
+            "nbds://host/x?tls-certificates=/etc/pki",
+            "nbds+unix:///x?socket=/a&tls-certificates=/p%26q&tls-hostname=h",
         ] {
             assert_eq!(text.parse::<Uri>().unwrap().to_string(), text);
         }
@@ -207,6 +267,11 @@ mod tests {
             "nbd+unix://host/x?socket=/a",
             "nbd+unix:///x?socket=",
             "nbd+unix:///x?socket=/a&tls=1",
+            "nbd://h/x?tls-certificates=/p",
+            "nbd://h/x?tls-hostname=h",
+            "nbds://h/x?tls-hostname=h",
+            "nbds+unix:///x?tls-certificates=/p",
+            "nbdsx://h/x?tls-certificates=/p",
             "nbd://h/%",
             "nbd://h/%zz",
             "nbd://h/%+1",

@@ -94,20 +94,35 @@ impl Rig {
 
 /// Lets a client of ours into a server of ours.
 fn meet(wish: Wish) -> Result<(Session, Client), cohort_nbd::ConnectError> {
+    meet_by(Tls::Off, Connecting::begin(wish))
+}
+
+fn meet_by(
+    tls: Tls,
+    mut client: Connecting,
+) -> Result<(Session, Client), cohort_nbd::ConnectError> {
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
-    let mut server = Handshake::begin(Tls::Off, &mut to_client);
-    let mut client = Connecting::begin(wish);
+    let mut server = Handshake::begin(tls, &mut to_client);
     let mut session = None;
     loop {
         while !to_client.is_empty() {
             let bytes: Vec<u8> = to_client.drain(..client.wants()).collect();
-            if let ConnectStep::Ready(inside) = client.receive(&bytes, &mut to_server)? {
-                return Ok((session.expect("the server entered first"), inside));
+            match client.receive(&bytes, &mut to_server)? {
+                ConnectStep::Ready(inside) => {
+                    return Ok((session.expect("the server entered first"), inside));
+                }
+                // What would be encrypted goes as it is.
+                ConnectStep::StartTls => client.encrypted(&mut to_server),
+                ConnectStep::More => {}
             }
         }
         while !to_server.is_empty() {
             let bytes: Vec<u8> = to_server.drain(..server.wants()).collect();
-            if let Step::Transmit(inside) = server.receive(&bytes, &Two, &mut to_client).unwrap() {
+            let step = server.receive(&bytes, &Two, &mut to_client).unwrap();
+            if matches!(step, Step::StartTls) {
+                server.encrypted();
+            }
+            if let Step::Transmit(inside) = step {
                 session = Some(inside);
             }
         }
@@ -244,6 +259,23 @@ fn the_old_way_in_has_no_errors() {
         Rig::new(Tls::Required).option(1, b"b"),
         Err(Violation::NoTls)
     ));
+}
+
+#[test]
+fn a_client_that_wants_tls_gets_it_or_nothing() {
+    let wish = || Wish {
+        name: name("a"),
+        contexts: vec![],
+    };
+    for tls in [Tls::Required, Tls::Optional] {
+        let met = meet_by(tls, Connecting::begin(wish()).with_tls());
+        assert_eq!(met.unwrap().1.mode(), Mode::Extended);
+    }
+    let refused = meet_by(Tls::Off, Connecting::begin(wish()).with_tls()).unwrap_err();
+    assert!(refused.to_string().contains("no TLS"), "{refused}");
+    meet_by(Tls::Optional, Connecting::begin(wish())).unwrap();
+    let refused = meet_by(Tls::Required, Connecting::begin(wish())).unwrap_err();
+    assert!(refused.to_string().contains("TLS"), "{refused}");
 }
 
 #[test]

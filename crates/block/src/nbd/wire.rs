@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cohort_nbd::{
     Client, Command, ConnectError, ConnectStep, Connecting, Content, Context, Request, Server,
-    Status, Uri, Wish,
+    Status, Uri, UriTls, Wish,
 };
+
+use crate::tls::{Secured, Socket, TlsClient};
 
 /// A connection inside an export.
 #[derive(Debug)]
@@ -61,18 +63,29 @@ pub(super) enum Unanswered {
     Refused(io::Error),
 }
 
+/// A socket, and what encrypts what goes through it.
 #[derive(Debug)]
-enum Stream {
+struct Stream {
+    plain: Plain,
+    secured: OnceLock<Secured>,
+}
+
+#[derive(Debug)]
+enum Plain {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
 impl Wire {
-    /// Connects and enters the export, until the deadline.
-    pub(super) fn open(uri: &Uri, deadline: Instant) -> io::Result<Arc<Self>> {
+    /// Connects and enters the export, until the deadline, to ask of ranges what these contexts say.
+    pub(super) fn open(
+        uri: &Uri,
+        contexts: Vec<Context>,
+        deadline: Instant,
+    ) -> io::Result<Arc<Self>> {
         let stream = Stream::connect(&uri.server, deadline)?;
-        let client = enter(&stream, uri, deadline)?;
-        stream.set_read_timeout(None)?;
+        let client = enter(&stream, uri, contexts, deadline)?;
+        stream.plain.set_read_timeout(None)?;
         let wire = Arc::new(Self {
             stream,
             client,
@@ -149,6 +162,9 @@ impl Wire {
         let mut goodbye = Vec::new();
         self.client.disconnect(&mut goodbye);
         let _ = self.stream.write_all(&goodbye);
+        if let Some(secured) = self.stream.secured.get() {
+            secured.goodbye(&self.stream.plain);
+        }
         self.give_up("it was closed");
     }
 
@@ -182,7 +198,7 @@ impl Wire {
 
     /// Nothing will be answered any more. The first reason stands.
     fn give_up(&self, why: &str) {
-        self.stream.shutdown();
+        self.stream.plain.shutdown();
         lock(&self.waiting)
             .broken
             .get_or_insert_with(|| why.to_owned());
@@ -320,15 +336,22 @@ impl Question {
 #[error("the server answered {0}")]
 struct Nonsense(&'static str);
 
-fn enter(stream: &Stream, uri: &Uri, deadline: Instant) -> io::Result<Client> {
-    let contexts = vec![Context::Allocation];
+fn enter(
+    stream: &Stream,
+    uri: &Uri,
+    contexts: Vec<Context>,
+    deadline: Instant,
+) -> io::Result<Client> {
     let mut client = Connecting::begin(Wish {
         name: uri.name.clone(),
         contexts,
     });
+    if uri.tls.is_some() {
+        client = client.with_tls();
+    }
     let (mut bytes, mut out) = (Vec::new(), Vec::new());
     loop {
-        stream.set_read_timeout(Some(left(deadline)?))?;
+        stream.plain.set_read_timeout(Some(left(deadline)?))?;
         bytes.resize(client.wants(), 0);
         stream.read_exact(&mut bytes)?;
         let step = client
@@ -337,6 +360,10 @@ fn enter(stream: &Stream, uri: &Uri, deadline: Instant) -> io::Result<Client> {
                 ConnectError::Refused { .. } => io::Error::new(io::ErrorKind::NotFound, error),
                 ConnectError::NoServer | ConnectError::Nonsense(_) | _ => io::Error::other(error),
             })?;
+        if let (ConnectStep::StartTls, Some(tls)) = (&step, &uri.tls) {
+            stream.secure(&uri.server, tls, deadline)?;
+            client.encrypted(&mut out);
+        }
         stream.write_all(&out)?;
         out.clear();
         if let ConnectStep::Ready(client) = step {
@@ -358,11 +385,11 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 impl Stream {
     fn connect(server: &Server, deadline: Instant) -> io::Result<Self> {
         let patience = left(deadline)?;
-        let stream = match server {
+        let plain = match server {
             Server::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_write_timeout(Some(patience))?;
-                Self::Unix(stream)
+                Plain::Unix(stream)
             }
             Server::Tcp { host, port } => {
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
@@ -375,30 +402,57 @@ impl Stream {
                 let stream = connected.ok_or(last)?;
                 stream.set_write_timeout(Some(patience))?;
                 stream.set_nodelay(true)?;
-                Self::Tcp(stream)
+                Plain::Tcp(stream)
             }
         };
-        Ok(stream)
+        let secured = OnceLock::new();
+        Ok(Self { plain, secured })
     }
 
+    /// Encrypts what follows. The server must be the one that it was asked for.
+    fn secure(&self, server: &Server, tls: &UriTls, deadline: Instant) -> io::Result<()> {
+        let client = TlsClient::new(&tls.certificates).map_err(io::Error::other)?;
+        let host = match server {
+            Server::Tcp { host, .. } => host.as_str(),
+            // As libnbd has it.
+            Server::Unix(_) => "localhost",
+        };
+        let name = tls.hostname.as_deref().unwrap_or(host);
+        let secured = Secured::connect(&client, name, &self.plain, deadline)?;
+        // Nobody else is here yet.
+        let _ = self.secured.set(secured);
+        Ok(())
+    }
+
+    fn read_exact(&self, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            let read = match self.secured.get() {
+                Some(secured) => secured.read(&self.plain, buf),
+                None => self.plain.read(buf),
+            };
+            match read {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => buf = &mut buf[read..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self.secured.get() {
+            Some(secured) => secured.write_all(&self.plain, &[bytes]),
+            None => self.plain.write_all(bytes),
+        }
+    }
+}
+
+impl Plain {
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(timeout),
             Self::Tcp(stream) => stream.set_read_timeout(timeout),
-        }
-    }
-
-    fn read_exact(&self, buf: &mut [u8]) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => (&*stream).read_exact(buf),
-            Self::Tcp(stream) => (&*stream).read_exact(buf),
-        }
-    }
-
-    fn write_all(&self, buf: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => (&*stream).write_all(buf),
-            Self::Tcp(stream) => (&*stream).write_all(buf),
         }
     }
 
@@ -407,6 +461,22 @@ impl Stream {
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
         };
+    }
+}
+
+impl Socket for Plain {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => (&*stream).read(buf),
+            Self::Tcp(stream) => (&*stream).read(buf),
+        }
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => (&*stream).write_all(bytes),
+            Self::Tcp(stream) => (&*stream).write_all(bytes),
+        }
     }
 }
 

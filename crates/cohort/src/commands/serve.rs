@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cohort_backup::catalogue::DiskName;
 use cohort_bitmap::store::Mode;
-use cohort_block::{Access, Device, Format, Gated, Image, OpenOptions};
-use cohort_nbd::{BitmapName, Name, Uri};
+use cohort_block::{Access, Device, Format, Gated, Image, OpenOptions, TlsServer};
+use cohort_nbd::{BitmapName, Name, Uri, UriTls};
 use serde::Serialize;
 
 use super::restore;
@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_open};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{eprint_line, json_line, print_line};
-use crate::serve::{Catalogue, Dirt, Limits, Listener, Served, Server, Tracking};
+use crate::serve::{Catalogue, Dirt, Encryption, Limits, Listener, Served, Server, Tracking};
 
 /// Told when clients may connect.
 #[derive(Debug, Serialize)]
@@ -62,13 +62,14 @@ pub(super) fn run(args: &args::Serve) -> Result {
         Some((first, points)) if Path::new(first).is_dir() => open_points(first, points, args)?,
         _ => open_disks(args)?,
     };
-    let listeners = listen(args)?;
-    let ready = describe(&catalogue, &listeners)?;
+    let tls = encryption(args)?;
+    let listeners = listen(args, tls.is_some())?;
+    let ready = describe(&catalogue, &listeners, args)?;
     let limits = Limits {
         connections: args.max_connections,
         memory_bytes: args.memory,
     };
-    let server = Server::start(catalogue, listeners, limits)
+    let server = Server::start(catalogue, listeners, tls, limits)
         .map_err(|error| Failure::new(Exit::Other, error))?;
     show(&ready, args.output.json);
     wait(&interrupts);
@@ -228,7 +229,19 @@ fn add(disks: &Catalogue, disk: Served, text: &str) -> Result<()> {
     })
 }
 
-fn listen(args: &args::Serve) -> Result<Vec<Listener>> {
+/// What clients are shown, and asked for.
+fn encryption(args: &args::Serve) -> Result<Option<Encryption>> {
+    let Some(folder) = &args.tls_certificates else {
+        return Ok(None);
+    };
+    let server = TlsServer::new(folder, args.tls_anyone);
+    Ok(Some(Encryption {
+        server: server.map_err(|error| Failure::new(Exit::Other, error))?,
+        required: !args.tls_optional,
+    }))
+}
+
+fn listen(args: &args::Serve, encrypted: bool) -> Result<Vec<Listener>> {
     let failed = |what: String| {
         move |error| Failure {
             exit: Exit::Other,
@@ -241,19 +254,39 @@ fn listen(args: &args::Serve) -> Result<Vec<Listener>> {
     }
     if let Some(address) = args.listen {
         listeners.push(Listener::tcp(address).map_err(failed(address.to_string()))?);
-        eprint_line(&format!(
-            "cohort: warning: whoever reaches {address} reads these disks{}, without encryption or password",
-            if args.read_only {
-                ""
-            } else {
-                " and writes to them"
-            }
-        ));
+        let how = match (encrypted, args.tls_optional, args.tls_anyone) {
+            (true, false, false) => None,
+            (true, false, true) => Some("without a certificate"),
+            (false, _, _) | (true, true, _) => Some("without encryption or password"),
+        };
+        if let Some(how) = how {
+            eprint_line(&format!(
+                "cohort: warning: whoever reaches {address} reads these disks{}, {how}",
+                if args.read_only {
+                    ""
+                } else {
+                    " and writes to them"
+                }
+            ));
+        }
     }
     Ok(listeners)
 }
 
-fn describe(catalogue: &Catalogue, listeners: &[Listener]) -> Result<JsonReady> {
+fn describe(
+    catalogue: &Catalogue,
+    listeners: &[Listener],
+    args: &args::Serve,
+) -> Result<JsonReady> {
+    // Where a client's certificates are is its own business; these are on this host.
+    let required = args
+        .tls_certificates
+        .as_ref()
+        .filter(|_| !args.tls_optional);
+    let tls = required.map(|folder| UriTls {
+        certificates: folder.clone(),
+        hostname: None,
+    });
     let mut exports = Vec::new();
     for disk in catalogue.all() {
         let mut addresses = Vec::new();
@@ -262,7 +295,8 @@ fn describe(catalogue: &Catalogue, listeners: &[Listener]) -> Result<JsonReady> 
                 .server()
                 .map_err(|error| Failure::new(Exit::Other, error))?;
             let name = disk.name.clone();
-            addresses.push(Uri { server, name }.to_string());
+            let tls = tls.clone();
+            addresses.push(Uri { server, name, tls }.to_string());
         }
         exports.push(JsonExport {
             name: disk.name.as_str().to_owned(),

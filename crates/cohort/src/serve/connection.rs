@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use cohort_nbd::{Command, Handshake, Incoming, Session, Step, Tls};
 
-use super::House;
 use super::export::Served;
 use super::input::Input;
 use super::stream::Stream;
+use super::{Encryption, House};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_BOUND: Duration = Duration::from_secs(30);
@@ -91,6 +91,7 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
     let seat = house.seat(&connection);
     let result = connection.work();
     connection.wait_for_crew();
+    connection.stream.goodbye();
     drop(seat);
     result
 }
@@ -99,7 +100,14 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
 fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
     let deadline = Instant::now() + HANDSHAKE_BOUND;
     let mut out = Vec::new();
-    let mut handshake = Handshake::begin(Tls::Off, &mut out);
+    let tls = match &house.tls {
+        None => Tls::Off,
+        Some(Encryption {
+            required: false, ..
+        }) => Tls::Optional,
+        Some(Encryption { required: true, .. }) => Tls::Required,
+    };
+    let mut handshake = Handshake::begin(tls, &mut out);
     let mut bytes = Vec::new();
     loop {
         stream.write_all(&out, &[])?;
@@ -121,8 +129,16 @@ fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
                 let _ = stream.write_all(&out, &[]);
                 return Ok(None);
             }
-            // Cannot come: no TLS was offered.
-            Step::StartTls => return Ok(None),
+            Step::StartTls => {
+                stream.write_all(&out, &[])?;
+                out.clear();
+                // Cannot be missing: it was offered.
+                let Some(Encryption { server, .. }) = &house.tls else {
+                    return Ok(None);
+                };
+                stream.secure(server, deadline)?;
+                handshake.encrypted();
+            }
         }
     }
 }

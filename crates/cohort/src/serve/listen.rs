@@ -65,8 +65,8 @@ impl Listener {
     /// The next client.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Unix { socket, .. } => socket.accept().map(|(stream, _)| Stream::Unix(stream)),
-            Self::Tcp(socket) => socket.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix { socket, .. } => socket.accept().map(|(stream, _)| stream.into()),
+            Self::Tcp(socket) => socket.accept().map(|(stream, _)| stream.into()),
         }
     }
 

@@ -21,6 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cohort_backup::UntrackError;
+use cohort_block::TlsServer;
 use cohort_nbd::Name;
 
 use connection::{Connection, lock};
@@ -43,6 +44,15 @@ pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
 }
 
+/// How connections are encrypted.
+#[derive(Clone, Debug)]
+pub(crate) struct Encryption {
+    /// What the server shows, and whom it lets in.
+    pub(crate) server: TlsServer,
+    /// Whether nothing is served without it.
+    pub(crate) required: bool,
+}
+
 /// A server at work. Stop it with [`stop`](Self::stop); dropped, it goes on.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -55,6 +65,7 @@ pub(crate) struct Server {
 #[derive(Debug)]
 struct House {
     catalogue: Catalogue,
+    tls: Option<Encryption>,
     budget: Budget,
     limits: Limits,
     born: Instant,
@@ -102,10 +113,12 @@ impl Server {
     pub(crate) fn start(
         catalogue: Catalogue,
         listeners: Vec<Listener>,
+        tls: Option<Encryption>,
         limits: Limits,
     ) -> io::Result<Self> {
         let house = Arc::new(House {
             catalogue,
+            tls,
             budget: Budget::new(limits.memory_bytes),
             limits,
             born: Instant::now(),
@@ -400,7 +413,7 @@ mod tests {
             memory_bytes: 1 << 20,
         };
         let listeners = vec![Listener::unix(&socket).unwrap()];
-        let server = Server::start(Catalogue::default(), listeners, limits).unwrap();
+        let server = Server::start(Catalogue::default(), listeners, None, limits).unwrap();
         let (said, gone) = channel();
         assert!(enter(&socket, "a").is_none());
         server.catalogue().add(disk("a", said.clone())).unwrap();

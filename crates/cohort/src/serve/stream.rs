@@ -3,7 +3,10 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use cohort_block::{Secured, Socket, TlsServer};
 
 /// How long a client may stop in the middle of something before it is given up. Between requests it may wait for ever.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -14,27 +17,52 @@ const PIECE_PATIENCE: Duration = Duration::from_secs(120);
 /// How much the system holds for a client of a unix socket. Its default is less than one request of `nbdcopy`.
 const UNIX_BUFFER_BYTES: usize = 512 << 10;
 
-/// A connected socket.
+/// A client's socket, and what encrypts what goes through it.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) struct Stream {
+    plain: Plain,
+    secured: OnceLock<Secured>,
+}
+
+#[derive(Debug)]
+enum Plain {
     /// Of this host.
     Unix(UnixStream),
     /// Of a network.
     Tcp(TcpStream),
 }
 
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Plain::Unix(stream).into()
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Plain::Tcp(stream).into()
+    }
+}
+
+impl From<Plain> for Stream {
+    fn from(plain: Plain) -> Self {
+        let secured = OnceLock::new();
+        Self { plain, secured }
+    }
+}
+
 impl Stream {
     /// Sets what a connection needs: no delays, keep-alives for clients that vanish, and a limit to every wait.
     pub(super) fn prepare(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => {
+        match &self.plain {
+            Plain::Unix(stream) => {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 // Merely faster with it: a system that refuses does no harm.
                 let _ =
                     rustix::net::sockopt::set_socket_send_buffer_size(stream, UNIX_BUFFER_BYTES);
             }
-            Self::Tcp(stream) => {
+            Plain::Tcp(stream) => {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 stream.set_nodelay(true)?;
@@ -44,20 +72,22 @@ impl Stream {
         Ok(())
     }
 
+    /// Encrypts what follows, if the client shows what is asked of it until the deadline.
+    pub(super) fn secure(&self, tls: &TlsServer, deadline: Instant) -> io::Result<()> {
+        let secured = Secured::accept(tls, &self.plain, deadline)?;
+        // Nobody else is here yet.
+        let _ = self.secured.set(secured);
+        Ok(())
+    }
+
     /// Reads what is there, at least a byte; 0 at the end.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] after [`PATIENCE`], and what the system says.
     pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = match self {
-                Self::Unix(stream) => (&*stream).read(buf),
-                Self::Tcp(stream) => (&*stream).read(buf),
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
+        match self.secured.get() {
+            Some(secured) => secured.read(&self.plain, buf),
+            None => self.plain.read(buf),
         }
     }
 
@@ -73,7 +103,31 @@ impl Stream {
     }
 
     /// Writes both, one after the other.
-    pub(super) fn write_all(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
+    pub(super) fn write_all(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        match self.secured.get() {
+            Some(secured) => secured.write_all(&self.plain, &[head, body]),
+            None => self.plain.write_both(head, body),
+        }
+    }
+
+    /// Says that nothing more is sent, where that is said.
+    pub(super) fn goodbye(&self) {
+        if let Some(secured) = self.secured.get() {
+            secured.goodbye(&self.plain);
+        }
+    }
+
+    /// Ends one or both directions; one that has ended already is no matter.
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        let _ = match &self.plain {
+            Plain::Unix(stream) => stream.shutdown(how),
+            Plain::Tcp(stream) => stream.shutdown(how),
+        };
+    }
+}
+
+impl Plain {
+    fn write_both(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
         let mut began = None;
         while !head.is_empty() || !body.is_empty() {
             let parts = [IoSlice::new(head), IoSlice::new(body)];
@@ -96,12 +150,23 @@ impl Stream {
         }
         Ok(())
     }
+}
 
-    /// Ends one or both directions; one that has ended already is no matter.
-    pub(super) fn shutdown(&self, how: Shutdown) {
-        let _ = match self {
-            Self::Unix(stream) => stream.shutdown(how),
-            Self::Tcp(stream) => stream.shutdown(how),
-        };
+impl Socket for Plain {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = match self {
+                Self::Unix(stream) => (&*stream).read(buf),
+                Self::Tcp(stream) => (&*stream).read(buf),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_both(bytes, &[])
     }
 }

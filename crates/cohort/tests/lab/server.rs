@@ -12,6 +12,8 @@ use super::Lab;
 pub struct Server {
     child: Child,
     socket: PathBuf,
+    /// What it said at its start.
+    said: Vec<String>,
 }
 
 impl Server {
@@ -24,12 +26,26 @@ impl Server {
             .spawn()
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.as_mut().expect("its output")).lines();
-        let ready = lines.any(|line| line.expect("text") == "ready");
-        assert!(ready, "it ended instead");
+        let mut said = Vec::new();
+        loop {
+            let line = lines.next().expect("it ended instead").expect("text");
+            if line == "ready" {
+                break;
+            }
+            said.push(line);
+        }
         Server {
             child,
             socket: lab.path("s"),
+            said,
         }
+    }
+
+    /// The port of 127.0.0.1 at which it listens.
+    pub fn port(&self) -> u16 {
+        let mut said = self.said.iter();
+        let port = said.find_map(|line| line.split_once("127.0.0.1:")?.1.split_once('/'));
+        port.expect("it listens").0.parse().expect("a port")
     }
 
     /// The address of an export.
@@ -78,14 +94,7 @@ impl Server {
 
     /// A connection inside an export, with simple replies.
     pub fn enter(&self, name: &str) -> Raw {
-        let mut raw = Raw(self.connect());
-        raw.get(18);
-        raw.put(&3u32.to_be_bytes());
-        raw.put(b"IHAVEOPT\0\0\0\x01");
-        raw.put(&(name.len() as u32).to_be_bytes());
-        raw.put(name.as_bytes());
-        raw.get(10);
-        raw
+        Raw::enter_at(&self.socket, name)
     }
 }
 
@@ -108,6 +117,18 @@ fn connect(socket: &Path) -> UnixStream {
 pub struct Raw(pub UnixStream);
 
 impl Raw {
+    /// A connection inside the export of a server at that socket, with simple replies.
+    pub fn enter_at(socket: &Path, name: &str) -> Raw {
+        let mut raw = Raw(connect(socket));
+        raw.get(18);
+        raw.put(&3u32.to_be_bytes());
+        raw.put(b"IHAVEOPT\0\0\0\x01");
+        raw.put(&(name.len() as u32).to_be_bytes());
+        raw.put(name.as_bytes());
+        raw.get(10);
+        raw
+    }
+
     pub fn put(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).expect("the server listens");
     }
@@ -120,13 +141,31 @@ impl Raw {
 
     /// A request's header.
     pub fn ask(&mut self, flags: u16, kind: u16, cookie: u64, offset: u64, length: u32) {
-        let mut header = 0x2560_9513u32.to_be_bytes().to_vec();
-        header.extend_from_slice(&flags.to_be_bytes());
-        header.extend_from_slice(&kind.to_be_bytes());
-        header.extend_from_slice(&cookie.to_be_bytes());
-        header.extend_from_slice(&offset.to_be_bytes());
-        header.extend_from_slice(&length.to_be_bytes());
-        self.put(&header);
+        self.put(&header(flags, kind, cookie, offset, length));
+    }
+
+    /// Asks with data, unless the server is gone.
+    pub fn try_ask(
+        &mut self,
+        kind: u16,
+        cookie: u64,
+        offset: u64,
+        length: u32,
+        data: &[u8],
+    ) -> bool {
+        let header = header(0, kind, cookie, offset, length);
+        self.0.write_all(&[&header, data].concat()).is_ok()
+    }
+
+    /// A simple reply without data, unless the server is gone.
+    pub fn try_reply(&mut self) -> Option<(u32, u64)> {
+        let mut head = [0; 16];
+        self.0.read_exact(&mut head).ok()?;
+        let error = u32::from_be_bytes(head[4..8].try_into().expect("four bytes"));
+        Some((
+            error,
+            u64::from_be_bytes(head[8..].try_into().expect("eight bytes")),
+        ))
     }
 
     /// The head of a simple reply: its error and its cookie.
@@ -148,4 +187,14 @@ impl Raw {
             |_| true,
         )
     }
+}
+
+fn header(flags: u16, kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+    let mut header = 0x2560_9513u32.to_be_bytes().to_vec();
+    header.extend_from_slice(&flags.to_be_bytes());
+    header.extend_from_slice(&kind.to_be_bytes());
+    header.extend_from_slice(&cookie.to_be_bytes());
+    header.extend_from_slice(&offset.to_be_bytes());
+    header.extend_from_slice(&length.to_be_bytes());
+    header
 }

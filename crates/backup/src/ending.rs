@@ -62,6 +62,10 @@ impl Disk {
         let stored = self.store_digests(&target, |_| Ok(true))?;
         self.state().stored.clone_from(&stored);
         self.checkpoint_complete(stored)?;
+        if let Some(Err(why)) = self.source.keeper().map(|keeper| keeper.kept()) {
+            let source_name = self.source.label.clone();
+            return Err(DiskError::InstantLost { source_name, why });
+        }
         match self.source.changed()? {
             Some(_) if self.options.accept_changes => self.state().changed = true,
             Some(file) => return Err(DiskError::ChangedWhileRead { file }),

@@ -128,6 +128,14 @@ pub enum DiskError {
         /// The file that changed: the source, or one that backs it.
         file: PathBuf,
     },
+    /// Who keeps the instant that the source shows did not keep it to the end.
+    #[error("{source_name}: what was read shows no instant: {why}")]
+    InstantLost {
+        /// The source.
+        source_name: String,
+        /// What happened.
+        why: String,
+    },
     /// More had to be skipped than was allowed.
     #[error(
         "{source_name}: incomplete: {} could not be read ({limit} clusters may be skipped): {last}",

@@ -37,6 +37,7 @@ mod fence;
 mod governor;
 mod hook;
 mod image_bitmap;
+mod keeper;
 mod lent;
 mod name;
 mod offline_store;
@@ -65,6 +66,7 @@ pub use cohort_block::{Delays, OnMiss, StagingLevel};
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
 pub use hook::Hook;
+pub use keeper::Keeper;
 pub use options::{
     BitmapPolicy, Budget, ErrorPolicy, OnUndecided, Options, OptionsBuilder, OptionsError,
     SyncMode, UnknownWord,

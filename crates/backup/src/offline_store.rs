@@ -159,6 +159,16 @@ impl Drop for OfflineStore {
 }
 
 impl KnownChanges {
+    /// Exact, and from no store.
+    pub(crate) fn from_bits(dirty: DirtyBitmap) -> Self {
+        KnownChanges {
+            dirty,
+            sets: Vec::new(),
+            excess: Excess(0),
+            unproven: None,
+        }
+    }
+
     /// What is to be copied, in clusters.
     ///
     /// # Errors

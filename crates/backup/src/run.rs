@@ -47,6 +47,7 @@ use crate::turns;
 #[must_use = "nothing happens until it is started"]
 pub struct Backup {
     directory: PathBuf,
+    catalogue: Option<Catalogue>,
     disks: Vec<DiskSpec>,
     options: Options,
     individual: bool,
@@ -61,6 +62,7 @@ impl Backup {
     pub fn to(directory: impl Into<PathBuf>) -> Self {
         Backup {
             directory: directory.into(),
+            catalogue: None,
             disks: Vec::new(),
             options: Options::default(),
             individual: false,
@@ -68,6 +70,16 @@ impl Backup {
             yields: true,
             inside_fence: None,
             through: None,
+        }
+    }
+
+    /// A backup into a directory that the caller has open already, so that no other run came in between: for who had to
+    /// know its next run before.
+    pub fn into_open(catalogue: Catalogue) -> Self {
+        let directory = catalogue.directory().to_owned();
+        Backup {
+            catalogue: Some(catalogue),
+            ..Backup::to(directory)
         }
     }
 
@@ -128,7 +140,7 @@ impl Backup {
     /// # Errors
     /// [`StartError`]: nothing was copied and no disk was touched. A disk that cannot take part is an error here
     /// if the run is grouped, and a line of the report if it is not.
-    pub fn start(self) -> Result<Running, StartError> {
+    pub fn start(mut self) -> Result<Running, StartError> {
         if self.disks.is_empty() {
             return Err(StartError::NoDisks);
         }
@@ -175,7 +187,11 @@ impl Backup {
 
     /// The directory, if there is one, with what an earlier run owes to the bitmaps in its images: that is
     /// done before any image is opened here, because it writes to them.
-    fn open_existing(&self) -> Result<Option<Catalogue>, StartError> {
+    fn open_existing(&mut self) -> Result<Option<Catalogue>, StartError> {
+        if let Some(catalogue) = self.catalogue.take() {
+            clear_all_owed(&catalogue);
+            return Ok(Some(catalogue));
+        }
         match Catalogue::open(&self.directory) {
             Ok(catalogue) => {
                 clear_all_owed(&catalogue);

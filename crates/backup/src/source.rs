@@ -9,6 +9,7 @@ use cohort_block::{Device, FileId, Format, Image, OpenOptions, Stamp, TrackingSt
 use crate::catalogue::{DiskName, Instant};
 use crate::error::{DiskError, StartError};
 use crate::image_bitmap::NamedBitmap;
+use crate::keeper::Keeper;
 use crate::name::name_from;
 use crate::offline_store::OfflineStore;
 use crate::options::Options;
@@ -30,6 +31,7 @@ pub struct DiskSpec {
 enum Origin {
     File(PathBuf),
     Device(Arc<dyn Device>),
+    Kept(Arc<dyn Device>, Arc<dyn Keeper>),
     Served(Arc<Tracked>),
 }
 
@@ -46,6 +48,12 @@ impl DiskSpec {
     /// Its name is made from the device's.
     pub fn device(device: Arc<dyn Device>) -> Self {
         Self::new(Origin::Device(device))
+    }
+
+    /// A device that shows one instant for as long as its keeper says so, which is taken for proven. Changes since the
+    /// disk's last point are the keeper's to know.
+    pub fn instant(device: Arc<dyn Device>, keeper: Arc<dyn Keeper>) -> Self {
+        Self::new(Origin::Kept(device, keeper))
     }
 
     /// A disk that this process serves: fenced, so that all such disks of a run show one instant.
@@ -124,7 +132,7 @@ impl DiskSpec {
     pub(crate) fn label(&self) -> String {
         match &self.origin {
             Origin::File(path) => path.display().to_string(),
-            Origin::Device(device) => device.name().to_owned(),
+            Origin::Device(device) | Origin::Kept(device, _) => device.name().to_owned(),
             Origin::Served(disk) => disk.name().to_string(),
         }
     }
@@ -141,7 +149,7 @@ impl DiskSpec {
         let name = match (&self.name, &self.origin) {
             (Some(name), _) => name.clone(),
             (None, Origin::File(path)) => name_from(path).unwrap_or_default(),
-            (None, Origin::Device(device)) => {
+            (None, Origin::Device(device) | Origin::Kept(device, _)) => {
                 name_from(Path::new(device.name())).unwrap_or_default()
             }
             (None, Origin::Served(disk)) => return Ok(disk.name().clone()),
@@ -176,6 +184,7 @@ impl DiskSpec {
                 )
             }
             Origin::Device(device) => (device.clone(), Held::Device),
+            Origin::Kept(device, keeper) => (device.clone(), Held::Kept(keeper.clone())),
             Origin::Served(disk) => (disk.gated().device().clone(), Held::Served(disk.clone())),
         };
         let bitmap = self.bitmap.as_deref();
@@ -203,7 +212,7 @@ impl DiskSpec {
     fn read_bitmap(&self, name: &str, held: &Held) -> Result<NamedBitmap, DiskError> {
         match held {
             Held::Image { image, before } => NamedBitmap::read(&self.label(), name, image, before),
-            Held::Device | Held::Served(_) => Err(DiskError::BitmapUnfit {
+            Held::Device | Held::Kept(_) | Held::Served(_) => Err(DiskError::BitmapUnfit {
                 source_name: self.label(),
                 name: name.to_owned(),
                 reason: "only images that nobody serves have one to go by",
@@ -222,7 +231,9 @@ impl DiskSpec {
                     source_name,
                     error: Arc::new(error),
                 }),
-            Held::Device | Held::Served(_) => Err(DiskError::NoTrackingStore { source_name }),
+            Held::Device | Held::Kept(_) | Held::Served(_) => {
+                Err(DiskError::NoTrackingStore { source_name })
+            }
         }
     }
 }
@@ -274,15 +285,24 @@ enum Held {
         before: Vec<Option<Stamp>>,
     },
     Device,
+    Kept(Arc<dyn Keeper>),
     Served(Arc<Tracked>),
 }
 
 impl Source {
+    /// Who keeps the instant that it shows, if somebody does.
+    pub(crate) fn keeper(&self) -> Option<&dyn Keeper> {
+        match &self.held {
+            Held::Kept(keeper) => Some(&**keeper),
+            Held::Image { .. } | Held::Device | Held::Served(_) => None,
+        }
+    }
+
     /// The served disk behind it, if it is one.
     pub(crate) fn tracked(&self) -> Option<&Arc<Tracked>> {
         match &self.held {
             Held::Served(disk) => Some(disk),
-            Held::Image { .. } | Held::Device => None,
+            Held::Image { .. } | Held::Device | Held::Kept(_) => None,
         }
     }
 
@@ -324,14 +344,14 @@ impl Source {
     pub(crate) fn unlock(&self) -> std::io::Result<()> {
         match &self.held {
             Held::Image { image, .. } => image.unlock(),
-            Held::Device | Held::Served(_) => Ok(()),
+            Held::Device | Held::Kept(_) | Held::Served(_) => Ok(()),
         }
     }
 
     /// What is known of the instant that it shows, if nothing was found to have changed.
     pub(crate) fn instant(&self) -> Instant {
         match &self.held {
-            Held::Served(_) => Instant::Proven,
+            Held::Served(_) | Held::Kept(_) => Instant::Proven,
             Held::Image { before, .. } if before.iter().all(Option::is_some) => Instant::Proven,
             Held::Image { .. } | Held::Device => Instant::NoInstantProven,
         }
@@ -340,7 +360,7 @@ impl Source {
     fn file(&self) -> Option<FileId> {
         match &self.held {
             Held::Image { image, .. } => image.files().first().map(|file| file.id()),
-            Held::Device | Held::Served(_) => None,
+            Held::Device | Held::Kept(_) | Held::Served(_) => None,
         }
     }
 }

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use cohort_bitmap::Granularity;
 use cohort_block::{Device, Format, Image, OpenOptions};
 
-use crate::catalogue::{
-    Anchor, Catalogue, Contents, Decision, DiskName, ImageName, Partial, RunId,
-};
+use crate::catalogue::{Catalogue, Contents, Decision, DiskName, ImageName, Partial, RunId};
 use crate::disk::Candidate;
 use crate::error::DiskError;
 use crate::image_bitmap;
+use crate::keeper;
 use crate::offline_store::{KnownChanges, named_store};
 use crate::options::Options;
 use crate::plan::{Base, Changes, CopyPlan, PartialFound, Plan, Situation, Tracking};
@@ -62,7 +61,7 @@ pub(crate) fn survey(
         ),
         None => None,
     };
-    let anchor = anchor(contents, &name);
+    let anchor = contents.anchor(&name);
     let cluster = Granularity::new(u64::from(options.cluster)).unwrap_or_default();
     let point = anchor.and_then(|run| contents.point(&name, run).map(|point| (run, point)));
     let point = point.map(|(run, point)| {
@@ -103,6 +102,11 @@ pub(crate) fn survey(
         }
         Some(_) => Tracking::Scan,
         None if distrusted(contents, &name).is_some() => Tracking::Scan,
+        None if source.keeper().is_some() => {
+            let (found, tracking) = kept(&source, contents, &name, anchor, &mut notes);
+            known = found;
+            tracking
+        }
         None if source.store.is_some() => {
             let (found, tracking) = offline(&source, contents, &name, anchor, &mut notes);
             known = found;
@@ -179,18 +183,6 @@ pub(crate) fn survey(
     })))
 }
 
-/// The point that a disk's view speaks of: not always the newest one, because policy never leaves it behind.
-fn anchor(contents: &Contents, disk: &DiskName) -> Option<RunId> {
-    let view = contents
-        .views
-        .get(disk)
-        .and_then(|views| views.point.as_ref());
-    match view.map(|view| &view.anchor) {
-        Some(Anchor::Point(run)) => Some(*run),
-        Some(Anchor::Partial(_)) | None => contents.latest(disk).map(|(run, _)| run),
-    }
-}
-
 /// Whether the bitmap that the user named says what changed since the anchor; if not, or if he named none and
 /// there is one that might, he is told.
 fn image_bitmap(
@@ -259,6 +251,28 @@ fn offline(
             notes.push(format!("tracking store {store} is not gone by yet: {why}"));
             (None, Tracking::Scan)
         }
+    }
+}
+
+/// What the keeper of the disk's instant says of the changes since the anchor.
+fn kept(
+    source: &Source,
+    contents: &Contents,
+    disk: &DiskName,
+    anchor: Option<RunId>,
+    notes: &mut Vec<String>,
+) -> (Option<KnownChanges>, Tracking) {
+    let size = source.device.size();
+    let found = source
+        .keeper()
+        .map(|keeper| keeper::changes(keeper, contents, disk, size, anchor));
+    match found {
+        Some(Ok(known)) => (Some(known), Tracking::ImageBitmap),
+        Some(Err(why)) if anchor.is_some() => {
+            notes.push(format!("compared with its last backup: {why}"));
+            (None, Tracking::Scan)
+        }
+        Some(Err(_)) | None => (None, Tracking::Scan),
     }
 }
 

@@ -112,6 +112,16 @@ impl Contents {
         self.points_of(disk).next_back()
     }
 
+    /// The point that a disk's view speaks of: not always the newest one, because policy never leaves it behind.
+    #[must_use]
+    pub fn anchor(&self, disk: &DiskName) -> Option<RunId> {
+        let view = self.views.get(disk).and_then(|views| views.point.as_ref());
+        match view.map(|view| &view.anchor) {
+            Some(Anchor::Point(run)) => Some(*run),
+            Some(Anchor::Partial(_)) | None => self.latest(disk).map(|(run, _)| run),
+        }
+    }
+
     /// The point of a disk that a run took.
     #[must_use]
     pub fn point(&self, disk: &DiskName, run: RunId) -> Option<&Point> {

@@ -6,6 +6,7 @@ mod failing;
 mod fenced;
 mod grouped;
 mod image_bitmap;
+mod kept;
 mod pruned;
 mod random;
 mod refused;

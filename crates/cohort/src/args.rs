@@ -82,12 +82,21 @@ pub(crate) struct Backup {
     )]
     pub(crate) plan: Option<PathBuf>,
     /// Disks to back up: files or block devices, raw or qcow2, or exports of NBD servers (nbd://HOST/EXPORT,
-    /// nbd+unix:///EXPORT?socket=PATH; nbds with ?tls-certificates=DIR); each as PATH or NAME=PATH.
+    /// nbd+unix:///EXPORT?socket=PATH; nbds with ?tls-certificates=DIR); each as PATH or NAME=PATH. Or a running machine:
+    /// qmp:SOCKET[,[NAME=]DISK…], some or all disks of a QEMU or a qemu-storage-daemon, at one instant.
     #[arg(required = true, value_name = "[NAME=]SOURCE")]
     pub(crate) sources: Vec<String>,
     /// The backup directory; made if it does not exist.
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
+    /// While a machine is backed up it saves here what is overwritten: a folder in which it may write. By default the backup
+    /// directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// Before a machine's instant run `COMMAND freeze`, and after it `COMMAND thaw`: for what its guest must do meanwhile.
+    /// Each has ten seconds. May be repeated.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) hook: Vec<String>,
     /// Let each disk commit or abort alone, instead of all together.
     #[arg(long)]
     pub(crate) individual: bool,
@@ -347,7 +356,8 @@ pub(crate) struct OneBitmap {
 /// `cohort bitmap list`.
 #[derive(Debug, Args)]
 pub(crate) struct BitmapList {
-    /// A disk: a qcow2 image with bitmaps, a disk with a tracking store beside it, or such a store itself.
+    /// A disk: a qcow2 image with bitmaps, a disk with a tracking store beside it, or such a store itself. Or
+    /// qmp:SOCKET, a running machine with the checkpoints of its backups.
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,
     /// How to print.

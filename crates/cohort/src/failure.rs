@@ -7,6 +7,7 @@ use cohort_block::OpenError;
 use serde::Serialize;
 
 use crate::exit::Exit;
+use crate::machine::MachineError;
 use crate::output;
 
 /// A command that failed.
@@ -118,6 +119,17 @@ impl From<catalogue::OpenError> for Failure {
     }
 }
 
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Failure {
+        let exit = match error {
+            MachineError::Monitor { .. } => Exit::SourceUnreadable,
+            MachineError::Disks { .. } => Exit::SourceMissing,
+            MachineError::Io { .. } | MachineError::Fence(_) => Exit::Other,
+        };
+        Failure::new(exit, error)
+    }
+}
+
 impl From<ChangeError> for Failure {
     fn from(error: ChangeError) -> Failure {
         let exit = match error {
@@ -147,7 +159,7 @@ pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
         | DiskError::NoTrackingStore { .. } => Exit::SourceUnsupported,
         DiskError::Write { .. } | DiskError::Flush { .. } => Exit::TargetFailed,
         DiskError::TargetFull { .. } => Exit::TargetFull,
-        DiskError::ChangedWhileRead { .. } => Exit::Changed,
+        DiskError::ChangedWhileRead { .. } | DiskError::InstantLost { .. } => Exit::Changed,
         DiskError::Incomplete { .. } => Exit::Incomplete,
         DiskError::TooStrict { .. } => Exit::SteppedDown,
         DiskError::Catalogue(ChangeError::InDoubt(_)) => Exit::InDoubt,

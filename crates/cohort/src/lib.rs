@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod human;
 mod interrupt;
+mod machine;
 mod output;
 mod plan;
 mod progress;

@@ -24,6 +24,15 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
 }
 
+/// A running machine as it was given: its monitor, and which of its disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MachineSource {
+    /// The monitor's socket.
+    pub(super) monitor: PathBuf,
+    /// Names to give, and words for nodes or devices; none means all disks.
+    pub(super) disks: Vec<(Option<DiskName>, String)>,
+}
+
 /// The policies that were given: one for all, and some for disks by name.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
@@ -115,6 +124,33 @@ impl Source {
             Some(name) => spec.name(name.as_str()),
             None => spec,
         }
+    }
+}
+
+impl MachineSource {
+    /// Reads `qmp:SOCKET[,[NAME=]DISK…]`; nothing for what does not begin so.
+    ///
+    /// # Errors
+    /// Names what is no name, and a machine without a socket.
+    pub(super) fn parse(text: &str) -> Result<Option<MachineSource>> {
+        let Some(rest) = text.strip_prefix("qmp:") else {
+            return Ok(None);
+        };
+        let usage = |why: String| Failure::say(Exit::Usage, format_args!("{text}: {why}"));
+        let mut parts = rest.split(',');
+        let monitor = parts.next().filter(|path| !path.is_empty());
+        let monitor = monitor.ok_or_else(|| usage("say qmp:SOCKET[,[NAME=]DISK…]".to_owned()))?;
+        let disks = parts.map(|part| match part.split_once('=') {
+            Some((name, word)) => match DiskName::new(name) {
+                Ok(name) => Ok((Some(name), word.to_owned())),
+                Err(error) => Err(usage(error.to_string())),
+            },
+            None => Ok((None, part.to_owned())),
+        });
+        Ok(Some(MachineSource {
+            monitor: monitor.into(),
+            disks: disks.collect::<Result<_>>()?,
+        }))
     }
 }
 
@@ -243,7 +279,9 @@ mod tests {
     use cohort_backup::BitmapPolicy;
     use cohort_backup::catalogue::DiskName;
 
-    use super::{NamedBitmaps, Policies, Source};
+    use crate::exit::Exit;
+
+    use super::{MachineSource, NamedBitmaps, Policies, Source};
 
     fn disk(name: &str) -> DiskName {
         DiskName::new(name).expect("a name")
@@ -279,6 +317,24 @@ mod tests {
                 path: "vda=".into()
             }
         );
+    }
+
+    #[test]
+    fn a_machine_is_named_with_some_of_its_disks() {
+        let read = |text| MachineSource::parse(text).map_err(|failure| failure.exit);
+        let all = MachineSource {
+            monitor: "/run/m".into(),
+            disks: vec![],
+        };
+        assert_eq!(read("qmp:/run/m"), Ok(Some(all)));
+        let two = MachineSource {
+            monitor: "m".into(),
+            disks: vec![(None, "a".into()), (Some(disk("x")), "#block1".into())],
+        };
+        assert_eq!(read("qmp:m,a,x=#block1"), Ok(Some(two)));
+        assert_eq!(read("/run/m"), Ok(None));
+        assert_eq!(read("qmp:"), Err(Exit::Usage));
+        assert_eq!(read("qmp:m,1 x=a"), Err(Exit::Usage));
     }
 
     #[test]

@@ -6,6 +6,7 @@
     reason = "each test program uses its own part"
 )]
 
+pub mod machine;
 pub mod server;
 
 use std::ffi::OsStr;

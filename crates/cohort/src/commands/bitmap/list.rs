@@ -64,6 +64,13 @@ struct JsonStore {
 }
 
 pub(super) fn run(args: &args::BitmapList) -> Result {
+    let machine = args
+        .path
+        .to_str()
+        .and_then(|path| path.strip_prefix("qmp:"));
+    if let Some(monitor) = machine {
+        return super::machine::list(monitor.as_ref(), args.output.json);
+    }
     let found = Found::at(&args.path)?;
     let rows: Vec<_> = found
         .tracked()

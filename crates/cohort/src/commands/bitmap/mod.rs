@@ -6,6 +6,7 @@ mod file;
 mod found;
 mod import;
 mod list;
+mod machine;
 mod merge;
 mod picture;
 mod ranges;

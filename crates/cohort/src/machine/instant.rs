@@ -1,0 +1,659 @@
+//! One instant of all disks of a machine, and the way back.
+//!
+//! ```text
+//!   sweep ─► scratch nodes over the disks ─► freeze ─► one transaction ─► thaw ─► exports ─► pulled over NBD
+//!                                                      for each disk:
+//!                                                      a backup job with sync=none, which saves to the scratch what
+//!                                                        is overwritten: the scratch shows the instant
+//!                                                      a new bitmap from this instant on: the checkpoint
+//!                                                      a copy of the last checkpoint's bitmap: what changed
+//!   after the verdict: exports, jobs and scratch nodes go; of the checkpoints those stay that the catalogue goes by
+//! ```
+//!
+//! All names say the directory and the run, and which bitmaps are good is said by the catalogue alone. So a run that was
+//! killed leaves nothing that the next one would have to ask about: it removes what is ours and of no use.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cohort_backup::catalogue::{Contents, DiskName, RunId};
+use cohort_backup::{CreateOptions, DiskSpec, Fence, Hook, Qcow2Builder};
+use cohort_block::{Access, NbdDevice, OsFile};
+use cohort_nbd::{BitmapName, Name, Uri};
+use serde_json::{Value, json};
+
+use super::disks::{self, Chosen, Device, Node};
+use super::keeper::{Base, MachineKeeper};
+use super::marks::Marks;
+use super::monitor::{Monitor, MonitorError};
+use super::server::{Folder, NbdServer};
+
+/// How long a job or an export may take to go.
+const GOING: Duration = Duration::from_secs(60);
+
+/// How long a request for data may take, connecting again included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long an NBD server that was found may take to show that it is the right one.
+const TRIAL: Duration = Duration::from_secs(3);
+
+/// Bytes per bit of our bitmaps: as many as those of a target's cluster.
+const GRANULARITY: u32 = 64 << 10;
+
+/// A running machine whose disks are to be backed up.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    monitor: Arc<Mutex<Monitor>>,
+    path: PathBuf,
+    asked: Vec<(Option<DiskName>, String)>,
+    disks: Vec<(DiskName, Chosen)>,
+}
+
+/// A machine with an instant that is kept until [`Frozen::release`].
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    monitor: Arc<Mutex<Monitor>>,
+    marks: Marks,
+    run: RunId,
+    disks: Vec<(DiskName, String)>,
+    folder: Folder,
+    scratch: PathBuf,
+    specs: Vec<DiskSpec>,
+    notes: Vec<String>,
+}
+
+/// Why a machine's disks cannot be backed up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    /// The monitor failed, or said no.
+    #[error("qmp:{}: {error}", path.display())]
+    Monitor {
+        /// The machine.
+        path: PathBuf,
+        /// Why.
+        error: MonitorError,
+    },
+    /// It has not what was asked for.
+    #[error("qmp:{}: {why}", path.display())]
+    Disks {
+        /// The machine.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Something of ours could not be made.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A hook did not freeze in time.
+    #[error(transparent)]
+    Fence(#[from] cohort_backup::FenceError),
+}
+
+impl Machine {
+    /// Connects to a machine, and finds the disks that are asked for: names to give and words for nodes or devices; all of
+    /// its disks if none is.
+    pub(crate) fn connect(
+        path: &Path,
+        asked: Vec<(Option<DiskName>, String)>,
+    ) -> Result<Self, MachineError> {
+        let failed = |error| MachineError::Monitor {
+            path: path.to_owned(),
+            error,
+        };
+        let mut monitor = Monitor::connect(path).map_err(failed)?;
+        let disks = find(&mut monitor, path, &asked)?;
+        Ok(Machine {
+            monitor: Arc::new(Mutex::new(monitor)),
+            path: path.to_owned(),
+            asked,
+            disks,
+        })
+    }
+
+    /// What its disks are called.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &DiskName> {
+        self.disks.iter().map(|(name, _)| name)
+    }
+
+    /// Takes one instant of all disks, for the next run into the directory with these contents. What is overwritten from
+    /// then on is saved in `scratch`, a folder in which the machine may write.
+    pub(crate) fn freeze(
+        self,
+        contents: &Contents,
+        scratch: &Path,
+        hooks: Vec<Hook>,
+    ) -> Result<Frozen, MachineError> {
+        let path = self.path.clone();
+        let failed = |error| MachineError::Monitor {
+            path: path.clone(),
+            error,
+        };
+        let marks = Marks::of(contents.meta.directory);
+        let run = contents.meta.next_run;
+        let folder = Folder::of(&self.path, marks.prefix().trim_end_matches('-'));
+        let folder = folder.map_err(|cause| MachineError::Io {
+            path: self.path.clone(),
+            cause,
+        })?;
+        let scratch = std::path::absolute(scratch).map_err(|cause| MachineError::Io {
+            path: scratch.to_owned(),
+            cause,
+        })?;
+        let mut frozen = Frozen {
+            monitor: self.monitor,
+            marks,
+            run,
+            disks: Vec::new(),
+            folder,
+            scratch,
+            specs: Vec::new(),
+            notes: Vec::new(),
+        };
+        let bases = {
+            let monitor = frozen.monitor.clone();
+            let mut monitor = lock(&monitor);
+            // Nodes have their own names again once the filters of leftover jobs are gone.
+            frozen.sweep_passing(&mut monitor, None).map_err(failed)?;
+            let disks = find(&mut monitor, &self.path, &self.asked)?;
+            let named = disks.into_iter().map(|(name, disk)| (name, disk.node));
+            frozen.disks = named.collect();
+            let bases = frozen.bases(&mut monitor, contents).map_err(failed)?;
+            frozen
+                .sweep_bitmaps(&mut monitor, contents)
+                .map_err(failed)?;
+            bases
+        };
+        match frozen.take_instant(bases, &self.path, hooks) {
+            Ok(()) => Ok(frozen),
+            Err(error) => {
+                frozen.release(contents);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Frozen {
+    /// The disks as they were at the instant.
+    pub(crate) fn specs(&mut self) -> Vec<DiskSpec> {
+        std::mem::take(&mut self.specs)
+    }
+
+    /// Gives the machine back as it is to be left when the directory has these contents: with a checkpoint for each disk
+    /// whose last point goes by it, and nothing else of ours. Says what could not be removed; the next run does that.
+    pub(crate) fn release(mut self, contents: &Contents) -> Vec<String> {
+        self.specs.clear();
+        let monitor = self.monitor.clone();
+        let mut monitor = lock(&monitor);
+        let mut notes = std::mem::take(&mut self.notes);
+        let swept = self.sweep_passing(&mut monitor, Some(self.run));
+        let swept = swept.and_then(|()| self.sweep_bitmaps(&mut monitor, contents));
+        if let Err(error) = swept {
+            let path = monitor.path().display();
+            notes.push(format!(
+                "qmp:{path} is not left tidy, the next run sees to that: {error}"
+            ));
+        }
+        notes
+    }
+
+    /// What the disks' last checkpoints say, or why they say nothing.
+    fn bases(
+        &self,
+        monitor: &mut Monitor,
+        contents: &Contents,
+    ) -> Result<HashMap<String, Result<Base, String>>, MonitorError> {
+        let nodes = nodes(monitor)?;
+        let each = self.disks.iter().map(|(name, node)| {
+            let anchor = contents.anchor(name);
+            let found = nodes.iter().find(|found| found.node_name == *node);
+            let base = match (anchor, found) {
+                (Some(anchor), Some(found)) => {
+                    base_of(found, &self.marks.checkpoint(anchor), anchor)
+                }
+                (None, _) | (_, None) => Err("it has no point yet".to_owned()),
+            };
+            (node.clone(), base)
+        });
+        Ok(each.collect())
+    }
+
+    fn take_instant(
+        &mut self,
+        bases: HashMap<String, Result<Base, String>>,
+        path: &Path,
+        hooks: Vec<Hook>,
+    ) -> Result<(), MachineError> {
+        let shared = self.monitor.clone();
+        let mut monitor = lock(&shared);
+        let failed = |error| MachineError::Monitor {
+            path: path.to_owned(),
+            error,
+        };
+        let nodes = nodes(&mut monitor).map_err(failed)?;
+        let (_, uid, gid) = monitor.peer().map_err(failed)?;
+        let mut actions = Vec::new();
+        for (at, (name, node)) in self.disks.iter().enumerate() {
+            let found = nodes.iter().find(|found| found.node_name == *node);
+            let found = found.ok_or_else(|| MachineError::Disks {
+                path: path.to_owned(),
+                why: format!("node {node} of disk {name} is gone"),
+            })?;
+            let overlay = self.marks.passing(self.run, &format!("s{at}"));
+            self.add_scratch(&mut monitor, &overlay, found, (uid, gid), path)?;
+            actions.push((
+                found,
+                overlay,
+                self.marks.passing(self.run, &format!("j{at}")),
+            ));
+        }
+        let actions = self.actions(&actions, &bases);
+        let mut fence = Fence::new(format!("run {}", self.run), Duration::from_secs(1));
+        for hook in hooks {
+            fence = hook.join(fence).map_err(|cause| MachineError::Io {
+                path: "a thread for a hook".into(),
+                cause,
+            })?;
+        }
+        let fenced = fence.raise(|_| transact(&mut monitor, actions))?;
+        for failure in fenced.thaw_failures {
+            self.notes.push(format!("not thawed: {failure}"));
+        }
+        fenced.value.map_err(failed)?;
+        let started = NbdServer::start(&mut monitor, self.folder.again());
+        let server = started.map_err(failed)?;
+        for at in 0..self.disks.len() {
+            let base = bases.get(&self.disks[at].1).cloned();
+            let spec = self.export(&mut monitor, at, &server, base, path)?;
+            self.specs.push(spec);
+        }
+        Ok(())
+    }
+
+    /// All that happens at once. The jobs come first: each stops its disk's writes until the transaction has ended, so what
+    /// the bitmaps after them say is of the same instant.
+    fn actions(
+        &self,
+        disks: &[(&Node, String, String)],
+        bases: &HashMap<String, Result<Base, String>>,
+    ) -> Vec<Value> {
+        let mut actions = Vec::new();
+        for (node, overlay, job) in disks {
+            actions.push(json!({ "type": "blockdev-backup", "data": {
+                "job-id": job, "device": node.node_name, "target": overlay, "sync": "none",
+            }}));
+        }
+        for (node, _, _) in disks {
+            actions.push(json!({ "type": "block-dirty-bitmap-add", "data": {
+                "node": node.node_name, "name": self.marks.checkpoint(self.run),
+                "granularity": GRANULARITY, "persistent": node.keeps_bitmaps(),
+            }}));
+            let Some(Ok(base)) = bases.get(&node.node_name) else {
+                continue;
+            };
+            let copy = self.marks.passing(self.run, "t");
+            actions.push(json!({ "type": "block-dirty-bitmap-add", "data": {
+                "node": node.node_name, "name": copy, "granularity": base.granularity, "disabled": true,
+            }}));
+            actions.push(json!({ "type": "block-dirty-bitmap-merge", "data": {
+                "node": node.node_name, "target": copy, "bitmaps": [base.bitmap],
+            }}));
+        }
+        actions
+    }
+
+    /// A node over a disk that shows the disk, and in which what is overwritten will be saved. Its file has no name any
+    /// more once the machine has it open.
+    fn add_scratch(
+        &self,
+        monitor: &mut Monitor,
+        overlay: &str,
+        disk: &Node,
+        owner: (u32, u32),
+        path: &Path,
+    ) -> Result<(), MachineError> {
+        let file = self.scratch.join(format!("{overlay}.qcow2"));
+        make_scratch(&file, disk.size(), owner).map_err(|cause| MachineError::Io {
+            path: file.clone(),
+            cause,
+        })?;
+        let added = monitor.ask(
+            "blockdev-add",
+            json!({
+                "driver": "qcow2", "node-name": overlay, "backing": disk.node_name,
+                "file": { "driver": "file", "filename": file.to_string_lossy() },
+            }),
+        );
+        let _ = fs::remove_file(&file);
+        added.map(drop).map_err(|error| MachineError::Disks {
+            path: path.to_owned(),
+            why: format!("{error}; name a folder in which the machine may write with --scratch"),
+        })
+    }
+
+    /// Serves a disk's instant, and connects to it.
+    fn export(
+        &self,
+        monitor: &mut Monitor,
+        at: usize,
+        server: &NbdServer,
+        base: Option<Result<Base, String>>,
+        path: &Path,
+    ) -> Result<DiskSpec, MachineError> {
+        let (name, node) = &self.disks[at];
+        let passing = |part: &str| self.marks.passing(self.run, &format!("{part}{at}"));
+        let copy = self.marks.passing(self.run, "t");
+        let base = base.unwrap_or_else(|| Err("it has no point yet".to_owned()));
+        let bitmaps: Vec<_> = base.iter().map(|_| &copy).collect();
+        let export = passing("e");
+        let added = monitor.ask(
+            "block-export-add",
+            json!({
+                "type": "nbd", "id": export, "node-name": passing("s"), "name": export,
+                "writable": false, "bitmaps": bitmaps,
+            }),
+        );
+        added.map_err(|error| MachineError::Monitor {
+            path: path.to_owned(),
+            error,
+        })?;
+        let export = Name::new(export).unwrap_or_default();
+        let wrong = |why: String| MachineError::Disks {
+            path: path.to_owned(),
+            why,
+        };
+        let device =
+            reach(server, &export, &format!("qmp:{},{node}", path.display())).map_err(wrong)?;
+        let copy =
+            BitmapName::new(&copy).ok_or_else(|| wrong(format!("{copy} is no bitmap's name")))?;
+        let device = Arc::new(device);
+        let keeper = MachineKeeper::new(
+            self.monitor.clone(),
+            passing("j"),
+            base,
+            device.clone(),
+            copy,
+        );
+        Ok(DiskSpec::instant(device, Arc::new(keeper)).name(name.as_str()))
+    }
+
+    /// Removes what lives for one run only: of this run, or of all of this directory.
+    fn sweep_passing(
+        &self,
+        monitor: &mut Monitor,
+        only: Option<RunId>,
+    ) -> Result<(), MonitorError> {
+        let ours = |name: &str| {
+            let mark = self.marks.read(name);
+            mark.is_some_and(|mark| !mark.is_checkpoint && only.is_none_or(|run| run == mark.run))
+        };
+        let named = |value: &Value, key: &str| -> Vec<String> {
+            let names = value.as_array().into_iter().flatten();
+            let names = names.filter_map(|one| one[key].as_str());
+            names.filter(|name| ours(name)).map(str::to_owned).collect()
+        };
+        for export in named(&monitor.ask("query-block-exports", json!({}))?, "id") {
+            gone(monitor.ask("block-export-del", json!({ "id": export, "mode": "hard" })))?;
+        }
+        monitor.wait_until(GOING, |monitor| {
+            let exports = monitor.ask("query-block-exports", json!({}))?;
+            Ok(named(&exports, "id").is_empty())
+        })?;
+        for job in named(&monitor.ask("query-jobs", json!({}))?, "id") {
+            gone(monitor.ask("job-cancel", json!({ "id": job })))?;
+        }
+        monitor.wait_until(GOING, |monitor| {
+            let jobs = monitor.ask("query-jobs", json!({}))?;
+            Ok(named(&jobs, "id").is_empty())
+        })?;
+        for node in nodes(monitor)? {
+            if ours(&node.node_name) {
+                gone(monitor.ask("blockdev-del", json!({ "node-name": node.node_name })))?;
+            }
+        }
+        self.sweep_server(monitor)?;
+        self.sweep_files(ours);
+        for node in nodes(monitor)? {
+            for bitmap in node
+                .dirty_bitmaps
+                .iter()
+                .filter(|bitmap| ours(&bitmap.name))
+            {
+                remove_bitmap(monitor, &node.node_name, &bitmap.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the server that we, or one who was killed, had the machine start, unless somebody else has come to use it.
+    fn sweep_server(&self, monitor: &mut Monitor) -> Result<(), MonitorError> {
+        if !self.folder.exists() {
+            return Ok(());
+        }
+        let exports = monitor.ask("query-block-exports", json!({}))?;
+        let mut exports = exports.as_array().into_iter().flatten();
+        if !exports.any(|export| export["type"] == "nbd") {
+            gone(monitor.ask("nbd-server-stop", json!({})))?;
+            self.folder.remove();
+        }
+        Ok(())
+    }
+
+    fn sweep_files(&self, ours: impl Fn(&str) -> bool) {
+        for file in fs::read_dir(&self.scratch).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            let stem = name.to_str().and_then(|name| name.strip_suffix(".qcow2"));
+            if stem.is_some_and(&ours) {
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+
+    /// Removes the checkpoints that no point goes by: of a disk of this run all but that of its anchor, of other nodes those
+    /// of runs that are nobody's anchor. Later runs than this one are not our business.
+    fn sweep_bitmaps(
+        &self,
+        monitor: &mut Monitor,
+        contents: &Contents,
+    ) -> Result<(), MonitorError> {
+        let known: Vec<_> = contents
+            .disks
+            .keys()
+            .map(|disk| contents.anchor(disk))
+            .collect();
+        for node in nodes(monitor)? {
+            let disk = self
+                .disks
+                .iter()
+                .find(|(_, of_disk)| *of_disk == node.node_name);
+            for bitmap in &node.dirty_bitmaps {
+                let Some(mark) = self
+                    .marks
+                    .read(&bitmap.name)
+                    .filter(|mark| mark.run <= self.run)
+                else {
+                    continue;
+                };
+                let is_used = match disk {
+                    Some((name, _)) => {
+                        contents.anchor(name) == Some(mark.run) && !bitmap.inconsistent
+                    }
+                    None => known.contains(&Some(mark.run)),
+                };
+                if !is_used {
+                    remove_bitmap(monitor, &node.node_name, &bitmap.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds the disks that were asked for, and gives them their names.
+fn find(
+    monitor: &mut Monitor,
+    path: &Path,
+    asked: &[(Option<DiskName>, String)],
+) -> Result<Vec<(DiskName, Chosen)>, MachineError> {
+    let failed = |error| MachineError::Monitor {
+        path: path.to_owned(),
+        error,
+    };
+    let wrong = |why: String| MachineError::Disks {
+        path: path.to_owned(),
+        why,
+    };
+    let nodes = nodes(monitor).map_err(failed)?;
+    let devices: Vec<Device> = match monitor.ask("query-block", json!({})) {
+        Ok(devices) => serde_json::from_value(devices).map_err(|error| wrong(error.to_string()))?,
+        Err(MonitorError::Refused { .. }) => Vec::new(),
+        Err(error) => return Err(failed(error)),
+    };
+    let words: Vec<_> = asked
+        .iter()
+        .map(|(name, word)| (name.as_ref().map(DiskName::as_str), word.as_str()))
+        .collect();
+    let chosen = disks::choose(&nodes, &devices, &words).map_err(wrong)?;
+    let named = chosen.into_iter().map(|disk| {
+        let name = DiskName::new(disk.name.as_str())
+            .map_err(|error| wrong(format!("{error}; say NAME={} after the comma", disk.name)))?;
+        Ok((name, disk))
+    });
+    named.collect()
+}
+
+pub(super) fn nodes(monitor: &mut Monitor) -> Result<Vec<Node>, MonitorError> {
+    let nodes = monitor.ask("query-named-block-nodes", json!({ "flat": true }))?;
+    serde_json::from_value(nodes).map_err(|error| MonitorError::Refused {
+        command: "query-named-block-nodes".to_owned(),
+        text: format!("what it says of its nodes is not understood: {error}"),
+    })
+}
+
+/// Whether a node's checkpoint says what changed since the run `anchor`.
+fn base_of(node: &Node, bitmap: &str, anchor: RunId) -> Result<Base, String> {
+    let found = node.bitmap(bitmap).ok_or_else(|| {
+        format!(
+            "the machine has no bitmap {bitmap}: it was started anew since, or somebody removed it"
+        )
+    })?;
+    if found.inconsistent {
+        return Err(format!(
+            "the machine did not end cleanly, so its bitmap {bitmap} is inconsistent"
+        ));
+    }
+    if !found.recording {
+        return Err(format!(
+            "the machine's bitmap {bitmap} was disabled, so it misses writes"
+        ));
+    }
+    if found.busy {
+        return Err(format!("the machine's bitmap {bitmap} is in use"));
+    }
+    Ok(Base {
+        anchor,
+        bitmap: bitmap.to_owned(),
+        granularity: found.granularity,
+    })
+}
+
+/// Carries a transaction out. Where the machine can, a full scratch breaks the backup rather than the guest's write.
+fn transact(monitor: &mut Monitor, actions: Vec<Value>) -> Result<(), MonitorError> {
+    let mut gentle = actions.clone();
+    for action in gentle
+        .iter_mut()
+        .filter(|action| action["type"] == "blockdev-backup")
+    {
+        action["data"]["on-cbw-error"] = "break-snapshot".into();
+    }
+    let properties = json!({ "completion-mode": "individual" });
+    let ask = |actions: Vec<Value>| json!({ "actions": actions, "properties": properties });
+    match monitor.ask("transaction", ask(gentle)) {
+        Err(MonitorError::Refused { text, .. }) if text.contains("on-cbw-error") => {
+            monitor.ask("transaction", ask(actions)).map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
+/// Connects to an export at one of the places where its server may be.
+fn reach(server: &NbdServer, export: &Name, name: &str) -> Result<NbdDevice, String> {
+    let mut failures = Vec::new();
+    for address in server.addresses() {
+        let uri = Uri {
+            server: address,
+            name: export.clone(),
+            tls: None,
+        };
+        match NbdDevice::connect(&uri, Access::ReadOnly, TRIAL) {
+            Ok(device) => return Ok(device.patience(PATIENCE).named(name)),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    let tried = if failures.is_empty() {
+        "none of its sockets was found".to_owned()
+    } else {
+        failures.join("; ")
+    };
+    Err(format!(
+        "its NBD server, which somebody started, cannot be reached: {tried}; stop that server, or let it listen at a unix socket that we may use"
+    ))
+}
+
+fn remove_bitmap(monitor: &mut Monitor, node: &str, name: &str) -> Result<(), MonitorError> {
+    gone(monitor.ask(
+        "block-dirty-bitmap-remove",
+        json!({ "node": node, "name": name }),
+    ))
+}
+
+/// What somebody else removed first is removed.
+fn gone(removed: Result<Value, MonitorError>) -> Result<(), MonitorError> {
+    match removed {
+        Err(MonitorError::Refused { text, .. })
+            if [
+                "not found",
+                "not running",
+                "Failed to find",
+                "shutting down",
+            ]
+            .iter()
+            .any(|gone| text.contains(gone)) =>
+        {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+fn make_scratch(path: &Path, size: u64, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    if rustix::process::geteuid().as_raw() != uid {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    let builder = Qcow2Builder::create(OsFile::new(file)?, &CreateOptions::new(size));
+    let builder = builder.map_err(io::Error::other)?;
+    builder.finish().map_err(io::Error::other)
+}
+
+/// A lock whose value is sound after every statement.
+pub(super) fn lock(monitor: &Mutex<Monitor>) -> std::sync::MutexGuard<'_, Monitor> {
+    monitor
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

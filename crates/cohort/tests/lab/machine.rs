@@ -1,0 +1,158 @@
+//! QEMU's storage daemon, or an emulator, as a child of the test, with its monitor.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Lab;
+
+/// A machine whose monitor is at `qmp.sock` of a lab. Killed when dropped.
+pub struct Machine {
+    child: Child,
+    socket: std::path::PathBuf,
+}
+
+impl Machine {
+    /// A storage daemon with these options.
+    pub fn daemon(lab: &Lab, options: &[&str]) -> Machine {
+        let chardev = "socket,id=c,path=qmp.sock,server=on,wait=off";
+        let mut command = Command::new("qemu-storage-daemon");
+        command.args(options);
+        command.args(["--chardev", chardev, "--monitor", "chardev=c"]);
+        // A monitor has one client at a time.
+        let more = "socket,id=m,path=more.sock,server=on,wait=off";
+        command.args(["--chardev", more, "--monitor", "chardev=m"]);
+        Machine::start(lab, command)
+    }
+
+    /// An emulator with these options, whose processor never runs.
+    pub fn emulator(lab: &Lab, options: &[&str]) -> Machine {
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args([
+            "-S",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-machine",
+            "q35,accel=tcg",
+        ]);
+        command.args(options);
+        command.args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
+        Machine::start(lab, command)
+    }
+
+    fn start(lab: &Lab, mut command: Command) -> Machine {
+        let socket = lab.path("qmp.sock");
+        let _ = std::fs::remove_file(&socket);
+        command.current_dir(lab.path(""));
+        let child = command.stdin(Stdio::null()).spawn().expect("a machine");
+        let mut machine = Machine { child, socket };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while UnixStream::connect(&machine.socket).is_err() {
+            let ended = machine.child.try_wait().expect("its state");
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "it does not start"
+            );
+            std::thread::yield_now();
+        }
+        machine
+    }
+
+    /// Asks over a connection of its own; the answer, or the error's text.
+    pub fn ask(&self, command: &str, arguments: Value) -> Result<Value, String> {
+        self.ask_at("qmp.sock", command, arguments)
+    }
+
+    /// The same at the monitor of that name.
+    pub fn ask_at(&self, monitor: &str, command: &str, arguments: Value) -> Result<Value, String> {
+        let socket = self.socket.with_file_name(monitor);
+        let stream = UnixStream::connect(socket).expect("a monitor");
+        let wait = Some(Duration::from_secs(60));
+        stream.set_read_timeout(wait).expect("a timeout");
+        let mut lines = BufReader::new(&stream).lines();
+        let mut answer = |command: &str, arguments: &Value| {
+            let question = json!({ "execute": command, "arguments": arguments });
+            if !command.is_empty() {
+                (&stream)
+                    .write_all(question.to_string().as_bytes())
+                    .expect("it listens");
+            }
+            let mut values = lines
+                .by_ref()
+                .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
+            let answer = values.find(|value| value.get("event").is_none());
+            answer.expect("it went away")
+        };
+        answer("", &Value::Null);
+        answer("qmp_capabilities", &json!({}));
+        let mut value = answer(command, &arguments);
+        match value.get("error") {
+            Some(error) => Err(error["desc"].to_string()),
+            None => Ok(value["return"].take()),
+        }
+    }
+
+    /// The names of all bitmaps of a node.
+    pub fn bitmaps(&self, node: &str) -> Vec<String> {
+        let nodes = self
+            .ask("query-named-block-nodes", json!({ "flat": true }))
+            .unwrap();
+        let mut nodes = nodes.as_array().expect("nodes").iter();
+        let node = nodes
+            .find(|found| found["node-name"] == node)
+            .expect("the node");
+        let bitmaps = node["dirty-bitmaps"].as_array().into_iter().flatten();
+        bitmaps
+            .filter_map(|bitmap| bitmap["name"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Asserts that nothing of ours is left but one bitmap for each of these nodes; gives their names.
+    #[track_caller]
+    pub fn is_tidy(&self, nodes: &[&str]) -> Vec<String> {
+        let ours = |value: &Value, key: &str| {
+            let names = value.as_array().expect("a list").iter();
+            let names = names.filter_map(|one| one[key].as_str());
+            names
+                .filter(|name| name.starts_with("cohort-"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let none: [String; 0] = [];
+        assert_eq!(
+            ours(&self.ask("query-jobs", json!({})).unwrap(), "id"),
+            none
+        );
+        assert_eq!(
+            ours(&self.ask("query-block-exports", json!({})).unwrap(), "id"),
+            none
+        );
+        let all = self
+            .ask("query-named-block-nodes", json!({ "flat": true }))
+            .unwrap();
+        assert_eq!(ours(&all, "node-name"), none);
+        let each = nodes.iter().map(|node| {
+            let bitmaps = self.bitmaps(node);
+            assert_eq!(bitmaps.len(), 1, "{node}: {bitmaps:?}");
+            bitmaps.into_iter().next().expect("one")
+        });
+        each.collect()
+    }
+
+    /// Has it end in order.
+    pub fn quit(mut self) {
+        let _ = self.ask("quit", json!({}));
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

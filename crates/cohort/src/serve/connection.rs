@@ -17,6 +17,7 @@ use cohort_nbd::{Command, Handshake, Incoming, Session, Step, Tls};
 
 use super::export::Served;
 use super::input::Input;
+use super::lookout::Habit;
 use super::stream::Stream;
 use super::{Encryption, House};
 
@@ -52,6 +53,8 @@ pub(super) struct Connection {
     crew_changed: Condvar,
     /// No more requests come: the client said goodbye, left, or was thrown out.
     over: AtomicBool,
+    /// Whether the client's requests come soon after one another.
+    habit: Habit,
     /// How long requests take, as a sliding mean.
     mean_ns: AtomicU64,
     /// When the request began that nobody was called for; in the house's milliseconds, and zero if there is none.
@@ -85,6 +88,7 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
         crew: Mutex::default(),
         crew_changed: Condvar::new(),
         over: AtomicBool::new(false),
+        habit: Habit::new(),
         mean_ns: AtomicU64::new(0),
         began_ms: AtomicU64::new(0),
     });
@@ -175,6 +179,10 @@ impl Connection {
         let length = self.session.header_length();
         if !input.has(length) {
             self.send(&[], &[])?;
+            if self.stream.can_look() {
+                let came = || input.look(&self.stream);
+                self.house.lookout.look(&self.habit, came)?;
+            }
         }
         if self.is_over() || !input.wait(&self.stream, length)? {
             drop(input);

@@ -60,6 +60,17 @@ impl Input {
         Ok(true)
     }
 
+    /// Says whether there is something to take, or to be told by [`wait`](Self::wait), without waiting for it.
+    pub(super) fn look(&mut self, stream: &Stream) -> io::Result<bool> {
+        if self.start < self.end {
+            return Ok(true);
+        }
+        (self.start, self.end) = (0, 0);
+        let read = stream.read_now(&mut self.buffer)?;
+        self.end = read.unwrap_or(0);
+        Ok(read.is_some())
+    }
+
     /// Takes bytes that are there, into `to`.
     pub(super) fn take(&mut self, to: &mut [u8]) {
         to.copy_from_slice(&self.buffer[self.start..self.start + to.len()]);

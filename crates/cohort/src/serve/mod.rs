@@ -7,6 +7,7 @@ mod connection;
 mod export;
 mod input;
 mod listen;
+mod lookout;
 mod memory;
 mod ready;
 mod requests;
@@ -25,6 +26,7 @@ use cohort_block::TlsServer;
 use cohort_nbd::Name;
 
 use connection::{Connection, lock};
+use lookout::Lookout;
 use memory::Budget;
 use tracking::Ending;
 
@@ -66,6 +68,7 @@ pub(crate) struct Server {
 struct House {
     catalogue: Catalogue,
     tls: Option<Encryption>,
+    lookout: Lookout,
     budget: Budget,
     limits: Limits,
     born: Instant,
@@ -119,6 +122,7 @@ impl Server {
         let house = Arc::new(House {
             catalogue,
             tls,
+            lookout: Lookout::new(),
             budget: Budget::new(limits.memory_bytes),
             limits,
             born: Instant::now(),

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use cohort_block::{Secured, Socket, TlsServer};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 /// How long a client may stop in the middle of something before it is given up. Between requests it may wait for ever.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,6 +90,25 @@ impl Stream {
         match self.secured.get() {
             Some(secured) => secured.read(&self.plain, buf),
             None => self.plain.read(buf),
+        }
+    }
+
+    /// Whether [`read_now`](Self::read_now) can be asked: what is encrypted may have been taken from the socket already.
+    pub(super) fn can_look(&self) -> bool {
+        self.secured.get().is_none()
+    }
+
+    /// Reads what is there, 0 at the end; nothing if there is nothing now.
+    pub(super) fn read_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let flags = RecvFlags::DONTWAIT;
+        let read = match &self.plain {
+            Plain::Unix(stream) => recv(stream, buf, flags),
+            Plain::Tcp(stream) => recv(stream, buf, flags),
+        };
+        match read {
+            Ok((read, _)) => Ok(Some(read)),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

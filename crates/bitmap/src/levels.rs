@@ -165,11 +165,15 @@ impl Levels {
             .map(|number| (number, self.content(number)))
     }
 
-    /// Bit `bit`, which must be below `bits`. Without a branch: nobody can foresee bits.
+    /// Bit `bit`, which must be below `bits`. Without a branch that nobody can foresee.
     #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
-        let in_word = self.pages.word(bit / WORD_BITS) >> (bit % WORD_BITS);
-        (in_word & 1 == 1) | self.full.get(bit / CHUNK_BITS)
+        let number = bit / CHUNK_BITS;
+        let full = self.full.word(number / WORD_BITS);
+        if full != 0 && full >> (number % WORD_BITS) & 1 == 1 {
+            return true;
+        }
+        self.pages.word(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 == 1
     }
 
     /// Leaf word `word`, which must not lie past `bits`.

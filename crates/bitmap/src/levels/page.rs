@@ -56,9 +56,10 @@ impl Pages {
     /// Word `word`; zero where nothing was touched.
     #[inline]
     pub(super) fn word(&self, word: u64) -> u64 {
-        let word = word as usize;
-        let page = self.page(word / PAGE_WORDS);
-        page.leaves.get(word % PAGE_WORDS).copied().unwrap_or(0)
+        match self.first.leaves.get(word as usize) {
+            Some(&leaf) => leaf,
+            None => self.word_beyond(word),
+        }
     }
 
     /// Chunk `number`, if its page was touched.
@@ -97,21 +98,28 @@ impl Pages {
     /// their chunk.
     #[inline]
     pub(super) fn add(&mut self, word: u64, bits: u64) -> (u64, bool) {
+        if (word as usize) < self.first.leaves.len() {
+            self.first.add(word as usize, bits)
+        } else {
+            self.add_beyond(word, bits)
+        }
+    }
+
+    /// As [`word`](Self::word), where the first page does not answer.
+    #[inline(never)]
+    fn word_beyond(&self, word: u64) -> u64 {
         let (page, at) = (word as usize / PAGE_WORDS, word as usize % PAGE_WORDS);
-        if at >= self.page(page).leaves.len() {
+        self.page(page).leaves.get(at).copied().unwrap_or(0)
+    }
+
+    /// As [`add`](Self::add), where the first page does not take it.
+    #[inline(never)]
+    fn add_beyond(&mut self, word: u64, bits: u64) -> (u64, bool) {
+        let (page, at) = (word as usize / PAGE_WORDS, word as usize % PAGE_WORDS);
+        if self.page(page).heads.is_empty() {
             self.touch(page);
         }
-        let page = self.page_mut(page);
-        let leaf = &mut page.leaves[at];
-        let gained = count_few(bits & !*leaf);
-        *leaf |= bits;
-        // Mostly it says so already; asking first would be a branch that nobody can foresee.
-        page.mids[at / LEAVES * MIDS + at % LEAVES / 64] |= 1 << (at % 64);
-        let head = &mut page.heads[at / LEAVES];
-        let first = head.top == 0;
-        head.top |= 1 << (at % LEAVES / 64);
-        head.ones.add(gained);
-        (gained, first)
+        self.page_mut(page).add(at, bits)
     }
 
     #[inline]
@@ -139,6 +147,24 @@ impl Pages {
             mids: vec![0; chunks * MIDS],
             leaves: vec![0; chunks * LEAVES],
         };
+    }
+}
+
+impl Page {
+    /// See [`Pages::add`].
+    #[inline]
+    fn add(&mut self, at: usize, bits: u64) -> (u64, bool) {
+        let leaf = &mut self.leaves[at];
+        let gained = count_few(bits & !*leaf);
+        *leaf |= bits;
+        let mid = at / (LEAVES / MIDS);
+        // Mostly it says so already; asking first would be a branch that nobody can foresee.
+        self.mids[mid] |= 1 << (at % (LEAVES / MIDS));
+        let head = &mut self.heads[at / LEAVES];
+        let first = head.top == 0;
+        head.top |= 1 << (mid % MIDS);
+        head.ones.add(gained);
+        (gained, first)
     }
 }
 

@@ -5,25 +5,46 @@ use super::{WORD_BITS, shape};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
-    /// `levels[0]` has a bit for each chunk.
-    levels: Vec<Vec<u64>>,
+    /// A bit for each chunk.
+    base: Vec<u64>,
+    /// The levels above, the lowest first.
+    above: Vec<Vec<u64>>,
 }
 
 impl Summary {
     pub(crate) fn new(bits: u64) -> Summary {
+        let mut levels = shape(bits).map(|words| vec![0; words]);
         Summary {
-            levels: shape(bits).map(|words| vec![0; words]).collect(),
+            base: levels.next().unwrap_or_default(),
+            above: levels.collect(),
         }
+    }
+
+    /// The bits of 64 chunks.
+    #[inline]
+    pub(crate) fn word(&self, word: u64) -> u64 {
+        self.base[word as usize]
+    }
+
+    fn level(&self, level: usize) -> Option<&[u64]> {
+        let above = level.checked_sub(1);
+        above
+            .map_or(Some(&self.base), |above| self.above.get(above))
+            .map(Vec::as_slice)
+    }
+
+    fn levels_mut(&mut self) -> impl Iterator<Item = &mut Vec<u64>> {
+        std::iter::once(&mut self.base).chain(&mut self.above)
     }
 
     #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
-        self.levels[0][(bit / WORD_BITS) as usize] >> (bit % WORD_BITS) & 1 == 1
+        self.word(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 == 1
     }
 
     pub(crate) fn set(&mut self, bit: u64) {
         let mut bit = bit;
-        for level in &mut self.levels {
+        for level in self.levels_mut() {
             let word = &mut level[(bit / WORD_BITS) as usize];
             let was = *word;
             *word |= 1 << (bit % WORD_BITS);
@@ -36,7 +57,7 @@ impl Summary {
 
     pub(crate) fn reset(&mut self, bit: u64) {
         let mut bit = bit;
-        for level in &mut self.levels {
+        for level in self.levels_mut() {
             let word = &mut level[(bit / WORD_BITS) as usize];
             *word &= !(1 << (bit % WORD_BITS));
             if *word != 0 {
@@ -47,9 +68,8 @@ impl Summary {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.levels
-            .last()
-            .is_none_or(|top| top.iter().all(|&word| word == 0))
+        let top = self.above.last().unwrap_or(&self.base);
+        top.iter().all(|&word| word == 0)
     }
 
     /// The first set bit at or after `from`.
@@ -57,8 +77,7 @@ impl Summary {
         let (mut level, mut bit) = (0, from);
         loop {
             let word = bit / WORD_BITS;
-            let rest =
-                self.levels.get(level)?.get(word as usize)? & (u64::MAX << (bit % WORD_BITS));
+            let rest = self.level(level)?.get(word as usize)? & (u64::MAX << (bit % WORD_BITS));
             if rest != 0 {
                 bit = word * WORD_BITS + u64::from(rest.trailing_zeros());
                 break;
@@ -67,7 +86,8 @@ impl Summary {
         }
         while level > 0 {
             level -= 1;
-            bit = bit * WORD_BITS + u64::from(self.levels[level][bit as usize].trailing_zeros());
+            let below = self.level(level)?.get(bit as usize)?;
+            bit = bit * WORD_BITS + u64::from(below.trailing_zeros());
         }
         Some(bit)
     }
@@ -77,14 +97,14 @@ impl Summary {
     pub(crate) fn next_zero(&self, from: u64) -> u64 {
         let mut ahead = u64::MAX << (from % WORD_BITS);
         let first = from / WORD_BITS;
-        for (word, bits) in (first..).zip(&self.levels[0][first as usize..]) {
+        for (word, bits) in (first..).zip(&self.base[first as usize..]) {
             let clear = !bits & ahead;
             if clear != 0 {
                 return word * WORD_BITS + u64::from(clear.trailing_zeros());
             }
             ahead = u64::MAX;
         }
-        self.levels[0].len() as u64 * WORD_BITS
+        self.base.len() as u64 * WORD_BITS
     }
 
     /// All set bits, ascending.
@@ -99,11 +119,12 @@ impl Summary {
 
     /// Which level, if any, does not summarise the one below it.
     pub(crate) fn defect(&self) -> Option<usize> {
-        (1..self.levels.len()).find(|&level| {
-            let below = self.levels[level - 1].chunks(WORD_BITS as usize);
+        (1..=self.above.len()).find(|&level| {
+            let words = |level| self.level(level).unwrap_or_default();
+            let below = words(level - 1).chunks(WORD_BITS as usize);
             !below
                 .map(super::chunk::mask_of)
-                .eq(self.levels[level].iter().copied())
+                .eq(words(level).iter().copied())
         })
     }
 }

@@ -478,7 +478,7 @@ fn a_disk_that_nobody_serves_now_is_backed_up_by_its_store() {
     // It need not be named, and the view stays if the run fails.
     let told = DiskSpec::file(&path)
         .options(policy(BitmapPolicy::Always))
-        .through(bad_cluster(9));
+        .through(bad_cluster(6));
     let report = world.backup().disk(told).start().unwrap().wait();
     assert!(
         noted(&report.disks[0], "is known from tracking store"),

@@ -159,6 +159,9 @@ struct State {
     flying: Vec<(SetId, Range<u64>)>,
     /// Somebody writes a batch or switches epochs.
     busy: bool,
+    /// How many wait for that to end, and for work: to ring when nobody does costs a system call all the same.
+    waiting: usize,
+    idle: usize,
     epoch: u64,
     /// The next free sector of its half.
     next: u64,
@@ -212,6 +215,8 @@ impl Intents {
             company: 0,
             flying: Vec::new(),
             busy: false,
+            waiting: 0,
+            idle: 0,
             epoch,
             next,
             tail: Vec::new(),
@@ -262,10 +267,12 @@ impl Intents {
             if state.wanted {
                 return true;
             }
+            state.idle += 1;
             state = self
                 .work
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
     }
 
@@ -292,7 +299,7 @@ impl Intents {
         state.next = log::sectors(entries.len());
         state.tail = log::tail(&entries).to_vec();
         state.busy = false;
-        self.changed.notify_all();
+        self.ring(&state);
         written
     }
 
@@ -327,10 +334,24 @@ impl Intents {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self
+            .changed
             .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+
+    /// A batch or a switch has ended: tells whoever waits for that, and for work if there is some.
+    fn ring(&self, state: &State) {
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        if state.wanted && state.idle > 0 {
+            self.work.notify_all();
+        }
     }
 }
 
@@ -478,7 +499,7 @@ impl Shared {
         if state.next + sectors_of(&state.pending) > LOG_SECTORS {
             // Too many came back: whoever is next makes room.
             state.busy = false;
-            intents.changed.notify_all();
+            intents.ring(&state);
             return state;
         }
         let wishes = std::mem::take(&mut state.pending);
@@ -515,10 +536,7 @@ impl Shared {
         state.flying.clear();
         state.busy = false;
         state.wanted |= state.next > LOG_SECTORS / 2;
-        if state.wanted {
-            intents.work.notify_all();
-        }
-        intents.changed.notify_all();
+        intents.ring(&state);
         state
     }
 }

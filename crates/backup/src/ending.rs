@@ -98,11 +98,7 @@ impl Disk {
             digests: state.stored.clone(),
             merging: Vec::new(),
         };
-        let anchor = match (self.options.policy, started.parent) {
-            (BitmapPolicy::Never, Some(older)) => older,
-            (BitmapPolicy::Never, None)
-            | (BitmapPolicy::OnSuccess | BitmapPolicy::Always | BitmapPolicy::Ask, _) => self.run,
-        };
+        let anchor = self.anchor_after_commit(started.parent);
         let moved = anchor == self.run;
         let (sets, recorded) = match &started.fenced {
             Some(fenced) => turns::after_commit(self, fenced, &started.ledger, moved),
@@ -131,6 +127,16 @@ impl Disk {
         ))
     }
 
+    /// The point that the view speaks of once this run has one. An anchor that never moves has to begin somewhere: a
+    /// point that stands alone is it.
+    fn anchor_after_commit(&self, parent: Option<RunId>) -> RunId {
+        match (self.options.policy, parent) {
+            (BitmapPolicy::Never, Some(older)) => older,
+            (BitmapPolicy::Never, None)
+            | (BitmapPolicy::OnSuccess | BitmapPolicy::Always | BitmapPolicy::Ask, _) => self.run,
+        }
+    }
+
     /// The view of a disk that nobody serves, once its point is there.
     fn offline_tracking(&self, started: &Started, moved: bool, changed: bool) -> Tracking {
         match &self.source.store {
@@ -150,10 +156,14 @@ impl Disk {
         let Some(started) = self.state().started.take() else {
             return;
         };
-        let fate = fate(Ended::Committed, self.options.policy);
         if let Some(fenced) = started.fenced {
-            let moved = fate == Fate::Abdicate;
-            let anchor = if moved { Some(self.run) } else { fenced.anchor };
+            let anchor = self.anchor_after_commit(started.parent);
+            let fate = if anchor == self.run {
+                Fate::Abdicate
+            } else {
+                fate(Ended::Committed, self.options.policy)
+            };
+            let anchor = Some(anchor);
             let point = self.state().recorded.take();
             let sets = fenced.sets.as_ref().map(|sets| ViewSets {
                 recording: sets.recording.clone(),

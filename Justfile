@@ -23,9 +23,11 @@ model:
     COHORT_MODEL=full cargo test --release -p cohort-job --test explorer -- --nocapture
 
 # Groups of jobs on a virtual clock, by the hundred: prints counts, and the cells met and never met.
-# COHORT_SIM_SEEDS=N for another number of seeds, COHORT_SIM_FIRST=N to begin at one that failed.
+# COHORT_SIM_SEEDS=N for another number of seeds, COHORT_SIM_FIRST=N to begin at one that failed. Then whole backups, one
+# request at a time: COHORT_POINTS_SEEDS and COHORT_POINTS_FIRST.
 sim:
     COHORT_SIM_SEEDS=${COHORT_SIM_SEEDS:-20000} cargo test --release -p cohort-tests --test simulator -- --nocapture
+    COHORT_POINTS_SEEDS=${COHORT_POINTS_SEEDS:-3000} cargo test --release -p cohort-tests --test points -- --nocapture
 
 # Every interleaving of the few lines that two threads touch; prints how many were walked.
 loom:

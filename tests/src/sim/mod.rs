@@ -11,7 +11,7 @@ mod group;
 mod laws;
 mod onlooker;
 mod orders;
-mod random;
+pub(crate) mod random;
 mod replay;
 mod run;
 mod script;

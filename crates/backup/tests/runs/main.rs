@@ -1,6 +1,7 @@
 //! Whole runs over real files: what is committed, kept and dropped, and what restores to what.
 
 mod cancelled;
+mod cases;
 mod checkpoints;
 mod failing;
 mod fenced;

@@ -5,6 +5,7 @@ mod cases;
 mod checkpoints;
 mod failing;
 mod fenced;
+mod geometry;
 mod grouped;
 mod image_bitmap;
 mod kept;

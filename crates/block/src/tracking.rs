@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::{FileId, ImageFile, OsFile, Stamp};
+use crate::{File, FileId, ImageFile, OsFile, Stamp};
 
 /// The tracking store of a disk, open to record into.
 ///
@@ -52,8 +52,16 @@ use crate::{FileId, ImageFile, OsFile, Stamp};
 pub struct TrackingStore {
     store: Arc<Store>,
     keeper: Option<JoinHandle<()>>,
-    disk: PathBuf,
-    size: u64,
+    disk: Disk,
+}
+
+/// How a store learns what its disk looks like when it is closed.
+#[derive(Debug)]
+enum Disk {
+    /// By looking at the file or device there; and its size.
+    At(PathBuf, u64),
+    /// As it was told.
+    Told(DiskState),
 }
 
 /// What a store beside a disk says, and who is using it.
@@ -135,7 +143,7 @@ impl TrackingStore {
             // Our own, of a random name.
             let _ = fs::remove_file(&draft);
         }
-        Ok(Self::keep(made?, disk, size))
+        Ok(Self::keep(made?, Disk::At(disk.into(), size)))
     }
 
     fn create_in(
@@ -207,7 +215,36 @@ impl TrackingStore {
         lock(&file, path)?;
         let file = Arc::new(OsFile::locked(file).map_err(failed(path))?);
         let (store, found) = Store::open(file, state, mode).map_err(wrong(path))?;
-        Ok((Self::keep(store, disk, size), found))
+        Ok((Self::keep(store, Disk::At(disk.into(), size)), found))
+    }
+
+    /// As [`create`](Self::create) in a file of the caller's, which is empty and which nobody else opens, for a disk that
+    /// looks so: for disks and stores that are no files of the system, and for what replays losses of power. `id` is the
+    /// store's own, and no other store's.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn create_in_file(
+        file: Arc<dyn File>,
+        id: [u8; 16],
+        disk: DiskState,
+        mode: Mode,
+    ) -> Result<Self, StoreError> {
+        let store = Store::create(file, id, disk, mode)?;
+        Ok(Self::keep(store, Disk::Told(disk)))
+    }
+
+    /// As [`open`](Self::open), of such a file.
+    ///
+    /// # Errors
+    /// The file is no store, belongs to another disk, or cannot be read or written.
+    pub fn open_in_file(
+        file: Arc<dyn File>,
+        disk: DiskState,
+        mode: Mode,
+    ) -> Result<(Self, Inspection), StoreError> {
+        let (store, found) = Store::open(file, disk, mode)?;
+        Ok((Self::keep(store, Disk::Told(disk)), found))
     }
 
     /// Looks at the store at `path` and changes nothing, also while another process writes to it. With the disk
@@ -244,11 +281,19 @@ impl TrackingStore {
     /// The store failed, now or before.
     pub fn close(mut self) -> Result<(), TrackingError> {
         self.dismiss();
-        let state = disk_state(&self.disk, self.size).map_err(failed(&self.disk))?;
-        self.store.close(state).map_err(wrong(&self.disk))
+        match &self.disk {
+            Disk::At(path, size) => {
+                let state = disk_state(path, *size).map_err(failed(path))?;
+                self.store.close(state).map_err(wrong(path))
+            }
+            Disk::Told(state) => {
+                let closed = self.store.close(*state);
+                closed.map_err(wrong(Path::new("tracking store")))
+            }
+        }
     }
 
-    fn keep(store: Store, disk: &Path, size: u64) -> Self {
+    fn keep(store: Store, disk: Disk) -> Self {
         let store = Arc::new(store);
         let kept = Arc::clone(&store);
         // Without the thread writers checkpoint themselves, so it may fail to start.
@@ -259,8 +304,7 @@ impl TrackingStore {
         Self {
             store,
             keeper,
-            disk: disk.into(),
-            size,
+            disk,
         }
     }
 

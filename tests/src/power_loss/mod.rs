@@ -5,6 +5,7 @@
 //! file covered is there; of the rest any subset, each write in any of its sectors.
 
 mod chance;
+mod recorded;
 
 use std::fmt;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cohort_bitmap::store::File;
 
 pub use chance::Chance;
+pub use recorded::{Recorded, Remnant};
 
 /// Bytes that are written together or not at all.
 pub const SECTOR: usize = 512;

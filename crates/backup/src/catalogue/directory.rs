@@ -12,7 +12,7 @@ use super::contents::Contents;
 use super::error::OpenError;
 use super::name::{DirectoryId, ImageName, RunId};
 use super::now_unix_ms;
-use super::store::{self, CATALOGUE_FILE, Fault, NAME, NEW_FILE, Store, at, in_file};
+use super::store::{self, CATALOGUE_FILE, Fault, NAME, NEW_FILE, Store, Through, at, in_file};
 
 /// Each further try means that another writer died, or started, in between.
 const READ_TRIES: usize = 64;
@@ -69,7 +69,11 @@ pub fn list_files(directory: &Path) -> Result<Vec<OsString>, OpenError> {
 }
 
 /// Opens a directory for writing; with `create`, makes what is not there.
-pub(super) fn open(directory: &Path, create: bool) -> Result<Opened, OpenError> {
+pub(super) fn open(
+    directory: &Path,
+    create: bool,
+    through: Option<Through<'_>>,
+) -> Result<Opened, OpenError> {
     if create {
         make_directory(directory)?;
     }
@@ -94,7 +98,7 @@ pub(super) fn open(directory: &Path, create: bool) -> Result<Opened, OpenError> 
             &Contents::new(DirectoryId::random(), now_unix_ms()),
         )?;
     }
-    open_locked(directory, lock, gate)
+    open_locked(directory, lock, gate, through)
 }
 
 /// Makes the catalogue of a directory that has none, with this content.
@@ -124,7 +128,7 @@ pub(super) fn load(directory: &Path, mut contents: Contents) -> Result<Opened, O
         contents.meta.next_run = contents.meta.next_run.max(RunId(last.0.saturating_add(1)));
     }
     create_catalogue(directory, &contents)?;
-    open_locked(directory, lock, gate)
+    open_locked(directory, lock, gate, None)
 }
 
 /// Makes a directory's entries durable.
@@ -139,12 +143,17 @@ fn examine(path: &Path, gate: Gate) -> Result<Result<Contents, Fault>, OpenError
     Ok(store::examine(&bytes))
 }
 
-fn open_locked(directory: &Path, lock: WriterLock, gate: Gate) -> Result<Opened, OpenError> {
+fn open_locked(
+    directory: &Path,
+    lock: WriterLock,
+    gate: Gate,
+    through: Option<Through<'_>>,
+) -> Result<Opened, OpenError> {
     let path = directory.join(CATALOGUE_FILE);
     // A copy is examined first: opening for writing would change a file that is not ours.
     let bytes = database::copy(&path).map_err(in_file)?;
     store::examine(&bytes).map_err(at(&path))?;
-    let store = Store::open(&path).map_err(at(&path))?;
+    let store = Store::open(&path, through).map_err(at(&path))?;
     let contents = store.read().map_err(at(&path))?;
     drop(gate);
     Ok((directory.to_owned(), contents, store, lock))

@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cohort_block::File;
 use cohort_journal::lock::WriterLock;
 
 pub use contents::{Broken, Contents, Layer, NoSuchPoint};
@@ -109,7 +110,7 @@ impl Catalogue {
     /// # Errors
     /// Any [`OpenError`]; [`OpenError::Busy`] at once if somebody else writes here.
     pub fn open_or_create(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let (directory, contents, store, lock) = directory::open(directory.as_ref(), true)?;
+        let (directory, contents, store, lock) = directory::open(directory.as_ref(), true, None)?;
         Ok(Self::new(directory, contents, store, lock))
     }
 
@@ -118,7 +119,21 @@ impl Catalogue {
     /// # Errors
     /// Any [`OpenError`]; [`OpenError::Busy`] at once if somebody else writes here.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let (directory, contents, store, lock) = directory::open(directory.as_ref(), false)?;
+        let (directory, contents, store, lock) = directory::open(directory.as_ref(), false, None)?;
+        Ok(Self::new(directory, contents, store, lock))
+    }
+
+    /// As [`open`](Self::open), with the catalogue's file reached through what `wrap` makes of it: the place for faults
+    /// and for what replays losses of power in tests. Nobody can read the directory meanwhile.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_through(
+        directory: impl AsRef<Path>,
+        wrap: impl Fn(Arc<dyn File>) -> Arc<dyn File>,
+    ) -> Result<Self, OpenError> {
+        let directory = directory.as_ref();
+        let (directory, contents, store, lock) = directory::open(directory, false, Some(&wrap))?;
         Ok(Self::new(directory, contents, store, lock))
     }
 

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use cohort_block::{File as Port, OsFile};
 use cohort_journal::database::{self, FileError, Writer};
 use cohort_journal::fault;
-#[cfg(test)]
-use redb::StorageBackend;
-use redb::{ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -76,6 +78,35 @@ pub(super) fn in_file(error: FileError<Broken>) -> OpenError {
     }
 }
 
+/// What the caller puts between a catalogue and its file.
+pub(super) type Through<'a> = &'a dyn Fn(Arc<dyn Port>) -> Arc<dyn Port>;
+
+/// A database's file that is reached through something else.
+#[derive(Debug)]
+struct Reached(Arc<dyn Port>);
+
+impl StorageBackend for Reached {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_at(out, offset)
+    }
+
+    fn set_len(&self, length: u64) -> std::io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+}
+
 /// The open database of a writer.
 #[derive(Debug)]
 pub(super) struct Store(Writer);
@@ -87,13 +118,16 @@ impl Store {
         Writer::create(backend, |txn| fill(txn, contents)).map(Self)
     }
 
-    /// Opens a database that was [examined](examine) just now.
-    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
-        Writer::open(path).map(Self)
+    /// Opens a database that was [examined](examine) just now; with `through` nobody can read it meanwhile.
+    pub(super) fn open(path: &Path, through: Option<Through<'_>>) -> Result<Self, Fault> {
+        let Some(through) = through else {
+            return Writer::open(path).map(Self);
+        };
+        let file = OsFile::open(path, true).map_err(Fault::Io)?;
+        Self::open_backend(Reached(through(Arc::new(file))))
     }
 
     /// Opens whatever is in `backend`, repairing it if need be.
-    #[cfg(test)]
     pub(super) fn open_backend(backend: impl StorageBackend) -> Result<Self, Fault> {
         Writer::open_backend(backend).map(Self)
     }

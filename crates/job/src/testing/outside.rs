@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Rule;
 use super::plan::{Disturbance, Plan};
 use super::run::Run;
-use crate::core::Request;
+use crate::core::{Event, Request};
 use crate::pause::Pass;
 use crate::{Asked, Cause, Disposition, Status};
 
@@ -24,6 +24,11 @@ impl Run<'_> {
             self.injected = true;
             let peer = self.plan.peer();
             match disturbance {
+                // As by a new speed, or a pause that was taken back at once.
+                Disturbance::Woken => {
+                    self.live.note("it is woken for no reason".into());
+                    self.tell([Event::Woken(me)]);
+                }
                 Disturbance::Pause => self.ask("pause", Request::Pause(me)),
                 Disturbance::Cancel(how) => {
                     self.ask(&format!("cancel, {how:?}"), Request::Cancel(me, how));

@@ -8,6 +8,7 @@ use crate::Disposition;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disturbance {
     Nothing,
+    Woken,
     Pause,
     Cancel(Disposition),
     CancelPeer(Disposition),
@@ -22,7 +23,8 @@ pub(crate) enum Disturbance {
 }
 
 impl Disturbance {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Woken,
         Self::Pause,
         Self::Cancel(Disposition::Keep),
         Self::Cancel(Disposition::Discard),
@@ -41,7 +43,8 @@ impl Disturbance {
     /// Whether it may come at any moment of a run.
     pub(crate) fn has_a_moment(self) -> bool {
         match self {
-            Self::Pause
+            Self::Woken
+            | Self::Pause
             | Self::Cancel(_)
             | Self::CancelPeer(_)
             | Self::Shutdown
@@ -70,6 +73,7 @@ impl fmt::Display for Disturbance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("undisturbed"),
+            Self::Woken => f.write_str("woken for no reason"),
             Self::Pause => f.write_str("paused and resumed"),
             Self::Cancel(disposition) => write!(f, "cancelled ({disposition:?})"),
             Self::CancelPeer(disposition) => write!(f, "with a cancelled peer ({disposition:?})"),

@@ -33,8 +33,7 @@ fn steps_that_panic_or_fail() {
 }
 
 #[test]
-fn a_step_that_only_breaks_when_it_was_paused() {
-    // Two steps in a row without news: only a resume makes the second.
+fn a_step_that_takes_any_wake_for_the_one_it_waits_for() {
     let broken = check(|| {
         let mut waited = false;
         from_fn(move |cx| {
@@ -48,10 +47,15 @@ fn a_step_that_only_breaks_when_it_was_paused() {
             cx.spawn(|| ());
             Step::Wait("waits for its task")
         })
-    });
-    // A wake is never without a cause here, and paused comes after the task: this one holds.
-    assert!(broken.is_ok(), "{broken:?}");
+    })
+    .expect_err("it is broken");
+    assert_says(&broken, Rule::StepPanics, "stepped without need");
+    let text = broken.to_string();
+    assert!(text.contains("woken for no reason before event"), "{text}");
+}
 
+#[test]
+fn an_abort_that_only_breaks_when_it_is_to_discard() {
     let broken = check(|| {
         let mut steps = 0;
         from_fn(move |_| {

@@ -240,15 +240,7 @@ impl Run<'_> {
     fn judge(&mut self, step: std::thread::Result<Step>, ready: bool) -> Report {
         let limit = self.check.limits.steps;
         if self.steps >= limit {
-            let asked = match self.bench.seat().gate.asked() {
-                Asked::Run => "",
-                Asked::Complete => ", although it was asked to complete",
-                Asked::Finish => ", although it was asked to finish",
-            };
-            self.halt(
-                Rule::NeverEnds,
-                format!("it did not end within {limit} steps{asked}"),
-            );
+            self.never_ends(&format!("did not end within {limit} steps"));
         }
         match step {
             Ok(Step::Again) => Report::Again,
@@ -257,10 +249,7 @@ impl Run<'_> {
                 Report::Wait
             }
             Ok(Step::Sleep(time)) => {
-                self.sleeps += 1;
-                if self.sleeps > SLEEPS {
-                    self.bench.wait_woken(time.min(Duration::from_millis(1)));
-                }
+                self.doze(time);
                 Report::Sleep(Time(self.bench.time().saturating_add(time)))
             }
             Ok(Step::Done(Ok(()))) => {
@@ -277,6 +266,32 @@ impl Run<'_> {
                 Report::Panicked(error)
             }
         }
+    }
+
+    /// Who sleeps often may wait for a thread of its own, which needs some time; who was asked to end gets so much of it.
+    fn doze(&mut self, time: Duration) {
+        self.sleeps += 1;
+        if self.sleeps <= SLEEPS {
+            return;
+        }
+        let time = time.min(Duration::from_millis(1));
+        self.bench.wait_woken(time);
+        if self.bench.seat().gate.asked() != Asked::Run {
+            self.dozed += time;
+        }
+        let patience = self.check.limits.patience;
+        if self.dozed >= patience {
+            self.never_ends(&format!("slept on for {patience:?}"));
+        }
+    }
+
+    fn never_ends(&mut self, how: &str) {
+        let asked = match self.bench.seat().gate.asked() {
+            Asked::Run => "",
+            Asked::Complete => ", although it was asked to complete",
+            Asked::Finish => ", although it was asked to finish",
+        };
+        self.halt(Rule::NeverEnds, format!("it {how}{asked}"));
     }
 
     fn judge_done(&mut self, ready: bool) {

@@ -218,7 +218,7 @@ impl Check {
         self
     }
 
-    /// How long a call or a task may take; five seconds unless told.
+    /// How long a call or a task may take, and a job sleep on that was asked to end; five seconds unless told.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.limits.patience = patience;
         self

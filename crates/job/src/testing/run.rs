@@ -41,6 +41,8 @@ pub(crate) struct Run<'a> {
     pub(super) moments: usize,
     pub(super) steps: usize,
     pub(super) sleeps: usize,
+    /// How long it slept since it was asked to end.
+    pub(super) dozed: Duration,
     pub(super) reason: &'static str,
     pub(super) ready_at: Option<usize>,
     pub(super) record: Record,
@@ -86,6 +88,7 @@ impl<'a> Run<'a> {
             moments: 0,
             steps: 0,
             sleeps: 0,
+            dozed: Duration::ZERO,
             reason: "",
             ready_at: None,
             record: Record::default(),

@@ -206,6 +206,22 @@ fn jobs_that_never_end() {
     });
     let broken = half.steps(500).run().unwrap_err();
     assert_says(&broken, Rule::NeverEnds, "although it was asked to finish");
+    // The same, asleep most of the time.
+    let drowsy = Check::new(|| {
+        from_fn(|cx| {
+            cx.ready();
+            match cx.asked() {
+                Asked::Complete => Step::done(),
+                Asked::Run | Asked::Finish => Step::Sleep(Duration::from_millis(1)),
+            }
+        })
+    });
+    let broken = drowsy.patience(Duration::from_secs(1)).run().unwrap_err();
+    assert_says(
+        &broken,
+        Rule::NeverEnds,
+        "it slept on for 1s, although it was asked to finish",
+    );
 }
 
 #[test]

@@ -80,7 +80,7 @@ mod loom_tests {
     use loom::thread;
 
     use super::*;
-    use crate::sync::{Baton, Mutex, explore, explore_within};
+    use crate::sync::{Baton, Mutex, explore};
 
     /// What the desk and the slots are in the engine.
     struct World {

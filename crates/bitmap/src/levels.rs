@@ -168,9 +168,7 @@ impl Levels {
     /// Bit `bit`, which must be below `bits`. Without a branch that nobody can foresee.
     #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
-        let number = bit / CHUNK_BITS;
-        let full = self.full.word(number / WORD_BITS);
-        if full != 0 && full >> (number % WORD_BITS) & 1 == 1 {
+        if !self.full.is_empty() && self.full.get(bit / CHUNK_BITS) {
             return true;
         }
         self.pages.word(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 == 1
@@ -277,7 +275,7 @@ impl Levels {
     fn set_in_word(&mut self, word: u64, bits: u64) {
         let was = self.pages.word(word);
         let number = word / LEAVES as u64;
-        if was & bits == bits || self.full.get(number) {
+        if was & bits == bits || !self.full.is_empty() && self.full.get(number) {
             return;
         }
         let (gained, first) = self.pages.add(word, bits);

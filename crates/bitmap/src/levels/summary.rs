@@ -9,6 +9,8 @@ pub(crate) struct Summary {
     base: Vec<u64>,
     /// The levels above, the lowest first.
     above: Vec<Vec<u64>>,
+    /// How many chunks have their bit set.
+    count: u64,
 }
 
 impl Summary {
@@ -17,13 +19,8 @@ impl Summary {
         Summary {
             base: levels.next().unwrap_or_default(),
             above: levels.collect(),
+            count: 0,
         }
-    }
-
-    /// The bits of 64 chunks.
-    #[inline]
-    pub(crate) fn word(&self, word: u64) -> u64 {
-        self.base[word as usize]
     }
 
     fn level(&self, level: usize) -> Option<&[u64]> {
@@ -39,10 +36,11 @@ impl Summary {
 
     #[inline]
     pub(crate) fn get(&self, bit: u64) -> bool {
-        self.word(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 == 1
+        self.base[(bit / WORD_BITS) as usize] >> (bit % WORD_BITS) & 1 == 1
     }
 
     pub(crate) fn set(&mut self, bit: u64) {
+        self.count += u64::from(!self.get(bit));
         let mut bit = bit;
         for level in self.levels_mut() {
             let word = &mut level[(bit / WORD_BITS) as usize];
@@ -56,6 +54,7 @@ impl Summary {
     }
 
     pub(crate) fn reset(&mut self, bit: u64) {
+        self.count -= u64::from(self.get(bit));
         let mut bit = bit;
         for level in self.levels_mut() {
             let word = &mut level[(bit / WORD_BITS) as usize];
@@ -67,9 +66,9 @@ impl Summary {
         }
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        let top = self.above.last().unwrap_or(&self.base);
-        top.iter().all(|&word| word == 0)
+        self.count == 0
     }
 
     /// The first set bit at or after `from`.

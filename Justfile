@@ -48,8 +48,10 @@ fuzz seconds:
             -max_total_time={{seconds}} -print_final_stats=1
     done
 
-# Tracking through kills and losses of power: ten thousand kills, and every fault at every moment of a hundred sessions.
+# Tracking through kills and losses of power: ten thousand kills of a writer, three hundred of whole runs, and every fault at
+# every moment of a hundred sessions.
 torture:
+    COHORT_TORTURE_RUN_KILLS=${COHORT_TORTURE_RUN_KILLS:-300} cargo test --release -p cohort-backup --test runs -- --nocapture stored::whatever
     COHORT_TORTURE_KILLS=${COHORT_TORTURE_KILLS:-10000} cargo test --release -p cohort-tests --test tracking_kills -- --nocapture
     COHORT_TORTURE_SESSIONS=${COHORT_TORTURE_SESSIONS:-100} cargo test --release -p cohort-tests --test tracking_power_loss -- --nocapture
 

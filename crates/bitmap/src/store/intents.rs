@@ -1,8 +1,7 @@
 //! The path of a write: mark, look whether the place is covered, and if not make an intent safe first.
 //!
 //! First writers that come together share one write and one sync: whoever finds nobody at it takes
-//! all that wait along (*group commit*), and where a sync is to be paid first lets those come back who shared the
-//! last one, or the first of them would pay one alone. Where writes go forward, or crowd together, an intent also
+//! all that wait along (*group commit*). Where writes go forward, or crowd together, an intent also
 //! names what they will probably touch next, so that most of them find their place covered; how much
 //! may be named and not written is bounded, and is the *excess* that a crash leaves.
 
@@ -153,8 +152,6 @@ struct State {
     batch: u64,
     /// Up to this one all are safe.
     done: u64,
-    /// Writers that waited for the last batch.
-    company: usize,
     /// What the batch under way will cover.
     flying: Vec<(SetId, Range<u64>)>,
     /// Somebody writes a batch or switches epochs.
@@ -212,7 +209,6 @@ impl Intents {
             pending: Vec::new(),
             batch: 1,
             done: 0,
-            company: 0,
             flying: Vec::new(),
             busy: false,
             waiting: 0,
@@ -301,24 +297,6 @@ impl Intents {
         state.busy = false;
         self.ring(&state);
         written
-    }
-
-    /// Lets the writers of the last batch come back to share this one: a turn for each of them, for a sync costs as much as
-    /// a hundred turns. Somebody has said that he is busy with this batch.
-    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        // Loom would walk every number of turns.
-        if self.log.mode == Mode::KilledProcess || cfg!(loom) {
-            return state;
-        }
-        for _ in 1..state.company {
-            if writers(&state.pending) >= state.company {
-                break;
-            }
-            drop(state);
-            std::thread::yield_now();
-            state = self.lock();
-        }
-        state
     }
 
     fn write(&self, entries: &[Entry], epoch: u64, at: u64) -> std::io::Result<()> {
@@ -495,15 +473,7 @@ impl Shared {
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let intents = &self.intents;
         state.busy = true;
-        state = intents.gather(state);
-        if state.next + sectors_of(&state.pending) > LOG_SECTORS {
-            // Too many came back: whoever is next makes room.
-            state.busy = false;
-            intents.ring(&state);
-            return state;
-        }
         let wishes = std::mem::take(&mut state.pending);
-        state.company = writers(&wishes);
         // The last sector is written again with what it holds, as long as it has room: a disk writes all of a sector or
         // nothing, so that is as safe as it was.
         let mut entries = std::mem::take(&mut state.tail);
@@ -539,11 +509,6 @@ impl Shared {
         intents.ring(&state);
         state
     }
-}
-
-/// How many of them are writers that wait.
-fn writers(wishes: &[Wish]) -> usize {
-    wishes.iter().filter(|wish| wish.marked).count()
 }
 
 fn sectors_of(wishes: &[Wish]) -> u64 {

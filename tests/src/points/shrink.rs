@@ -1,13 +1,14 @@
 //! A failing script made small: parts are left out as long as the same thing is still wrong.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use super::generate::generate;
 use super::run::{Report, Wrong, run};
 use super::script::Script;
 
-/// A run takes about a tenth of a second.
-const TRIES: u32 = 300;
+/// Nobody waits longer for a small script than it takes to look at a large one.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A run that failed, made small.
 #[derive(Clone, Debug)]
@@ -48,15 +49,14 @@ pub fn check(seed: u64) -> Result<Report, Box<Failure>> {
 
 fn shrink(mut script: Script, mut wrong: Wrong) -> (Script, Wrong) {
     let kind = kind(&wrong.what);
-    let mut tries = TRIES;
+    let begun = Instant::now();
     let mut smaller = true;
     while smaller {
         smaller = false;
         for candidate in smaller_ones(&script) {
-            if tries == 0 {
+            if begun.elapsed() > PATIENCE {
                 return (script, wrong);
             }
-            tries -= 1;
             if let Err(found) = run(&candidate)
                 && self::kind(&found.what) == kind
             {

@@ -482,7 +482,7 @@ fn k63_an_unaligned_write_over_a_border_saves_both_clusters_whole() {
     example
         .a
         .gated()
-        .write_at(&vec![9; (CLUSTER + CLUSTER / 2) as usize], at)
+        .write_at(&vec![0xee; (CLUSTER + CLUSTER / 2) as usize], at)
         .unwrap();
     job.resume().unwrap();
     job.set_speed(0).unwrap();

@@ -210,6 +210,11 @@ impl Engine {
         self.0.shell.hub.subscribe(capacity)
     }
 
+    /// The number of the last notice that was given to subscribers.
+    pub fn last_seq(&self) -> u64 {
+        self.0.shell.hub.last_seq()
+    }
+
     /// Every job that is not dismissed.
     pub fn snapshot(&self) -> EngineSnapshot {
         let seq = self.0.shell.hub.last_seq();

@@ -144,6 +144,16 @@ impl JobHandle {
         self.group.with_seat(self.member, speed).unwrap_or_default()
     }
 
+    /// Whether the user has paused it: not whether it has come to rest by now.
+    pub fn is_paused_by_user(&self) -> bool {
+        self.group.lock().core.is_paused_by_user(self.member)
+    }
+
+    /// Whether anything holds it, the user's pause or a [`Hold`](crate::Hold).
+    pub fn is_held(&self) -> bool {
+        self.group.lock().core.is_held(self.member)
+    }
+
     /// One sentence: what it waits for, or what ended it.
     pub fn why(&self) -> String {
         why::sentence(&self.group, self.member)

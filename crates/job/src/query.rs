@@ -148,6 +148,12 @@ impl Core {
         self.txn.job(member).user_hold && !self.txn.is_stopping()
     }
 
+    /// Whether any hold is on a member: the user's, or one of the engine's.
+    #[must_use]
+    pub fn is_held(&self, member: u32) -> bool {
+        self.txn.job(member).is_held() && !self.txn.is_stopping()
+    }
+
     /// Feeds `state` with what the future of this core depends on. Left out is what it only reports (which
     /// cause, which error) and what no longer matters (holds of a member that returned): two cores that
     /// agree in the rest accept the same requests and answer the same events with the same kinds of

@@ -278,6 +278,16 @@ impl Ledger {
         remaining
     }
 
+    /// All clusters that were to be copied.
+    pub fn manifest(&self) -> &DirtyBitmap {
+        &self.manifest
+    }
+
+    /// Whether this cluster waits to be claimed.
+    pub fn is_owed(&self, cluster: u64) -> bool {
+        self.state.lock().owed.get(self.offset(cluster))
+    }
+
     /// What was given up with permission.
     pub fn skipped(&self) -> DirtyBitmap {
         self.state.lock().skipped.clone()

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`MemoryDevice`] | in memory, sparsely: for tests and examples |
 //! | [`RawDevice`] | those of a file or a block device, one to one |
+//! | [`NullDevice`] | nowhere: zeroes, whatever was written |
 //! | [`NbdDevice`] | at an NBD server, here or elsewhere |
 //! | [`Image::open`], [`open()`] | in an image file: raw, or qcow2 with the files beneath it |
 //!
@@ -58,6 +59,7 @@
 //! qcow2 image is as safe as its last successful flush only while the process lives: tables are
 //! written in no order that would survive a loss of power in between.
 
+mod as_file;
 mod before_write;
 mod device;
 mod faulty;
@@ -73,6 +75,7 @@ mod loom_tests;
 mod memory;
 mod meter;
 mod nbd;
+mod null;
 mod open;
 mod open_error;
 mod qcow2;
@@ -86,6 +89,7 @@ mod tls;
 mod tracking;
 mod vouched;
 
+pub use as_file::AsFile;
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
 pub use faulty::{Fault, Faulty, Injected};
@@ -97,7 +101,8 @@ pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
 pub use meter::{Delays, DeviceTime, WriteMeter};
 pub use nbd::NbdDevice;
-pub use open::{Access, Format, Image, ImageFile, LayerBitmaps, OpenOptions, open};
+pub use null::NullDevice;
+pub use open::{Access, Beneath, Format, Image, ImageFile, LayerBitmaps, OpenOptions, open};
 pub use open_error::OpenError;
 pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};

@@ -102,6 +102,19 @@ pub struct Image {
     /// Top layer first.
     files: Vec<ImageFile>,
     live: Vec<LiveBitmap>,
+    cluster: Option<u64>,
+}
+
+/// What lies beneath an image.
+#[derive(Clone, Debug, Default)]
+pub enum Beneath {
+    /// What its header names.
+    #[default]
+    AsNamed,
+    /// Nothing, whatever its header names.
+    Nothing,
+    /// This, whatever its header names.
+    Device(Arc<dyn Device>),
 }
 
 /// One file of an open image's chain.
@@ -145,14 +158,29 @@ impl Image {
         options: OpenOptions,
         wrap: impl Fn(Arc<dyn File>) -> Arc<dyn File>,
     ) -> Result<Self, OpenError> {
-        let path = path.as_ref();
-        let mut top = open_file(path, options, Holding::Alone)?;
+        let top = open_file(path.as_ref(), options, Holding::Alone)?;
+        Self::over(top, options, Beneath::AsNamed, wrap)
+    }
+
+    /// As [`open_through`](Self::open_through), over a file that is open already, and under a lock of its own if it
+    /// is to have one; and with something else beneath it than its header names, if that is asked for.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn over(
+        mut top: ImageFile,
+        options: OpenOptions,
+        beneath: Beneath,
+        wrap: impl Fn(Arc<dyn File>) -> Arc<dyn File>,
+    ) -> Result<Self, OpenError> {
+        let path = &*top.path.clone();
         if top.file.is_empty().map_err(|e| OpenError::io(path, e))? {
             return Err(OpenError::Empty { path: path.into() });
         }
         let wrapped = wrap(top.file.clone());
         let format = judge_format(&top.path, &*wrapped, options.format)?;
         top.format = format;
+        let mut cluster = None;
         let (device, files, live): (Arc<dyn Device>, _, _) = match format {
             Format::Raw => (
                 Arc::new(raw_device(path, wrapped, options.access)?),
@@ -160,7 +188,8 @@ impl Image {
                 Vec::new(),
             ),
             Format::Qcow2 => {
-                let (mut layers, files) = open_chain(top, wrapped, options, &wrap)?;
+                let (mut layers, files) = open_chain(top, wrapped, options, &beneath, &wrap)?;
+                cluster = layers.first().and_then(Layer::cluster_bytes);
                 let writable = options.access == Access::ReadWrite;
                 let kept = if writable {
                     keep_bitmaps(path, &mut layers)?
@@ -178,6 +207,7 @@ impl Image {
             format,
             files,
             live,
+            cluster,
         })
     }
 
@@ -189,6 +219,11 @@ impl Image {
     /// The format of the top layer.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// The unit in which the top layer allocates, if its format has one.
+    pub fn cluster_bytes(&self) -> Option<u64> {
+        self.cluster
     }
 
     /// The files that hold the disk, top layer first; at least one.
@@ -291,6 +326,7 @@ fn open_chain(
     top: ImageFile,
     wrapped: Arc<dyn File>,
     options: OpenOptions,
+    lies: &Beneath,
     wrap: &impl Fn(Arc<dyn File>) -> Arc<dyn File>,
 ) -> Result<(Vec<Layer>, Vec<ImageFile>), OpenError> {
     let beneath = OpenOptions {
@@ -326,8 +362,13 @@ fn open_chain(
                 promises_bitmaps,
             },
         });
-        let Some(backing) = backing else {
-            return Ok((layers, files));
+        let backing = match (lies, backing) {
+            (Beneath::AsNamed, Some(backing)) => backing,
+            (Beneath::AsNamed, None) | (Beneath::Nothing, _) => return Ok((layers, files)),
+            (Beneath::Device(device), _) => {
+                layers.push(Layer::of_device(device.clone()));
+                return Ok((layers, files));
+            }
         };
         let told = backing_format(path, &backing)?;
         let mut next = open_backing(path, &backing, &files, beneath)?;

@@ -7,6 +7,7 @@ use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{FormatAccess, Mapping, ShallowMapping};
 
+use crate::as_file::AsFile;
 use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_range};
 use crate::file::File;
 use crate::kept::Kept;
@@ -23,6 +24,25 @@ pub(crate) struct Layer {
     pub(crate) name: String,
     pub(crate) file: Arc<dyn File>,
     pub(crate) kind: LayerKind,
+}
+
+impl Layer {
+    /// A device of any kind, as the lowest layer.
+    pub(crate) fn of_device(device: Arc<dyn Device>) -> Self {
+        Self {
+            name: device.name().to_owned(),
+            file: Arc::new(AsFile(device)),
+            kind: LayerKind::Raw,
+        }
+    }
+
+    /// The unit in which it allocates, if it has one.
+    pub(crate) fn cluster_bytes(&self) -> Option<u64> {
+        match self.kind {
+            LayerKind::Raw => None,
+            LayerKind::Qcow2 { cluster_bits, .. } => Some(1 << cluster_bits),
+        }
+    }
 }
 
 /// What a layer's file holds.

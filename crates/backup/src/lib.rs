@@ -37,6 +37,7 @@ mod fence;
 mod governor;
 mod hook;
 mod image_bitmap;
+mod in_place;
 mod keeper;
 mod lent;
 mod name;
@@ -66,6 +67,7 @@ pub use cohort_block::{Delays, OnMiss, StagingLevel};
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
 pub use hook::Hook;
+pub use in_place::{InPlace, InPlaceDriver, Observer, OnError, Part, Prepared, Reaction, Side};
 pub use keeper::Keeper;
 pub use options::{
     BitmapPolicy, Budget, ErrorPolicy, OnUndecided, Options, OptionsBuilder, OptionsError,

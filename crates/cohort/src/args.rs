@@ -250,8 +250,11 @@ pub(crate) struct Prune {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("where").required(true).multiple(true))]
 pub(crate) struct Serve {
-    /// Disks: files or block devices, raw or qcow2; or a backup directory and points in it.
-    #[arg(required = true, value_name = "[NAME=]DISK | DIR DISK@POINT")]
+    /// Disks: files or block devices, raw or qcow2; or a backup directory and points in it. With --qmp there need be none.
+    #[arg(
+        required_unless_present = "qmp",
+        value_name = "[NAME=]DISK | DIR DISK@POINT"
+    )]
     pub(crate) disks: Vec<String>,
     /// Listen at this unix socket, which only its owner may use. What a dead process left there is replaced.
     #[arg(long, value_name = "PATH", group = "where")]
@@ -269,6 +272,13 @@ pub(crate) struct Serve {
     /// Ask clients for no certificate.
     #[arg(long, requires = "tls_certificates")]
     pub(crate) tls_anyone: bool,
+    /// Take commands over QMP at this unix socket, which only its owner may use: QEMU's for nodes, bitmaps, backups and
+    /// jobs. Disks that are named become nodes of that name.
+    #[arg(long, value_name = "PATH", group = "where")]
+    pub(crate) qmp: Option<PathBuf>,
+    /// Let QMP clients have nothing opened or made outside this folder.
+    #[arg(long, value_name = "DIR", requires = "qmp")]
+    pub(crate) restrict: Option<PathBuf>,
     /// Let nothing be written.
     #[arg(long)]
     pub(crate) read_only: bool,

@@ -1,7 +1,7 @@
 //! Ctrl-C, and what else asks a process to end: heard on a thread of its own, told as plain values.
 
 use std::io;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -16,8 +16,17 @@ pub(crate) struct Interrupt;
 /// # Errors
 /// The system refused to install a handler.
 pub(crate) fn listen() -> io::Result<Receiver<Interrupt>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let (tell, heard) = std::sync::mpsc::channel();
+    listen_beside(tell)?;
+    Ok(heard)
+}
+
+/// The same, told where others may also say that we are to stop.
+///
+/// # Errors
+/// As [`listen`].
+pub(crate) fn listen_beside(tell: Sender<Interrupt>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new()
         .name("interrupt".into())
         .spawn(move || {
@@ -27,7 +36,7 @@ pub(crate) fn listen() -> io::Result<Receiver<Interrupt>> {
                 }
             }
         })?;
-    Ok(heard)
+    Ok(())
 }
 
 /// Lets a write beyond the process's file size limit fail like any other write, instead of ending the process.

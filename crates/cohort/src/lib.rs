@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod daemon;
 pub mod demo;
 mod exit;
 mod failure;

@@ -26,6 +26,8 @@ pub enum Incoming {
 pub struct Session {
     decoder: Decoder,
     negotiated: bool,
+    /// The client may ask for commands out of order.
+    oob: bool,
 }
 
 /// What a server says first.
@@ -85,8 +87,9 @@ impl Session {
         let id = members.remove("id");
         match self.command(members) {
             Err(error) => Incoming::Answer(reply(Err(error), id)),
-            Ok(Command::Capabilities(_)) => {
+            Ok(Command::Capabilities(capabilities)) => {
                 self.negotiated = true;
+                self.oob = capabilities.enable.is_some_and(|enable| !enable.is_empty());
                 Incoming::Answer(reply(Ok(json!({})), id))
             }
             Ok(command) => Incoming::Do {
@@ -98,7 +101,7 @@ impl Session {
 
     /// The command in a request, if it is one and may be asked for now.
     fn command(&self, members: Map<String, Value>) -> Result<Command, Error> {
-        let (name, oob, arguments) = take_apart(members)?;
+        let (name, oob, arguments) = take_apart(members, self.oob)?;
         if !self.negotiated && name != "qmp_capabilities" {
             return Err(not_found(
                 "Expecting capabilities negotiation with 'qmp_capabilities'".to_owned(),
@@ -123,9 +126,15 @@ fn not_found(text: String) -> Error {
 }
 
 /// The name in a request, whether it is to be carried out of order, and its arguments.
-fn take_apart(members: Map<String, Value>) -> Result<(String, bool, Map<String, Value>), Error> {
+fn take_apart(
+    members: Map<String, Value>,
+    may_be_oob: bool,
+) -> Result<(String, bool, Map<String, Value>), Error> {
     let (mut execute, mut arguments) = (None, Map::new());
     for (name, value) in members {
+        if name == "exec-oob" && !may_be_oob {
+            return Err(Error::generic("QMP input member 'exec-oob' is unexpected"));
+        }
         match (name.as_str(), value) {
             ("execute" | "exec-oob", Value::String(command)) => {
                 if execute.is_some() {
@@ -200,8 +209,18 @@ mod tests {
         let refusal = "GenericError: Parameter 'null' does not accept value 'x'";
         assert_eq!(answers(&mut session, unknown), [refusal]);
         assert!(!session.is_negotiated());
+        let mut modest = Session::new();
+        answers(&mut modest, r#"{"execute":"qmp_capabilities"}"#);
+        let refusal = "GenericError: QMP input member 'exec-oob' is unexpected";
         assert_eq!(
-            answers(&mut session, r#"{"execute":"qmp_capabilities"}"#),
+            answers(&mut modest, r#"{"exec-oob":"query-jobs"}"#),
+            [refusal]
+        );
+        assert_eq!(
+            answers(
+                &mut session,
+                r#"{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}"#
+            ),
             ["{}"]
         );
         for (text, answer) in cases {

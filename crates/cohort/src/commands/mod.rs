@@ -11,6 +11,7 @@ mod prune;
 mod report;
 mod restore;
 mod serve;
+mod serve_qmp;
 mod sources;
 mod verify;
 mod watched;

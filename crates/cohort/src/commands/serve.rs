@@ -57,7 +57,13 @@ struct JsonStopped<'a> {
 
 pub(super) fn run(args: &args::Serve) -> Result {
     // Before anything is opened: a wish to stop must find somebody who hears it.
-    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
+    let (tell, interrupts) = std::sync::mpsc::channel();
+    interrupt::listen_beside(tell.clone()).map_err(|error| Failure::new(Exit::Other, error))?;
+    if let Some(path) = &args.qmp {
+        return super::serve_qmp::run(args, path, tell, &interrupts);
+    }
+    // Nobody but a signal says that we are to stop.
+    drop(tell);
     let catalogue = match args.disks.split_first() {
         Some((first, points)) if Path::new(first).is_dir() => open_points(first, points, args)?,
         _ => open_disks(args)?,

@@ -63,7 +63,7 @@ impl Listener {
     }
 
     /// The next client.
-    pub(super) fn accept(&self) -> io::Result<Stream> {
+    pub(crate) fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Unix { socket, .. } => socket.accept().map(|(stream, _)| stream.into()),
             Self::Tcp(socket) => socket.accept().map(|(stream, _)| stream.into()),
@@ -71,7 +71,7 @@ impl Listener {
     }
 
     /// Has [`accept`](Self::accept) fail from now on, also one that waits.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let _ = match self {
             Self::Unix { socket, .. } => rustix::net::shutdown(socket, rustix::net::Shutdown::Both),
             Self::Tcp(socket) => rustix::net::shutdown(socket, rustix::net::Shutdown::Both),

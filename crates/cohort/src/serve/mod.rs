@@ -32,6 +32,7 @@ use tracking::Ending;
 
 pub(crate) use export::{Catalogue, Dirt, Served};
 pub(crate) use listen::Listener;
+pub(crate) use stream::Stream;
 pub(crate) use tracking::Tracking;
 
 /// How long accepting rests when the system has no room for another client.
@@ -87,7 +88,6 @@ struct Guests {
 
 /// A disk that is still served.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(dead_code, reason = "for exports that QMP deletes")]
 pub(crate) enum NotRemoved {
     /// None of that name.
     #[error("no disk is served as {0}")]
@@ -157,7 +157,6 @@ impl Server {
     }
 
     /// What is served. More may be added at any time.
-    #[allow(dead_code, reason = "for exports that QMP adds")]
     pub(crate) fn catalogue(&self) -> &Catalogue {
         &self.house.catalogue
     }
@@ -167,7 +166,6 @@ impl Server {
     ///
     /// # Errors
     /// [`NotRemoved`]: it is served as before.
-    #[allow(dead_code, reason = "for exports that QMP deletes")]
     pub(crate) fn remove(&self, name: &Name, force: bool) -> Result<(), NotRemoved> {
         let disk = self.house.catalogue.disk(name);
         let disk = disk.filter(|disk| disk.name == *name);

@@ -21,7 +21,7 @@ const UNIX_BUFFER_BYTES: usize = 512 << 10;
 
 /// A client's socket, and what encrypts what goes through it.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     plain: Plain,
     secured: OnceLock<Secured>,
 }
@@ -86,7 +86,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] after [`PATIENCE`], and what the system says.
-    pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self.secured.get() {
             Some(secured) => secured.read(&self.plain, buf),
             None => self.plain.read(buf),
@@ -124,7 +124,7 @@ impl Stream {
     }
 
     /// Writes both, one after the other.
-    pub(super) fn write_all(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_all(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
         match self.secured.get() {
             Some(secured) => secured.write_all(&self.plain, &[head, body]),
             None => self.plain.write_both(head, body),
@@ -139,7 +139,7 @@ impl Stream {
     }
 
     /// Ends one or both directions; one that has ended already is no matter.
-    pub(super) fn shutdown(&self, how: Shutdown) {
+    pub(crate) fn shutdown(&self, how: Shutdown) {
         let _ = match &self.plain {
             Plain::Unix(stream) => stream.shutdown(how),
             Plain::Tcp(stream) => stream.shutdown(how),

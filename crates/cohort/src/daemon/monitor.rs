@@ -1,0 +1,188 @@
+//! Clients: their sockets and threads.
+
+use std::io;
+use std::net::Shutdown;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use cohort_qmp::{Incoming, Outbox, Session, greeting, reply};
+use serde_json::Value;
+
+use super::{Daemon, lock, version};
+use crate::serve::{Listener, Stream};
+
+/// Most clients at once.
+const MOST_CLIENTS: usize = 64;
+
+/// Bytes of events that a client may leave unread; of replies twice that.
+const OUTBOX_BYTES: usize = 1 << 20;
+
+/// What a client is sent, and how far that is.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: Stream,
+    outbox: Mutex<Outbox>,
+    changed: Condvar,
+    /// Told of events only from then on.
+    negotiated: AtomicBool,
+    closing: AtomicBool,
+}
+
+/// A socket at which clients are served.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    listener: Arc<Listener>,
+    accepting: JoinHandle<()>,
+}
+
+impl Monitor {
+    /// Begins to serve clients at a unix socket that only its owner may use.
+    ///
+    /// # Errors
+    /// The socket cannot be there, or the system has no thread.
+    pub(crate) fn start(daemon: &Arc<Daemon>, path: &Path) -> io::Result<Self> {
+        let listener = Arc::new(Listener::unix(path)?);
+        let (daemon, at) = (daemon.clone(), listener.clone());
+        let accept = move || {
+            while let Ok(stream) = at.accept() {
+                welcome(&daemon, stream);
+            }
+        };
+        let accepting = thread::Builder::new()
+            .name("qmp-accept".into())
+            .spawn(accept)?;
+        Ok(Self {
+            listener,
+            accepting,
+        })
+    }
+
+    /// Takes no more clients.
+    pub(crate) fn stop(self) {
+        self.listener.close();
+        let _ = self.accepting.join();
+    }
+}
+
+/// Attends to a client on threads of its own, unless there are too many.
+fn welcome(daemon: &Arc<Daemon>, stream: Stream) {
+    if daemon.events.clients() >= MOST_CLIENTS {
+        return;
+    }
+    let client = Arc::new(Client {
+        stream,
+        outbox: Mutex::new(Outbox::new(OUTBOX_BYTES)),
+        changed: Condvar::new(),
+        negotiated: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+    });
+    daemon.events.join(&client);
+    let (daemon, reader, writer) = (daemon.clone(), client.clone(), client.clone());
+    let writes = thread::Builder::new()
+        .name("qmp-write".into())
+        .spawn(move || writer.write_all());
+    let reads = thread::Builder::new().name("qmp".into()).spawn(move || {
+        reader.serve(&daemon);
+        reader.close();
+        daemon.events.leave(&reader);
+    });
+    if writes.is_err() || reads.is_err() {
+        client.close();
+    }
+}
+
+impl Client {
+    /// Says hello, then carries out what comes, until the client is gone.
+    fn serve(&self, daemon: &Arc<Daemon>) {
+        let mut session = Session::new();
+        self.answer(&greeting(&version()));
+        let mut bytes = vec![0; 64 << 10];
+        while !self.closing.load(Ordering::Acquire) {
+            let read = match self.stream.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(read) => read,
+                Err(error) if is_silence(&error) => continue,
+                Err(_) => return,
+            };
+            let mut incoming = Vec::new();
+            session.receive(&bytes[..read], &mut incoming);
+            for next in incoming {
+                match next {
+                    Incoming::Answer(answer) => {
+                        self.answer(&answer);
+                        let negotiated = session.is_negotiated();
+                        self.negotiated.store(negotiated, Ordering::Release);
+                    }
+                    Incoming::Do { command, id } => {
+                        let result = daemon.execute(*command);
+                        self.answer(&reply(result, id));
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&self, message: &Value) {
+        if lock(&self.outbox).reply(message).is_err() {
+            // It does not read, so it is not waited for.
+            self.close();
+            self.stream.shutdown(Shutdown::Both);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Tells the client of an event, if it has said that it is ready.
+    pub(super) fn tell(&self, event: &Value) {
+        if self.negotiated.load(Ordering::Acquire) {
+            lock(&self.outbox).event(event, SystemTime::now());
+            self.changed.notify_all();
+        }
+    }
+
+    /// Ends the connection once what waits is sent; also if the client does not read.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.stream.shutdown(Shutdown::Read);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all that waits is sent, but not for long.
+    pub(super) fn drain(&self, patience: Duration) {
+        let outbox = lock(&self.outbox);
+        let sent = |outbox: &mut Outbox| !outbox.is_empty();
+        let _ = self.changed.wait_timeout_while(outbox, patience, sent);
+    }
+
+    fn write_all(&self) {
+        loop {
+            let mut outbox = lock(&self.outbox);
+            while outbox.is_empty() {
+                if self.closing.load(Ordering::Acquire) {
+                    self.stream.shutdown(Shutdown::Both);
+                    return;
+                }
+                let wait = self.changed.wait(outbox);
+                outbox = wait.unwrap_or_else(PoisonError::into_inner);
+            }
+            let bytes = outbox.take(SystemTime::now());
+            drop(outbox);
+            if self.stream.write_all(&bytes, &[]).is_err() {
+                self.close();
+                self.stream.shutdown(Shutdown::Both);
+                return;
+            }
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// Between commands a client may be silent for ever.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}

@@ -1,0 +1,90 @@
+//! Objects beside the graph: limits that nodes share, secrets.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cohort_qmp::{Error, ObjectKind, ObjectOptions, ThrottleLimits};
+
+use super::nodes::is_identifier;
+use super::{Answer, Daemon, generic, nothing};
+
+/// An object, by its id.
+#[derive(Clone)]
+pub(super) enum Object {
+    /// Limits for throttle nodes.
+    ThrottleGroup(Arc<ThrottleLimits>),
+    /// Something that nobody shall read; kept until it is deleted, shown nowhere.
+    Secret(#[allow(dead_code, reason = "no node asks for one yet")] Arc<str>),
+    /// A thread for requests, which here every node has.
+    Iothread,
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ThrottleGroup(_) => "ThrottleGroup",
+            Self::Secret(_) => "Secret",
+            Self::Iothread => "Iothread",
+        })
+    }
+}
+
+impl Daemon {
+    pub(super) fn object_add(&self, options: ObjectOptions) -> Answer {
+        let ObjectOptions { id, object } = options;
+        if !is_identifier(&id) {
+            return generic("Parameter 'id' expects an identifier");
+        }
+        let mut graph = self.graph();
+        if graph.objects.contains_key(&id) {
+            return generic(format!(
+                "attempt to add duplicate property '{id}' to object (type 'container')"
+            ));
+        }
+        let object = match object {
+            ObjectKind::Iothread(_) => Object::Iothread,
+            ObjectKind::ThrottleGroup(group) => {
+                let none = ThrottleLimits {
+                    iops_total: None,
+                    iops_read: None,
+                    iops_write: None,
+                    bps_total: None,
+                    bps_read: None,
+                    bps_write: None,
+                };
+                Object::ThrottleGroup(Arc::new(group.limits.unwrap_or(none)))
+            }
+            ObjectKind::Secret(secret) => Object::Secret(match (secret.data, secret.file) {
+                (Some(data), None) => data.into(),
+                (None, Some(file)) => self.read_secret(&file)?,
+                (Some(_), Some(_)) => {
+                    return generic("'file' and 'data' are mutually exclusive");
+                }
+                (None, None) => return generic("Either 'file' or 'data' must be provided"),
+            }),
+        };
+        graph.objects.insert(id, object);
+        nothing()
+    }
+
+    fn read_secret(&self, file: &str) -> Result<Arc<str>, Error> {
+        let path = self.restrict.check(file)?;
+        let read = std::fs::read_to_string(path);
+        let text = |error| Error::generic(format!("Unable to read {file}: {error}"));
+        Ok(read.map_err(text)?.into())
+    }
+
+    pub(super) fn object_del(&self, id: &str) -> Answer {
+        let mut graph = self.graph();
+        let Some(object) = graph.objects.get(id) else {
+            return generic(format!("object '{id}' not found"));
+        };
+        if let Object::ThrottleGroup(limits) = object
+            && Arc::strong_count(limits) > 1
+        {
+            return generic(format!("object '{id}' is in use, can not be deleted"));
+        }
+        graph.objects.remove(id);
+        nothing()
+    }
+}

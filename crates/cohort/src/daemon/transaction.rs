@@ -1,0 +1,279 @@
+//! Actions that are launched together: all of them, or none.
+//!
+//! Every gate that they need is closed once, for all of them: so they share one instant. Inside, each action looks and
+//! changes in the order of the list; the first that is refused undoes those before it, the last one first. What takes
+//! its time (threads, target files, the search for what is allocated) is done before.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cohort_block::{ClosedGate, close_all};
+use cohort_job::{JobHandle, Txn};
+use cohort_qmp::{
+    ActionKind, Backup, BitmapAdd, BitmapMerge, BitmapRef, CompletionMode, Error, Transaction,
+};
+
+use super::backup::Early;
+use super::bitmap_commands::{self, Undo, node_to_add_to};
+use super::nodes::{Graph, Node};
+use super::{Answer, Daemon, GATE_WAIT, generic, nothing};
+
+/// A change of a bitmap.
+pub(super) enum Change {
+    Add(BitmapAdd),
+    Remove(BitmapRef),
+    Clear(BitmapRef),
+    Enable(BitmapRef),
+    Disable(BitmapRef),
+    Merge(BitmapMerge),
+}
+
+impl Change {
+    /// The node whose gate it needs.
+    fn node(&self) -> &str {
+        match self {
+            Self::Add(add) => &add.node,
+            Self::Remove(of) | Self::Clear(of) | Self::Enable(of) | Self::Disable(of) => &of.node,
+            Self::Merge(merge) => &merge.node,
+        }
+    }
+
+    /// Does it.
+    fn apply(&self, graph: &Graph, gates: &mut Gates<'_>) -> Result<Undo, Error> {
+        let missing = || Error::generic(format!("Node '{}' not found", self.node()));
+        match self {
+            Self::Add(add) => {
+                let node = node_to_add_to(graph, add)?;
+                let closed = gates.of(&node).ok_or_else(missing)?;
+                bitmap_commands::add(&node, add, closed)
+            }
+            Self::Remove(of) => bitmap_commands::remove(graph, of),
+            Self::Merge(merge) => bitmap_commands::merge(graph, merge),
+            Self::Clear(of) => {
+                let closed = gates.named(graph, &of.node).ok_or_else(missing)?;
+                bitmap_commands::clear(graph, of, closed)
+            }
+            Self::Enable(of) => {
+                let closed = gates.named(graph, &of.node).ok_or_else(missing)?;
+                bitmap_commands::set_enabled(graph, of, true, closed)
+            }
+            Self::Disable(of) => {
+                let closed = gates.named(graph, &of.node).ok_or_else(missing)?;
+                bitmap_commands::set_enabled(graph, of, false, closed)
+            }
+        }
+    }
+}
+
+/// The gates that are closed, with their nodes.
+pub(super) struct Gates<'a> {
+    nodes: &'a [Arc<Node>],
+    closed: Vec<ClosedGate<'a>>,
+}
+
+impl<'a> Gates<'a> {
+    /// Closes the gates of these nodes, each of which is named once.
+    fn close(nodes: &'a [Arc<Node>], who: &str) -> Result<Self, Error> {
+        let gated: Vec<_> = nodes.iter().map(|node| &*node.disk).collect();
+        let closed = close_all(&gated, who, Instant::now() + GATE_WAIT);
+        let closed = closed.map_err(|error| Error::generic(error.to_string()))?;
+        Ok(Self { nodes, closed })
+    }
+
+    /// The gate of a node, if it is among them.
+    pub(super) fn of(&mut self, node: &Arc<Node>) -> Option<&mut ClosedGate<'a>> {
+        let index = self
+            .nodes
+            .iter()
+            .position(|other| Arc::ptr_eq(other, node))?;
+        self.closed.get_mut(index)
+    }
+
+    /// The same, by name.
+    fn named(&mut self, graph: &Graph, name: &str) -> Option<&mut ClosedGate<'a>> {
+        self.of(graph.find(name)?)
+    }
+
+    fn settle(&mut self, undo: Undo, how: impl FnOnce(Undo, &mut ClosedGate<'_>)) {
+        let node = match &undo {
+            Undo::Added(node, _)
+            | Undo::Removed(node, _)
+            | Undo::Changed(node, ..)
+            | Undo::Enabled(node, ..) => node.clone(),
+        };
+        if let Some(closed) = self.of(&node) {
+            how(undo, closed);
+        }
+    }
+}
+
+/// What is to be done, and for a backup what could be done early.
+enum Task {
+    Abort,
+    Change(Change),
+    Backup(Box<Backup>, Box<Early>),
+}
+
+/// What was done.
+pub(super) enum Done {
+    Changed(Undo),
+    /// A job, with its group if that is its own.
+    Job(JobHandle, Option<Txn>),
+}
+
+impl Daemon {
+    /// One change of a bitmap by itself.
+    pub(super) fn change_bitmap(self: &Arc<Self>, change: Change) -> Answer {
+        self.carry_out(vec![Task::Change(change)], false)
+    }
+
+    /// One backup by itself.
+    pub(super) fn blockdev_backup(self: &Arc<Self>, backup: Backup) -> Answer {
+        let early = self.prepare_backup(&backup, None);
+        self.carry_out(vec![Task::Backup(Box::new(backup), Box::new(early))], false)
+    }
+
+    /// One backup into a file that is made for it.
+    pub(super) fn drive_backup(self: &Arc<Self>, backup: cohort_qmp::DriveBackup) -> Answer {
+        let (backup, target) = self.make_drive(backup)?;
+        let early = self.prepare_backup(&backup, Some(target));
+        self.carry_out(vec![Task::Backup(Box::new(backup), Box::new(early))], false)
+    }
+
+    pub(super) fn transaction(self: &Arc<Self>, transaction: Transaction) -> Answer {
+        let mode = transaction
+            .properties
+            .and_then(|properties| properties.completion_mode);
+        let grouped = mode == Some(CompletionMode::Grouped);
+        let mut tasks = Vec::new();
+        if grouped {
+            for action in &transaction.actions {
+                let may_be_grouped = matches!(
+                    action.action,
+                    ActionKind::BlockdevBackup(_) | ActionKind::DriveBackup(_)
+                );
+                if !may_be_grouped {
+                    let kind = action.action.word();
+                    return generic(format!(
+                        "Action '{kind}' does not support transaction property completion-mode = grouped"
+                    ));
+                }
+            }
+        }
+        for action in transaction.actions {
+            tasks.push(match action.action {
+                ActionKind::Abort(_) => Task::Abort,
+                ActionKind::BitmapAdd(add) => Task::Change(Change::Add(add)),
+                ActionKind::BitmapRemove(of) => Task::Change(Change::Remove(of)),
+                ActionKind::BitmapClear(of) => Task::Change(Change::Clear(of)),
+                ActionKind::BitmapEnable(of) => Task::Change(Change::Enable(of)),
+                ActionKind::BitmapDisable(of) => Task::Change(Change::Disable(of)),
+                ActionKind::BitmapMerge(merge) => Task::Change(Change::Merge(merge)),
+                ActionKind::BlockdevBackup(backup) => {
+                    let early = self.prepare_backup(&backup, None);
+                    Task::Backup(Box::new(backup), Box::new(early))
+                }
+                ActionKind::DriveBackup(backup) => {
+                    let (backup, target) = self.make_drive(backup)?;
+                    let early = self.prepare_backup(&backup, Some(target));
+                    Task::Backup(Box::new(backup), Box::new(early))
+                }
+            });
+        }
+        self.carry_out(tasks, grouped)
+    }
+
+    fn carry_out(self: &Arc<Self>, tasks: Vec<Task>, grouped: bool) -> Answer {
+        let graph = self.graph();
+        let nodes = nodes_of(&graph, &tasks);
+        let mut gates = Gates::close(&nodes, "a command")?;
+        let mut group = grouped.then(|| self.engine.group("transaction"));
+        let mut done = Vec::new();
+        for task in tasks {
+            match self.do_one(&graph, &mut gates, task, &mut group) {
+                Ok(one) => done.push(one),
+                Err(error) => {
+                    roll_back(done, group, &mut gates);
+                    return Err(error);
+                }
+            }
+        }
+        let mut jobs = Vec::new();
+        let mut groups: Vec<Txn> = group.into_iter().collect();
+        for one in done {
+            match one {
+                Done::Changed(undo) => gates.settle(undo, Undo::forget),
+                Done::Job(job, own) => {
+                    groups.extend(own);
+                    jobs.push(job);
+                }
+            }
+        }
+        drop(gates);
+        launch(groups, &jobs);
+        nothing()
+    }
+
+    fn do_one(
+        self: &Arc<Self>,
+        graph: &Graph,
+        gates: &mut Gates<'_>,
+        task: Task,
+        group: &mut Option<Txn>,
+    ) -> Result<Done, Error> {
+        match task {
+            Task::Abort => Err(Error::generic("Transaction aborted using Abort action")),
+            Task::Change(change) => change.apply(graph, gates).map(Done::Changed),
+            Task::Backup(backup, early) => self.start_backup(graph, gates, &backup, *early, group),
+        }
+    }
+}
+
+/// Every node that needs a closed gate, once.
+fn nodes_of(graph: &Graph, tasks: &[Task]) -> Vec<Arc<Node>> {
+    let mut nodes: Vec<Arc<Node>> = Vec::new();
+    for task in tasks {
+        let name = match task {
+            Task::Abort => continue,
+            Task::Change(change) => change.node(),
+            Task::Backup(backup, _) => &backup.device,
+        };
+        let Some(node) = graph.find(name) else {
+            continue;
+        };
+        if !nodes.iter().any(|other| Arc::ptr_eq(other, node)) {
+            nodes.push(node.clone());
+        }
+    }
+    nodes
+}
+
+/// Undoes what was done, the last thing first.
+fn roll_back(done: Vec<Done>, group: Option<Txn>, gates: &mut Gates<'_>) {
+    // A group's jobs are undone together, before anything that came before them.
+    if let Some(group) = group {
+        abandon(group);
+    }
+    for one in done.into_iter().rev() {
+        match one {
+            Done::Changed(undo) => gates.settle(undo, Undo::undo),
+            Done::Job(_, own) => own.into_iter().for_each(abandon),
+        }
+    }
+}
+
+/// Lets the jobs of a group settle without having run, and waits for that.
+fn abandon(group: Txn) {
+    let handle = group.handle();
+    drop(group);
+    handle.wait();
+}
+
+/// Starts every job. Each is held until all are started, as QEMU's are while it has the disks drained.
+fn launch(groups: Vec<Txn>, jobs: &[JobHandle]) {
+    let holds: Vec<_> = jobs.iter().map(JobHandle::hold).collect();
+    for group in groups {
+        group.launch();
+    }
+    drop(holds);
+}

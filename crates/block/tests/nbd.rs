@@ -157,6 +157,19 @@ fn a_server_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn a_server_whose_queue_is_full_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("s");
+    let server = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    // Nobody accepts, and there is room for one to wait.
+    rustix::net::listen(&server, 0).expect("a short queue");
+    let _waits = std::os::unix::net::UnixStream::connect(&socket).expect("room for one");
+    let refused = connect(folder.path(), Access::ReadOnly, Duration::from_millis(100));
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("timed out"), "{refused}");
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_at_once() {
     let Some(folder) = folder() else { return };
     let refused = connect(folder.path(), Access::ReadOnly, PATIENCE).unwrap_err();

@@ -432,7 +432,7 @@ fn an_instant_that_is_lost_midway_makes_no_point() {
     // A hook has the monitor no more than we have; but it knows when there is an instant.
     let args = [
         "backup",
-        "qmp:qmp.sock",
+        "qmp:qmp.sock,a,b",
         "--to",
         "R",
         "--speed",

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use cohort_nbd::{
     Client, Command, ConnectError, ConnectStep, Connecting, Content, Context, Request, Server,
     Status, Uri, UriTls, Wish,
 };
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::tls::{Secured, Socket, TlsClient};
 
@@ -382,15 +386,28 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
+/// Connects to a unix socket, and is no longer held up by a server that accepts nobody, nor by its sends later.
+fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // The kernel's connect waits for room in the server's queue as long as a send may wait.
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    connect(&socket, &SocketAddrUnix::new(path)?).map_err(|error| match error {
+        Errno::AGAIN => io::ErrorKind::TimedOut.into(),
+        error => io::Error::from(error),
+    })?;
+    Ok(UnixStream::from(socket))
+}
+
 impl Stream {
     fn connect(server: &Server, deadline: Instant) -> io::Result<Self> {
         let patience = left(deadline)?;
         let plain = match server {
-            Server::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_write_timeout(Some(patience))?;
-                Plain::Unix(stream)
-            }
+            Server::Unix(path) => Plain::Unix(connect_unix(path, patience)?),
             Server::Tcp { host, port } => {
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
                 let mut addresses = (host.as_str(), *port).to_socket_addrs()?;

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use cohort_nbd::Server;
@@ -89,7 +89,10 @@ impl NbdServer {
             Ok(_) => Ok(NbdServer::Ours(folder)),
             Err(MonitorError::Refused { text, .. }) if text.contains("already running") => {
                 folder.remove();
-                Ok(NbdServer::Found(listening(pid)))
+                let mut found = listening(pid);
+                // It serves us already, and makes everybody else wait who comes to it.
+                found.retain(|at| !is_at(at, monitor.path()));
+                Ok(NbdServer::Found(found))
             }
             Err(error) => {
                 folder.remove();
@@ -137,6 +140,15 @@ fn listening(pid: u32) -> Vec<Server> {
     found
 }
 
+/// Whether a server listens at this very socket, by whatever name.
+fn is_at(server: &Server, path: &Path) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    let Server::Unix(socket) = server else {
+        return false;
+    };
+    matches!((file(socket), file(path)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// Lines of `/proc/net/unix`: number, references, protocol, flags, kind, state, inode, path.
 fn unix_listeners(table: &str, sockets: &HashSet<u64>, folder: &Path) -> Vec<Server> {
     const ACCEPTS: &str = "00010000";
@@ -182,6 +194,9 @@ mod tests {
         let found = listening(std::process::id());
         let paths = found.iter().filter(|at| **at == Server::Unix(path.clone()));
         assert_eq!(paths.count(), 1, "a connection is no listener: {found:?}");
+        let other_name = folder.path().join("other");
+        std::os::unix::fs::symlink(&path, &other_name).unwrap();
+        assert!(found.iter().any(|at| is_at(at, &other_name)));
         let host = "localhost".to_owned();
         assert!(found.contains(&Server::Tcp { host, port }), "{found:?}");
         drop((listener, client, network));

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use cohort_tests::points::{Cells, End, check, generate, run};
+use cohort_tests::points::{Cells, End, check};
 
 /// As many as take some seconds in the dev profile.
 const FEW: u64 = 200;
@@ -49,20 +49,4 @@ fn every_point_is_its_disk_at_the_fence_whatever_happens() {
             assert!(cells.ended(end) > 0, "no disk ended as {end:?}");
         }
     }
-    one_seed_is_one_run();
-}
-
-/// Where time decides nothing: nobody is impatient, and no disk's hook is taken over from a worker that another one's holds.
-fn one_seed_is_one_run() {
-    let scripts = (0..40).map(generate).filter(|script| {
-        let mut members = script.rounds.iter().flat_map(|round| &round.members);
-        script.disks.len() == 1 && members.all(|member| member.impatient.is_none())
-    });
-    let mut count = 0;
-    for script in scripts {
-        let trace = || run(&script).expect("it holds").trace;
-        assert_eq!(trace(), trace(), "{script}");
-        count += 1;
-    }
-    assert!(count > 3);
 }

@@ -5,7 +5,7 @@
 //! map and its view say, no view lacks a write, none has one too many, and at the end every point is still what it was.
 //!
 //! Every request to a disk or to a target file waits on a [stage](stage::Stage) until the schedule lets it go on, and
-//! nothing else is let go on before all threads [sleep](still). So one seed is one run, but for what time decides: whether
+//! nothing else is let go on before all threads [sleep](still). So one seed is one run on an idle machine, but for what time decides: whether
 //! a writer without patience has waited too long, and whether a hook has kept its worker so long that another one takes the
 //! next disk's.
 

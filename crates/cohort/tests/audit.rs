@@ -60,14 +60,14 @@ fn lie_is_told_with_its_place_and_the_next_run_compares_everything() {
         json!([{"offset": 1114112, "length": 65536}, {"offset": 5242880, "length": 65536}])
     );
     let dump = lab.cohort(["catalogue", "dump", "R"]).exits(0);
-    assert!(dump.stdout.contains("\"lost\""));
+    assert!(dump.stdout.contains("\"refuted\""));
     lab.cohort(["backup", "vda.img", "--to", "R"]).exits(0);
     lab.cohort(["audit", "vda.img", "--against", "R"]).exits(0);
     assert!(
         !lab.cohort(["catalogue", "dump", "R"])
             .exits(0)
             .stdout
-            .contains("\"lost\"")
+            .contains("\"refuted\"")
     );
     lab.restores_to("R", "vda@4", "vda.img");
 }

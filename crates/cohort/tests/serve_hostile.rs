@@ -331,7 +331,8 @@ fn many_exports_are_held_in_little_memory() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let server = Server::start(&lab, &names);
     let (resident, files) = server.holds();
-    assert!(resident < 16 << 20, "{resident} bytes for 64 exports");
+    // Of a build without optimisation, with a tracking store for each disk.
+    assert!(resident < 20 << 20, "{resident} bytes for 64 exports");
     let mut guests: Vec<_> = (0..200)
         .map(|number| server.enter(&format!("d{}", number % 64)))
         .collect();

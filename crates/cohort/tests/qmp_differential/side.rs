@@ -75,7 +75,10 @@ impl Side {
             told: Vec::new(),
             folder: folder.to_owned(),
         };
-        while !matches!(side.next(), Received::Greeting { .. }) {}
+        while !matches!(
+            side.next_within(PATIENCE).expect("an answer in time"),
+            Received::Greeting { .. }
+        ) {}
         assert_eq!(
             side.ask("qmp_capabilities", &json!({})),
             json!({ "return": {} })
@@ -125,7 +128,9 @@ impl Side {
                 "{scenario}: {job} never was {status}: {:?}",
                 self.told
             );
-            let received = self.next();
+            let received = self.next_within(PATIENCE);
+            let received = received
+                .unwrap_or_else(|| panic!("{scenario}: {job} never was {status}: {:?}", self.told));
             self.note(received);
         }
     }
@@ -229,10 +234,6 @@ impl Side {
             format!("{name}({})", facts.join(","))
         };
         self.told.push((of, what));
-    }
-
-    fn next(&mut self) -> Received {
-        self.next_within(PATIENCE).expect("an answer in time")
     }
 
     fn next_within(&mut self, patience: Duration) -> Option<Received> {

@@ -4,8 +4,8 @@
 //! by kills; people cancel, hurry, pause. After every round: each point is its disk at the fence, each partial is what its
 //! map and its view say, no view lacks a write, none has one too many, and at the end every point is still what it was.
 //!
-//! Every request to a disk or to a target file waits on a [stage](stage::Stage) until the schedule lets it go on, and
-//! nothing else is let go on before all threads [sleep](still). So one seed is one run on an idle machine, but for what time decides: whether
+//! Every request to a disk or to a target file waits on a stage until the schedule lets it go on, and
+//! nothing else is let go on before all threads sleep. So one seed is one run on an idle machine, but for what time decides: whether
 //! a writer without patience has waited too long, and whether a hook has kept its worker so long that another one takes the
 //! next disk's.
 

@@ -1,6 +1,5 @@
 //! Copiers, writers, flushes and whoever settles, at one ledger.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::explore::{Seen, explore};

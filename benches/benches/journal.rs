@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use benches::{Contender, machine, rounds, timed};
@@ -21,6 +22,9 @@ use cohort_journal::FileJournal;
 const ROUNDS: usize = 15;
 /// As large as what a backup job prepares.
 const RECORD_BYTES: usize = 400;
+
+/// How many members were named.
+static NAMED: AtomicUsize = AtomicUsize::new(0);
 
 /// Prepares a record, and does nothing with it.
 struct Prepared;
@@ -52,8 +56,10 @@ fn engine(directory: &Path) -> Engine {
 
 fn launch(engine: &Engine, members: usize) -> TxnHandle {
     let mut group = engine.group("night");
-    for member in 0..members {
-        let spec = JobSpec::new(format!("disk {member}")).kind("backup");
+    for _ in 0..members {
+        // A name is taken until its group is over and forgotten, and groups overlap here.
+        let number = NAMED.fetch_add(1, Ordering::Relaxed);
+        let spec = JobSpec::new(format!("disk {number}")).kind("backup");
         group.add(spec, Prepared).expect("a member");
     }
     group.launch()

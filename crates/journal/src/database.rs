@@ -17,7 +17,7 @@ use redb::{
 use crate::fault::{Fault, guarded};
 
 /// More than a million rows take; what is larger is something else.
-pub const LENGTH_MAX: u64 = 1 << 30;
+const LENGTH_MAX: u64 = 1 << 30;
 /// What every redb database begins with.
 const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Plenty for rows of some hundred bytes.

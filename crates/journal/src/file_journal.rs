@@ -80,7 +80,7 @@ struct State {
 #[derive(Debug)]
 enum Change {
     Put(u64, Vec<u8>),
-    Remove(Vec<u64>),
+    Remove(u64),
 }
 
 impl FileJournal {
@@ -146,7 +146,7 @@ impl FileJournal {
         let known = known || rows.len() < before;
         drop(state);
         if known {
-            self.submit(Change::Remove(vec![number]))?;
+            self.submit(Change::Remove(number))?;
         }
         Ok(known)
     }
@@ -201,7 +201,7 @@ impl Journal for FileJournal {
         };
         state.contents.owed.remove(&number);
         drop(state);
-        self.submit(Change::Remove(vec![number]))
+        self.submit(Change::Remove(number))
     }
 }
 
@@ -282,10 +282,8 @@ fn apply(txn: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
                     .insert(number, row.as_slice())
                     .map_err(redb::Error::from)?;
             }
-            Change::Remove(numbers) => {
-                for number in numbers {
-                    table.remove(number).map_err(redb::Error::from)?;
-                }
+            Change::Remove(number) => {
+                table.remove(number).map_err(redb::Error::from)?;
             }
         }
     }

@@ -25,6 +25,7 @@ impl Machine {
         // A monitor has one client at a time.
         let more = "socket,id=m,path=more.sock,server=on,wait=off";
         command.args(["--chardev", more, "--monitor", "chardev=m"]);
+        command.args(["--pidfile", "pid"]);
         Machine::start(lab, command)
     }
 
@@ -41,17 +42,23 @@ impl Machine {
         ]);
         command.args(options);
         command.args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
+        command.args(["-pidfile", "pid"]);
         Machine::start(lab, command)
     }
 
     fn start(lab: &Lab, mut command: Command) -> Machine {
-        let socket = lab.path("qmp.sock");
-        let _ = std::fs::remove_file(&socket);
+        let (socket, pid) = (lab.path("qmp.sock"), lab.path("pid"));
+        for old in [&socket, &pid] {
+            let _ = std::fs::remove_file(old);
+        }
         command.current_dir(lab.path(""));
         let child = command.stdin(Stdio::null()).spawn().expect("a machine");
         let mut machine = Machine { child, socket };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(&machine.socket).is_err() {
+        let has_pid = || !std::fs::read_to_string(&pid).unwrap_or_default().is_empty();
+        // A daemon writes its number when clients may come; one that comes sooner can bring it down. An emulator's
+        // number is there before its socket.
+        while !has_pid() || UnixStream::connect(&machine.socket).is_err() {
             let ended = machine.child.try_wait().expect("its state");
             assert!(
                 ended.is_none() && Instant::now() < deadline,

@@ -34,7 +34,20 @@ impl Side {
         let chardev = "socket,path=qmp.sock,server=on,wait=off,id=c";
         let mut command = Command::new(program);
         command.args(["--chardev", chardev, "--monitor", "chardev=c"]);
-        Self::start(command, folder)
+        command.args(["--pidfile", "pid"]).current_dir(folder);
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        // Its number is written when clients may come; one that comes sooner can bring it down.
+        while std::fs::read_to_string(folder.join("pid"))
+            .unwrap_or_default()
+            .is_empty()
+        {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}");
+            assert!(Instant::now() < deadline, "the daemon does not start");
+            std::thread::yield_now();
+        }
+        Self::connect(Some(child), folder)
     }
 
     pub(crate) fn cohort(folder: &Path) -> Self {
@@ -45,17 +58,13 @@ impl Side {
     pub(crate) fn cohort_with(folder: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cohort"));
         command.args(["serve", "--qmp", "qmp.sock"]).args(arguments);
-        Self::start(command, folder)
+        command.current_dir(folder).stdout(Stdio::null());
+        Self::connect(Some(command.spawn().unwrap()), folder)
     }
 
     /// Another client of the daemon in that folder.
     pub(crate) fn join(folder: &Path) -> Self {
         Self::connect(None, folder)
-    }
-
-    fn start(mut command: Command, folder: &Path) -> Self {
-        command.current_dir(folder).stdout(Stdio::null());
-        Self::connect(Some(command.spawn().unwrap()), folder)
     }
 
     fn connect(child: Option<Child>, folder: &Path) -> Self {

@@ -1,10 +1,16 @@
 //! The command line: every command and option, as clap reads them. No rules: values are only given their shape here.
 
+mod bitmap;
+mod serve;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use bitmap::*;
+pub(crate) use serve::*;
 
 /// Grouped, incremental, crash-safe backups of raw and qcow2 disks.
 ///
@@ -246,75 +252,6 @@ pub(crate) struct Prune {
     pub(crate) output: Output,
 }
 
-/// `cohort serve`.
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).multiple(true))]
-pub(crate) struct Serve {
-    /// Disks: files or block devices, raw or qcow2; or a backup directory and points in it. With --qmp there need be none.
-    #[arg(
-        required_unless_present = "qmp",
-        value_name = "[NAME=]DISK | DIR DISK@POINT"
-    )]
-    pub(crate) disks: Vec<String>,
-    /// Listen at this unix socket, which only its owner may use. What a dead process left there is replaced.
-    #[arg(long, value_name = "PATH", group = "where")]
-    pub(crate) socket: Option<PathBuf>,
-    /// Listen at this address, such as 127.0.0.1:10809; without --tls-certificates there is no encryption and no password.
-    #[arg(long, value_name = "ADDRESS:PORT", group = "where")]
-    pub(crate) listen: Option<std::net::SocketAddr>,
-    /// Serve only encrypted connections, to clients that show a certificate: with server-cert.pem, server-key.pem and
-    /// ca-cert.pem in this folder, which is as QEMU, nbdkit and libnbd have it.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) tls_certificates: Option<PathBuf>,
-    /// Serve clients that do not encrypt, too.
-    #[arg(long, requires = "tls_certificates")]
-    pub(crate) tls_optional: bool,
-    /// Ask clients for no certificate.
-    #[arg(long, requires = "tls_certificates")]
-    pub(crate) tls_anyone: bool,
-    /// Take commands over QMP at this unix socket, which only its owner may use: QEMU's for nodes, bitmaps, backups and
-    /// jobs. Disks that are named become nodes of that name.
-    #[arg(long, value_name = "PATH", group = "where")]
-    pub(crate) qmp: Option<PathBuf>,
-    /// Let QMP clients have nothing opened or made outside this folder.
-    #[arg(long, value_name = "DIR", requires = "qmp")]
-    pub(crate) restrict: Option<PathBuf>,
-    /// Let nothing be written.
-    #[arg(long)]
-    pub(crate) read_only: bool,
-    /// What the record of changes beside each disk that is written to, DISK.cohort, survives: kill (the server's end by
-    /// whatever means; the default), power (that of the machine, too; a first write to a place waits for it), or off (none is
-    /// kept). A backup of the disk goes by that record instead of comparing.
-    #[arg(long, value_enum, value_name = "MODE", conflicts_with = "read_only")]
-    pub(crate) track: Option<Track>,
-    /// Take the disks for this format instead of looking at their first bytes: for raw disks that guests write to.
-    #[arg(long, value_enum)]
-    pub(crate) format: Option<Format>,
-    /// Serve at most this many clients at once.
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
-    pub(crate) max_connections: usize,
-    /// Hold at most this many bytes for large requests of all clients together; K, M and G are powers of 1024.
-    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = crate::human::parse_bytes)]
-    pub(crate) memory: u64,
-    /// When asked to stop, wait at most this many seconds for requests under way.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    pub(crate) drain: u64,
-    /// How to print.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// What the tracking of a served disk survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Track {
-    /// A killed server.
-    Kill,
-    /// A loss of power.
-    Power,
-    /// There is none.
-    Off,
-}
-
 /// `cohort list`.
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -327,161 +264,6 @@ pub(crate) struct List {
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,
-}
-
-/// `cohort bitmap …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bitmap {
-    /// Keep or discard what an unfinished run copied of a disk.
-    Decide(Decide),
-    /// List the bitmaps of a disk: QEMU's in its qcow2 image, and the sets of the tracking store beside it.
-    ///
-    /// Works beside whoever writes to the disk, and after one that was killed. Nothing is changed.
-    List(BitmapList),
-    /// Draw which parts of a disk a bitmap holds for changed.
-    Show(BitmapShow),
-    /// Print a bitmap's dirty ranges, a line "offset length" each, in bytes.
-    Export(BitmapExport),
-    /// Make a bitmap in a qcow2 image of dirty ranges: lines "offset length", or the JSON of `nbdinfo --map`.
-    ///
-    /// Granules of which any byte is given become dirty. Nobody else may have the image open.
-    Import(BitmapImport),
-    /// Add bitmaps to one in a qcow2 image, as `qemu-img bitmap --merge` does.
-    ///
-    /// They may be of other granularities, and also sets of a tracking store. Nobody else may have the image open.
-    Merge(BitmapMerge),
-}
-
-/// One bitmap of a disk.
-#[derive(Debug, Args)]
-pub(crate) struct OneBitmap {
-    /// A disk: a qcow2 image with bitmaps, a disk with a tracking store beside it, or such a store itself.
-    #[arg(value_name = "PATH")]
-    pub(crate) path: PathBuf,
-    /// The bitmap: its name, or #N for set N of the tracking store. May be left out if there is only one.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Option<String>,
-}
-
-/// `cohort bitmap list`.
-#[derive(Debug, Args)]
-pub(crate) struct BitmapList {
-    /// A disk: a qcow2 image with bitmaps, a disk with a tracking store beside it, or such a store itself. Or
-    /// qmp:SOCKET, a running machine with the checkpoints of its backups.
-    #[arg(value_name = "PATH")]
-    pub(crate) path: PathBuf,
-    /// How to print.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `cohort bitmap show`.
-#[derive(Debug, Args)]
-pub(crate) struct BitmapShow {
-    /// Which one.
-    #[command(flatten)]
-    pub(crate) bitmap: OneBitmap,
-    /// List the dirty ranges exactly instead of drawing them.
-    #[arg(long, conflicts_with = "out")]
-    pub(crate) rows: bool,
-    /// Draw into this SVG file instead of the terminal; it must not exist.
-    #[arg(long, value_name = "FILE.svg")]
-    pub(crate) out: Option<PathBuf>,
-    /// Replace FILE.svg if it exists.
-    #[arg(long, requires = "out")]
-    pub(crate) force: bool,
-    /// How to print.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `cohort bitmap export`.
-#[derive(Debug, Args)]
-pub(crate) struct BitmapExport {
-    /// Which one.
-    #[command(flatten)]
-    pub(crate) bitmap: OneBitmap,
-    /// Write to this file instead of standard output; it must not exist.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    /// Replace FILE if it exists.
-    #[arg(long, requires = "out")]
-    pub(crate) force: bool,
-    /// Write the whole disk, clean ranges too, as the JSON of `nbdinfo --map --json`.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `cohort bitmap import`.
-#[derive(Debug, Args)]
-pub(crate) struct BitmapImport {
-    /// The qcow2 image.
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: PathBuf,
-    /// What the bitmap is called.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: String,
-    /// The ranges; without it, or with `-`, they are read from standard input.
-    #[arg(value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-    /// Bytes per bit, a power of two from 512 to 2G; by default that of the bitmap which is replaced, or else 64K.
-    #[arg(long, value_name = "BYTES", value_parser = crate::human::parse_bytes)]
-    pub(crate) granularity: Option<u64>,
-    /// Replace what the bitmap says if there is one of that name.
-    #[arg(long)]
-    pub(crate) replace: bool,
-    /// Add the bitmap disabled: whoever writes to the image does not mark it.
-    #[arg(long, conflicts_with = "replace")]
-    pub(crate) disabled: bool,
-    /// How to print.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `cohort bitmap merge`.
-#[derive(Debug, Args)]
-pub(crate) struct BitmapMerge {
-    /// The qcow2 image.
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: PathBuf,
-    /// The bitmap in it that the others are added to.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: String,
-    /// The bitmaps to add: names, or #N for set N of a tracking store.
-    #[arg(required = true, value_name = "SOURCE")]
-    pub(crate) sources: Vec<String>,
-    /// Take the sources from this disk or tracking store; by default from IMAGE.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) from: Option<PathBuf>,
-    /// How to print.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `cohort bitmap decide`.
-#[derive(Debug, Args)]
-pub(crate) struct Decide {
-    /// keep: the next run continues the partial copy; discard: it starts again from the last point.
-    #[arg(value_enum)]
-    pub(crate) answer: Answer,
-    /// The backup directory.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) from: PathBuf,
-    /// The disk.
-    #[arg(value_name = "DISK")]
-    pub(crate) disk: String,
-    /// How to print.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// The answer to an undecided bitmap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Answer {
-    /// Continue the partial copy.
-    Keep,
-    /// Drop it.
-    Discard,
 }
 
 /// `cohort explain`.

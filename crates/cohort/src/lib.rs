@@ -11,6 +11,7 @@ mod failure;
 mod human;
 mod interrupt;
 mod machine;
+mod monitor;
 mod output;
 mod plan;
 mod progress;

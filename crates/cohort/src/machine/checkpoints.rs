@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::instant::{MachineError, nodes};
 use super::marks;
-use super::monitor::Monitor;
+use crate::monitor::Monitor;
 
 /// A bitmap of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,8 +30,8 @@ use serde_json::{Value, json};
 use super::disks::{self, Chosen, Device, Node};
 use super::keeper::{Base, MachineKeeper};
 use super::marks::Marks;
-use super::monitor::{Monitor, MonitorError};
 use super::server::{Folder, NbdServer};
+use crate::monitor::{Monitor, MonitorError};
 
 /// How long a job or an export may take to go.
 const GOING: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use cohort_nbd::BitmapName;
 use serde_json::json;
 
 use super::instant::lock;
-use super::monitor::Monitor;
+use crate::monitor::Monitor;
 
 /// The checkpoint that a disk's last point goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]

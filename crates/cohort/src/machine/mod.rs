@@ -8,7 +8,6 @@ mod disks;
 mod instant;
 mod keeper;
 mod marks;
-mod monitor;
 mod server;
 
 pub(crate) use checkpoints::{Checkpoint, checkpoints};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cohort_nbd::Server;
 use serde_json::json;
 
-use super::monitor::{Monitor, MonitorError};
+use crate::monitor::{Monitor, MonitorError};
 
 /// The NBD server that a machine's disks are read from.
 #[derive(Debug)]

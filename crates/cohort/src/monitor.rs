@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A connection to a machine's monitor.
 #[derive(Debug)]
-pub(super) struct Monitor {
+pub(crate) struct Monitor {
     path: PathBuf,
     stream: UnixStream,
     client: Client,
@@ -71,7 +71,7 @@ pub(crate) enum MonitorError {
 
 impl Monitor {
     /// Connects, and waits until the monitor takes commands.
-    pub(super) fn connect(path: &Path) -> Result<Self, MonitorError> {
+    pub(crate) fn connect(path: &Path) -> Result<Self, MonitorError> {
         let failed = |cause| MonitorError::Io {
             path: path.to_owned(),
             cause,
@@ -98,7 +98,7 @@ impl Monitor {
     ///
     /// # Errors
     /// [`MonitorError::Refused`] with the machine's words, or the connection is of no use any more.
-    pub(super) fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, MonitorError> {
+    pub(crate) fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, MonitorError> {
         let (asked, bytes) = self.client.ask(command, arguments);
         let sent = self.stream.set_write_timeout(Some(ANSWER));
         let sent = sent.and_then(|()| self.stream.write_all(&bytes));
@@ -130,7 +130,7 @@ impl Monitor {
     }
 
     /// Asks `is` again and again, whenever something happened, until it says yes or the time is over. Says whether it did.
-    pub(super) fn wait_until(
+    pub(crate) fn wait_until(
         &mut self,
         wait: Duration,
         mut is: impl FnMut(&mut Self) -> Result<bool, MonitorError>,
@@ -147,14 +147,14 @@ impl Monitor {
     }
 
     /// The process behind the socket, and its user and group.
-    pub(super) fn peer(&self) -> Result<(u32, u32, u32), MonitorError> {
+    pub(crate) fn peer(&self) -> Result<(u32, u32, u32), MonitorError> {
         let peer = socket_peercred(&self.stream).map_err(|error| self.failed(error.into()))?;
         let pid = peer.pid.as_raw_nonzero().get();
         Ok((pid.unsigned_abs(), peer.uid.as_raw(), peer.gid.as_raw()))
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -1,6 +1,7 @@
 //! The command line: every command and option, as clap reads them. No rules: values are only given their shape here.
 
 mod bitmap;
+mod job;
 mod serve;
 
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bitmap::*;
+pub(crate) use job::*;
 pub(crate) use serve::*;
 
 /// Grouped, incremental, crash-safe backups of raw and qcow2 disks.
@@ -62,6 +64,9 @@ pub(crate) enum Command {
     /// a backup directory first, what follows are its points, each as DISK or DISK@POINT, and served under that name: a file
     /// is restored by mounting it. SIGTERM and Ctrl-C end it well: what was asked is answered, and disks are flushed.
     Serve(Serve),
+    /// Look at the jobs of a running `cohort serve --qmp`, or of a QEMU, and tell them what to do.
+    #[command(subcommand)]
+    Job(Job),
     /// Look at what is known of the changes of a disk, bring it in and out, and answer for partial copies left undecided.
     #[command(subcommand)]
     Bitmap(Bitmap),

@@ -73,6 +73,14 @@ pub(crate) enum Exit {
     BitmapUntrue,
     /// What was to be read as ranges of a disk is none.
     BadRanges,
+    /// Nobody answers at a socket as a server of jobs does.
+    NoServer,
+    /// There is no such job.
+    NoSuchJob,
+    /// A job does not accept a verb, where it is in its life.
+    VerbRefused,
+    /// A job that was watched failed.
+    JobFailed,
     /// A check of the demonstration failed.
     CheckFailed,
 }
@@ -81,7 +89,7 @@ use Exit::*;
 
 impl Exit {
     /// Every exit, in the order of the codes.
-    pub(crate) const ALL: [Exit; 35] = [
+    pub(crate) const ALL: [Exit; 39] = [
         Done,
         Other,
         Usage,
@@ -116,6 +124,10 @@ impl Exit {
         NoSuchBitmap,
         BitmapUntrue,
         BadRanges,
+        NoServer,
+        NoSuchJob,
+        VerbRefused,
+        JobFailed,
         CheckFailed,
     ];
 
@@ -157,6 +169,10 @@ impl Exit {
             NoSuchBitmap      => (51, "no-such-bitmap",     "there is no such bitmap"),
             BitmapUntrue      => (52, "bitmap-untrue",      "a bitmap does not say the truth: in use, inconsistent, stale or of an unknown kind"),
             BadRanges         => (53, "bad-ranges",         "what was to be imported are no ranges of this disk"),
+            NoServer          => (54, "no-server",          "nobody answers at the socket as a server of jobs does"),
+            NoSuchJob         => (55, "no-such-job",        "there is no such job"),
+            VerbRefused       => (56, "verb-refused",       "a job does not accept this verb where it is in its life"),
+            JobFailed         => (57, "job-failed",         "a job that was watched failed"),
             CheckFailed       => (60, "check-failed",       "a check of the demonstration failed"),
         }
     }

@@ -1,13 +1,13 @@
-//! A machine's monitor: one question at a time over its QMP socket, each with a deadline.
+//! A connection to a QMP server, a machine's or ours: one question at a time, each with a deadline.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cohort_qmp::{BadServer, Client, Received};
+use cohort_qmp::{BadServer, Client, Command, ErrorClass, Received};
 use rustix::net::sockopt::socket_peercred;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// How long the greeting may take: a monitor that serves another client keeps the next one waiting without a word.
 const GREETING: Duration = Duration::from_secs(10);
@@ -15,20 +15,34 @@ const GREETING: Duration = Duration::from_secs(10);
 /// How long an answer may take. A transaction waits for all requests under way.
 const ANSWER: Duration = Duration::from_secs(120);
 
+/// How long a server that goes away may take to say its last.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// How long a wait for the machine looks for events before it asks again.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A connection to a machine's monitor.
+/// A connection to a server.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     path: PathBuf,
     stream: UnixStream,
     client: Client,
-    /// What was received behind the answer that was waited for.
+    /// What was received and not looked at.
     received: Vec<Received>,
+    /// Events that nobody has taken; nothing if nobody will.
+    heard: Option<Vec<Heard>>,
 }
 
-/// Why a machine did not do what it was asked for.
+/// Something that a server told of by itself.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// What happened.
+    pub(crate) name: String,
+    /// To whom, and how.
+    pub(crate) data: Map<String, Value>,
+}
+
+/// Why a server did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MonitorError {
     /// The socket failed.
@@ -59,11 +73,13 @@ pub(crate) enum MonitorError {
         /// What was wrong.
         error: BadServer,
     },
-    /// The machine said no.
+    /// The server said no.
     #[error("the machine refuses {command}: {text}")]
     Refused {
         /// What was asked.
         command: String,
+        /// What kind of no.
+        class: ErrorClass,
         /// Its words.
         text: String,
     },
@@ -81,6 +97,7 @@ impl Monitor {
             stream: UnixStream::connect(path).map_err(failed)?,
             client: Client::new(),
             received: Vec::new(),
+            heard: None,
         };
         let deadline = Instant::now() + GREETING;
         while !monitor.receive(deadline)? {
@@ -97,7 +114,7 @@ impl Monitor {
     /// Asks, and waits for the answer.
     ///
     /// # Errors
-    /// [`MonitorError::Refused`] with the machine's words, or the connection is of no use any more.
+    /// [`MonitorError::Refused`] with the server's words, or the connection is of no use any more.
     pub(crate) fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, MonitorError> {
         let (asked, bytes) = self.client.ask(command, arguments);
         let sent = self.stream.set_write_timeout(Some(ANSWER));
@@ -105,19 +122,12 @@ impl Monitor {
         sent.map_err(|cause| self.failed(cause))?;
         let deadline = Instant::now() + ANSWER;
         loop {
-            let mut received = self.received.drain(..);
-            let answer = received.find_map(|received| match received {
-                Received::Reply { number, result } if number == asked => Some(result),
-                Received::Greeting { .. } | Received::Reply { .. } | Received::Event { .. } | _ => {
-                    None
-                }
-            });
-            drop(received);
-            match answer {
+            match self.look_through(asked) {
                 Some(Ok(value)) => return Ok(value),
                 Some(Err(error)) => {
                     return Err(MonitorError::Refused {
                         command: command.to_owned(),
+                        class: error.class,
                         text: error.text,
                     });
                 }
@@ -127,6 +137,39 @@ impl Monitor {
                 None => drop(self.receive(deadline)?),
             }
         }
+    }
+
+    /// The same with a command of the table.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) fn carry_out(&mut self, command: &Command) -> Result<Value, MonitorError> {
+        self.ask(command.name(), command.arguments())
+    }
+
+    /// Keeps events from now on, for [`heard`](Self::heard).
+    pub(crate) fn listen(&mut self) {
+        self.heard.get_or_insert_default();
+    }
+
+    /// The events that came since the last call, in their order, also while an answer was waited for.
+    pub(crate) fn heard(&mut self) -> Vec<Heard> {
+        self.look_through(0);
+        self.heard.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Waits until the server says something, but no longer than that.
+    ///
+    /// # Errors
+    /// The connection is of no use any more.
+    pub(crate) fn wait(&mut self, wait: Duration) -> Result<(), MonitorError> {
+        self.receive(Instant::now() + wait).map(drop)
+    }
+
+    /// Takes what a server still sends that goes away.
+    pub(crate) fn hear_out(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        while Instant::now() < deadline && self.receive(deadline).is_ok() {}
     }
 
     /// Asks `is` again and again, whenever something happened, until it says yes or the time is over. Says whether it did.
@@ -141,7 +184,7 @@ impl Monitor {
                 return Ok(false);
             }
             self.receive(deadline.min(Instant::now() + LOOK))?;
-            self.received.clear();
+            self.look_through(0);
         }
         Ok(true)
     }
@@ -156,6 +199,23 @@ impl Monitor {
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Goes through what was received: keeps the events, and gives the answer to the request of that number.
+    fn look_through(&mut self, asked: u64) -> Option<Result<Value, cohort_qmp::Error>> {
+        let mut answer = None;
+        for received in self.received.drain(..) {
+            match received {
+                Received::Reply { number, result } if number == asked => answer = Some(result),
+                Received::Event { name, data } => {
+                    if let Some(heard) = &mut self.heard {
+                        heard.push(Heard { name, data });
+                    }
+                }
+                Received::Greeting { .. } | Received::Reply { .. } | _ => {}
+            }
+        }
+        answer
     }
 
     /// Receives something, or nothing until the deadline.

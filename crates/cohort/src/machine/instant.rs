@@ -25,6 +25,7 @@ use cohort_backup::catalogue::{Contents, DiskName, RunId};
 use cohort_backup::{CreateOptions, DiskSpec, Fence, Hook, Qcow2Builder};
 use cohort_block::{Access, NbdDevice, OsFile};
 use cohort_nbd::{BitmapName, Name, Uri};
+use cohort_qmp::ErrorClass;
 use serde_json::{Value, json};
 
 use super::disks::{self, Chosen, Device, Node};
@@ -536,6 +537,7 @@ pub(super) fn nodes(monitor: &mut Monitor) -> Result<Vec<Node>, MonitorError> {
     let nodes = monitor.ask("query-named-block-nodes", json!({ "flat": true }))?;
     serde_json::from_value(nodes).map_err(|error| MonitorError::Refused {
         command: "query-named-block-nodes".to_owned(),
+        class: ErrorClass::Generic,
         text: format!("what it says of its nodes is not understood: {error}"),
     })
 }

@@ -1,4 +1,4 @@
-//! QEMU's storage daemon, or an emulator, as a child of the test, with its monitor.
+//! QEMU's storage daemon, an emulator, or our own daemon, as a child of the test, with its monitor.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -44,6 +44,20 @@ impl Machine {
         command.args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
         command.args(["-pidfile", "pid"]);
         Machine::start(lab, command)
+    }
+
+    /// Our own daemon with these arguments.
+    pub fn ours(lab: &Lab, arguments: &[&str]) -> Machine {
+        let mut command = lab.program();
+        command.args(["serve", "--qmp", "qmp.sock"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("a daemon");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let ready = lines.any(|line| line.is_ok_and(|line| line == "ready"));
+        assert!(ready, "it does not start");
+        Machine {
+            child,
+            socket: lab.path("qmp.sock"),
+        }
     }
 
     fn start(lab: &Lab, mut command: Command) -> Machine {

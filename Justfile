@@ -51,7 +51,7 @@ fuzz seconds:
 # Tracking through kills and losses of power: ten thousand kills of a writer, three hundred of whole runs, and every fault at
 # every moment of a hundred sessions.
 torture:
-    COHORT_TORTURE_RUN_KILLS=${COHORT_TORTURE_RUN_KILLS:-300} cargo test --release -p cohort-backup --test runs -- --nocapture stored::whatever
+    COHORT_TORTURE_RUN_KILLS=${COHORT_TORTURE_RUN_KILLS:-300} cargo test --release -p cohort-backup --test runs -- --nocapture stored_kills::whatever
     COHORT_TORTURE_KILLS=${COHORT_TORTURE_KILLS:-10000} cargo test --release -p cohort-tests --test tracking_kills -- --nocapture
     COHORT_TORTURE_SESSIONS=${COHORT_TORTURE_SESSIONS:-100} cargo test --release -p cohort-tests --test tracking_power_loss -- --nocapture
 

@@ -233,12 +233,13 @@ impl DiskError {
             SealError::Failed(error) if error.io().is_some_and(no_room) => {
                 Self::write(file, None, error)
             }
-            SealError::Failed(_) | SealError::TooLate(_) | SealError::NoThread(_) => {
-                DiskError::Flush {
-                    file: file.to_owned(),
-                    problem: error.to_string(),
-                }
-            }
+            SealError::Failed(_)
+            | SealError::Source(_)
+            | SealError::TooLate(_)
+            | SealError::NoThread(_) => DiskError::Flush {
+                file: file.to_owned(),
+                problem: error.to_string(),
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::plan::{Base, Changes, Rung, StepDown};
 use crate::scan::{ScanError, allocated};
 use crate::scratch::scratch_file;
 use crate::settle::Settled;
+use crate::stored::Stored;
 use crate::survey::distrusted;
 use crate::tracked::{AdoptError, Borrowed, Tracked, Views};
 use crate::turns;
@@ -151,6 +152,10 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
     closed.install_filter(filter.clone());
     closed.install_meter(disk.writes.clone());
     let partial = if continues { partial } else { None };
+    let store = disk.source.tracked().and_then(|tracked| tracked.store());
+    if store.is_some_and(Stored::outlives_power) {
+        target.flush_first(disk.source.device.clone());
+    }
     disk.state().started = Some(Started {
         ledger,
         target,

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cohort_bitmap::store::{
-    Away, Excess, Inspection, Label, Lost, Owner, Prepared, Recording, SetId, SetUse, StoreError,
+    Away, Excess, Inspection, Label, Lost, Mode, Owner, Prepared, Recording, SetId, SetUse,
+    StoreError,
 };
 use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{TrackingError, TrackingStore};
@@ -182,6 +183,13 @@ impl Stored {
         let ours = |live: &&Live| live.owner == owner.bytes() && live.disk == disk.as_str();
         let ours = state.live.iter().filter(ours);
         ours.map(|live| live.recording.clone()).collect()
+    }
+
+    /// Whether it outlives a loss of power.
+    pub(crate) fn outlives_power(&self) -> bool {
+        let state = self.lock();
+        let store = state.store.as_ref();
+        store.is_some_and(|store| store.store().mode() == Mode::PowerLoss)
     }
 
     /// Makes a new, empty set durable, for what is written from the next fence on.

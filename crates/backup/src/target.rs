@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use cohort_block::{Device, DeviceError, File, Ledger, OsFile, Sink};
@@ -30,6 +30,8 @@ pub(crate) struct Target {
     written: AtomicU64,
     /// The digests of what it holds, if they are wanted; set before anything is written.
     digests: OnceLock<Recording>,
+    /// What must be durable before this is: a disk whose views outlive a loss of power. Nothing once it was flushed.
+    flush_first: Mutex<Option<Arc<dyn Device>>>,
 }
 
 /// Why a target cannot be had.
@@ -94,6 +96,7 @@ impl Target {
             continued,
             written: AtomicU64::new(0),
             digests: OnceLock::new(),
+            flush_first: Mutex::default(),
         }
     }
 
@@ -172,6 +175,28 @@ impl Target {
         Ok(())
     }
 
+    /// What is copied from that disk becomes durable there before it does here. Else power might be lost between the
+    /// two: the disk would hold what was there before, this what was there at the fence, and no view would say that they
+    /// differ.
+    pub(crate) fn flush_first(&self, disk: Arc<dyn Device>) {
+        *self.to_flush() = Some(disk);
+    }
+
+    fn to_flush(&self) -> MutexGuard<'_, Option<Arc<dyn Device>>> {
+        self.flush_first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush(&self) -> Result<(), SealError> {
+        let mut first = self.to_flush();
+        if let Some(disk) = &*first {
+            disk.flush().map_err(SealError::Source)?;
+            *first = None;
+        }
+        self.builder.seal().map_err(SealError::Failed)
+    }
+
     /// Makes durable what is written, and tells the ledger. A flush that fails, or is not over in time,
     /// costs the target all trust; what a late one still writes is a seal like any other, and nobody looks.
     pub(crate) fn seal(
@@ -185,7 +210,7 @@ impl Target {
         let flusher = std::thread::Builder::new()
             .name("cohort-flush".to_owned())
             .spawn(move || {
-                let _ = tell.send(target.builder.seal());
+                let _ = tell.send(target.flush());
             });
         let sealed = match flusher {
             Ok(_) => told
@@ -193,7 +218,7 @@ impl Target {
                 .map_err(|_| SealError::TooLate(wait)),
             Err(error) => Err(SealError::NoThread(Arc::new(error))),
         };
-        match sealed.and_then(|sealed| sealed.map_err(SealError::Failed)) {
+        match sealed.flatten() {
             Ok(()) => {
                 flush.succeeded();
                 Ok(())
@@ -208,11 +233,11 @@ impl Target {
     /// As [`seal`](Self::seal), on this thread, however long it takes.
     pub(crate) fn seal_without_limit(&self, ledger: &Arc<Ledger>) -> Result<(), SealError> {
         let flush = ledger.begin_flush();
-        match self.builder.seal() {
+        match self.flush() {
             Ok(()) => flush.succeeded(),
             Err(error) => {
                 flush.failed(error.to_string());
-                return Err(SealError::Failed(error));
+                return Err(error);
             }
         }
         Ok(())
@@ -257,6 +282,8 @@ pub(crate) enum DigestsError {
 pub(crate) enum SealError {
     #[error(transparent)]
     Failed(BuildError),
+    #[error("the disk must be durable first, and cannot be flushed: {0}")]
+    Source(DeviceError),
     #[error("a flush was not over within {0:?}")]
     TooLate(Duration),
     #[error("no thread to flush with: {0}")]

@@ -15,6 +15,7 @@ mod refused;
 mod served;
 mod staged;
 mod stored;
+mod stored_kills;
 mod undecided;
 mod verified;
 mod world;

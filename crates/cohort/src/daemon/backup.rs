@@ -99,7 +99,7 @@ impl Daemon {
             held: Mutex::new(Some(Held {
                 bitmap: bitmap.clone(),
                 target: target.clone(),
-                uses: [source.claim(UseKind::Source), target.claim(UseKind::Target)],
+                _uses: [source.claim(UseKind::Source), target.claim(UseKind::Target)],
             })),
         });
         let recording = bitmap.as_ref().is_some_and(|bitmap| bitmap.is_enabled());
@@ -442,8 +442,7 @@ struct JobObserver {
 struct Held {
     bitmap: Option<Arc<Bitmap>>,
     target: Arc<Node>,
-    #[allow(dead_code, reason = "held, not looked at")]
-    uses: [Arc<Use>; 2],
+    _uses: [Arc<Use>; 2],
 }
 
 impl Observer for JobObserver {

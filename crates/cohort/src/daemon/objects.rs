@@ -13,8 +13,8 @@ use super::{Answer, Daemon, generic, nothing};
 pub(super) enum Object {
     /// Limits for throttle nodes.
     ThrottleGroup(Arc<ThrottleLimits>),
-    /// Something that nobody shall read; kept until it is deleted, shown nowhere.
-    Secret(#[allow(dead_code, reason = "no node asks for one yet")] Arc<str>),
+    /// Something that nobody shall read. No node asks for one, so only its id is kept.
+    Secret,
     /// A thread for requests, which here every node has.
     Iothread,
 }
@@ -23,7 +23,7 @@ impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ThrottleGroup(_) => "ThrottleGroup",
-            Self::Secret(_) => "Secret",
+            Self::Secret => "Secret",
             Self::Iothread => "Iothread",
         })
     }
@@ -54,24 +54,27 @@ impl Daemon {
                 };
                 Object::ThrottleGroup(Arc::new(group.limits.unwrap_or(none)))
             }
-            ObjectKind::Secret(secret) => Object::Secret(match (secret.data, secret.file) {
-                (Some(data), None) => data.into(),
-                (None, Some(file)) => self.read_secret(&file)?,
-                (Some(_), Some(_)) => {
-                    return generic("'file' and 'data' are mutually exclusive");
+            ObjectKind::Secret(secret) => {
+                match (secret.data, secret.file) {
+                    (Some(_), None) => {}
+                    (None, Some(file)) => self.can_be_read(&file)?,
+                    (Some(_), Some(_)) => {
+                        return generic("'file' and 'data' are mutually exclusive");
+                    }
+                    (None, None) => return generic("Either 'file' or 'data' must be provided"),
                 }
-                (None, None) => return generic("Either 'file' or 'data' must be provided"),
-            }),
+                Object::Secret
+            }
         };
         graph.objects.insert(id, object);
         nothing()
     }
 
-    fn read_secret(&self, file: &str) -> Result<Arc<str>, Error> {
+    fn can_be_read(&self, file: &str) -> Result<(), Error> {
         let path = self.restrict.check(file)?;
         let read = std::fs::read_to_string(path);
         let text = |error| Error::generic(format!("Unable to read {file}: {error}"));
-        Ok(read.map_err(text)?.into())
+        read.map(drop).map_err(text)
     }
 
     pub(super) fn object_del(&self, id: &str) -> Answer {

@@ -13,6 +13,8 @@ mod interrupt;
 mod machine;
 mod monitor;
 mod output;
+#[cfg(test)]
+mod pages;
 mod plan;
 mod progress;
 mod serve;

@@ -1,0 +1,132 @@
+//! The pages of the reference that are printed from the code: `docs/cli.md` and `docs/exit-codes.md`.
+//!
+//! A test fails when a page says anything else. `COHORT_PAGES=write cargo test -p cohort --lib pages` writes them anew.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use clap::{Arg, Command, CommandFactory};
+
+use crate::args::Cli;
+use crate::exit::Exit;
+
+#[test]
+fn the_page_tells_every_command_and_option() {
+    let mut program = Cli::command();
+    program.build();
+    let mut text = String::new();
+    for command in program.get_subcommands_mut() {
+        tell_command(command, 2, &mut text);
+    }
+    assert_printed("cli.md", "commands", &text);
+}
+
+#[test]
+fn the_page_tells_every_exit_code() {
+    let mut table = "| code | in JSON | means |\n|---|---|---|\n".to_owned();
+    for exit in Exit::ALL {
+        let (code, word, meaning) = (exit.code(), exit.word(), exit.meaning());
+        writeln!(table, "| {code} | `{word}` | {meaning} |").unwrap();
+    }
+    assert_printed("exit-codes.md", "exit-codes", &table);
+}
+
+/// A command and those below it, each under a heading of its own.
+fn tell_command(command: &mut Command, level: usize, out: &mut String) {
+    if command.is_hide_set() || command.get_name() == "help" {
+        return;
+    }
+    let usage = command.render_usage().to_string();
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    let about = command.get_long_about().or(command.get_about());
+    writeln!(out, "{} {name}\n", "#".repeat(level)).unwrap();
+    writeln!(out, "{}\n", about.expect("every command says what it does")).unwrap();
+    writeln!(
+        out,
+        "```text\n{}\n```\n",
+        usage.trim_start_matches("Usage: ")
+    )
+    .unwrap();
+    let told: Vec<&Arg> = command.get_arguments().filter(|arg| is_told(arg)).collect();
+    if !told.is_empty() {
+        writeln!(out, "| argument | means |\n|---|---|").unwrap();
+        for arg in told {
+            writeln!(
+                out,
+                "| `{}` | {} |",
+                cell(&spelled(arg)),
+                cell(&meaning(arg))
+            )
+            .unwrap();
+        }
+        out.push('\n');
+    }
+    for below in command.get_subcommands_mut() {
+        tell_command(below, level + 1, out);
+    }
+}
+
+/// Whether an argument has a row: `--help` is everywhere and would only repeat itself.
+fn is_told(arg: &Arg) -> bool {
+    !arg.is_hide_set() && arg.get_id() != "help" && arg.get_id() != "version"
+}
+
+/// An argument as it is typed, with the name of its value.
+fn spelled(arg: &Arg) -> String {
+    let takes = arg.get_action().takes_values();
+    let values = arg.get_value_names().unwrap_or_default().join(" ");
+    match arg.get_long() {
+        Some(long) if takes => format!("--{long} {values}"),
+        Some(long) => format!("--{long}"),
+        None => values,
+    }
+}
+
+/// What an argument means, then its values and what it is without a word.
+fn meaning(arg: &Arg) -> String {
+    let help = arg.get_long_help().or(arg.get_help());
+    let mut text = help.expect("every argument says what it means").to_string();
+    if !arg.get_action().takes_values() {
+        return text;
+    }
+    let values = arg.get_possible_values();
+    for value in values.iter().filter(|value| !value.is_hide_set()) {
+        let told = value.get_help().expect("every value says what it means");
+        write!(text, "<br>`{}`: {told}", value.get_name()).unwrap();
+    }
+    let defaults: Vec<_> = arg
+        .get_default_values()
+        .iter()
+        .map(|value| value.to_string_lossy())
+        .collect();
+    if !defaults.is_empty() {
+        write!(text, "<br>By default `{}`.", defaults.join(" ")).unwrap();
+    }
+    text
+}
+
+/// Text as it may stand in a row of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+        .replace("\n\n", "<br>")
+        .replace('\n', " ")
+}
+
+/// Compares what stands in a page between `<!-- name: … -->` and `<!-- end -->` with `expected`.
+fn assert_printed(page: &str, name: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(page);
+    let text = std::fs::read_to_string(&path).expect("the page is in the tree");
+    let mark = format!("<!-- {name}: printed from the code -->\n");
+    let (before, rest) = text.split_once(&mark).expect("a mark");
+    let (printed, after) = rest.split_once("<!-- end -->").expect("an end mark");
+    if std::env::var("COHORT_PAGES").is_ok_and(|word| word == "write") {
+        let written = format!("{before}{mark}{expected}<!-- end -->{after}");
+        return std::fs::write(&path, written).expect("the page can be written");
+    }
+    assert!(
+        printed == expected,
+        "docs/{page}, {name}: the code says\n{expected}"
+    );
+}

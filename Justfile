@@ -15,6 +15,10 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# The book of `docs/`, in `target/book`; needs mdbook.
+book:
+    mdbook build
+
 deny:
     cargo deny check licenses bans sources
 

@@ -79,6 +79,15 @@ pub(crate) enum Command {
     Demo(Demo),
     /// List the exit codes and what each of them means.
     ExitCodes(ExitCodes),
+    /// Print a script that completes commands and options in a shell.
+    ///
+    /// For bash: `cohort completions bash > ~/.local/share/bash-completion/completions/cohort`.
+    Completions(Completions),
+    /// Write manual pages, one for each command, into a directory.
+    ///
+    /// `man -l DIR/cohort.1` shows the first; `man cohort-backup` finds the others once DIR is a folder `man1` where man
+    /// looks, such as /usr/local/share/man/man1.
+    Man(Man),
 }
 
 /// `cohort backup`.
@@ -332,6 +341,22 @@ pub(crate) struct ExitCodes {
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// `cohort completions`.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `cohort man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The directory; made if it does not exist. Pages that are there are replaced.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Options of every command that prints.

@@ -89,10 +89,15 @@ fn meaning(arg: &Arg) -> String {
     if !arg.get_action().takes_values() {
         return text;
     }
-    let values = arg.get_possible_values();
-    for value in values.iter().filter(|value| !value.is_hide_set()) {
-        let told = value.get_help().expect("every value says what it means");
-        write!(text, "<br>`{}`: {told}", value.get_name()).unwrap();
+    for value in arg.get_possible_values() {
+        let told = value.get_help().map(|help| format!(": {help}"));
+        write!(
+            text,
+            "<br>`{}`{}",
+            value.get_name(),
+            told.unwrap_or_default()
+        )
+        .unwrap();
     }
     let defaults: Vec<_> = arg
         .get_default_values()

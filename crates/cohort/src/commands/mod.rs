@@ -4,10 +4,12 @@ mod audit;
 mod backup;
 mod bitmap;
 mod catalogue;
+mod completions;
 mod exit_codes;
 mod explain;
 mod job;
 mod list;
+mod man;
 mod prune;
 mod report;
 mod restore;
@@ -41,6 +43,8 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::Catalogue(args) => catalogue::run(args),
         Command::Demo(args) => crate::demo::run(args),
         Command::ExitCodes(args) => exit_codes::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 
@@ -59,6 +63,6 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Explain(args) => args.output.json,
         Command::Demo(args) => args.output.json,
         Command::ExitCodes(args) => args.output.json,
-        Command::Catalogue(_) => false,
+        Command::Catalogue(_) | Command::Completions(_) | Command::Man(_) => false,
     }
 }

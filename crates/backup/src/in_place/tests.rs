@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cohort_bitmap::DirtyBitmap;
 use cohort_block::{Fault, Faulty, MemoryDevice, OnMiss, Operation};
-use cohort_job::{Disposition, Engine, JobHandle, JobSpec, Outcome};
+use cohort_job::{Disposition, Engine, JobHandle, JobSpec, Outcome, Status};
 
 use super::*;
 
@@ -82,6 +82,10 @@ impl Stage {
 
     /// Starts it; its job ends, or stands still where a fault of the test has it.
     fn start(&self, plan: InPlace) -> JobHandle {
+        self.start_as(JobSpec::new("job"), plan)
+    }
+
+    fn start_as(&self, spec: JobSpec, plan: InPlace) -> JobHandle {
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         let prepared = plan.prepare(deadline).unwrap();
         let view = View::new(DirtyBitmap::from_row(BASE, Granularity::DEFAULT).unwrap());
@@ -91,7 +95,7 @@ impl Stage {
             .start(&mut closed, Some(view), true, self.seen.clone())
             .unwrap();
         drop(closed);
-        self.engine.launch(JobSpec::new("job"), driver).unwrap()
+        self.engine.launch(spec, driver).unwrap()
     }
 
     /// The rows that the bitmap is left with, against the last point and against the partial.
@@ -193,6 +197,29 @@ fn cancel_keeps_by_policy_and_discard_leaves_no_trace() {
             job.wait(),
             Some(Outcome::Cancelled { .. } | Outcome::Failed { .. })
         ));
+        assert_eq!(
+            stage.rows(),
+            (BASE.to_owned(), partial.map(str::to_owned)),
+            "{disposition:?}"
+        );
+    }
+}
+
+/// Everything is copied and durable by then, so that the policy would keep it.
+#[test]
+fn a_copy_that_waits_for_its_word_is_kept_by_policy_and_discarded_without_trace() {
+    for (disposition, partial) in [
+        (Disposition::Keep, Some("0000000000000000")),
+        (Disposition::Discard, None),
+    ] {
+        let stage = Stage::new();
+        let waits = JobSpec::new("job").manual_finalize();
+        let job = stage.start_as(waits, stage.plan(BitmapPolicy::Always));
+        while job.status() != Status::Pending {
+            std::thread::yield_now();
+        }
+        job.cancel(disposition).unwrap();
+        assert!(matches!(job.wait(), Some(Outcome::Cancelled { .. })));
         assert_eq!(
             stage.rows(),
             (BASE.to_owned(), partial.map(str::to_owned)),

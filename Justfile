@@ -19,6 +19,10 @@ doc:
 book:
     mdbook build
 
+# The published crates as they would be published, but for building them from their packages.
+package:
+    cargo package --workspace --exclude cohort-tests --exclude benches --no-verify
+
 deny:
     cargo deny check licenses bans sources
 

@@ -95,3 +95,8 @@ pub use tracked::{TrackError, Tracked, UntrackError};
 pub use verify::{
     Damage, PointState, PointVerdict, Selection, Verify, VerifyError, VerifyReport, verify,
 };
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -74,3 +74,8 @@ pub use rows::RowError;
 pub use runs::{Run, Runs};
 pub use split::{Split, Undecided};
 pub use view::View;
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

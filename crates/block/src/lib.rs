@@ -111,3 +111,8 @@ pub use throttled::Throttled;
 pub use tls::{Secured, Socket, TlsClient, TlsError, TlsServer};
 pub use tracking::{Beside, TrackingError, TrackingStore};
 pub use vouched::Vouched;
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -152,3 +152,8 @@ pub use refused::{Refused, VerbError};
 pub use retry::{Attempts, Retry};
 pub use status::{Status, Verb};
 pub use token::{Token, Waker};
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

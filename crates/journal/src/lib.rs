@@ -43,3 +43,8 @@ pub use error::{OpenError, Unreadable};
 pub use file_journal::{Contents, FileJournal, JOURNAL_VERSION, read};
 pub use hex::{NotHex, RecordBytes};
 pub use verdict::{AbortCause, Aborted, Decided, Member, Outcome, Settling};
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -90,3 +90,8 @@ pub use option::{Mode, Tls};
 pub use request::{Command, Request};
 pub use session::{Incoming, Reply, Session};
 pub use uri::{DEFAULT_PORT, Server, Uri, UriError, UriTls};
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

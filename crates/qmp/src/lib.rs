@@ -55,3 +55,8 @@ pub use json::{Decoder, MAX_NESTING, MAX_TOKENS, MAX_VALUE_BYTES};
 pub use outbox::{Outbox, Overflow};
 pub use session::{Incoming, Session, greeting, line, reply};
 pub use shape::{Builtin, Member, Shape, Variant, Variants};
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,7 +14,6 @@ mod prune;
 mod report;
 mod restore;
 mod serve;
-mod serve_qmp;
 mod sources;
 mod verify;
 mod watched;

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use serde::Serialize;
 
-use super::sources::Source;
 use crate::args;
+use crate::commands::sources::Source;
 use crate::daemon::{Daemon, Monitor, Settings};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};

@@ -33,7 +33,7 @@ pub(crate) struct Serve {
     #[arg(long, requires = "tls_certificates")]
     pub(crate) tls_anyone: bool,
     /// Take commands over QMP at this unix socket, which only its owner may use: QEMU's for nodes, bitmaps, backups and
-    /// jobs. Disks that are named become nodes of that name.
+    /// jobs. Disks that are named become nodes of that name, and with --socket or --listen they are exported, too.
     #[arg(long, value_name = "PATH", group = "where")]
     pub(crate) qmp: Option<PathBuf>,
     /// Let QMP clients have nothing opened or made outside this folder.

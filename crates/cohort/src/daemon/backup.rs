@@ -19,7 +19,7 @@ use super::bitmaps::Bitmap;
 use super::drivers::Builder;
 use super::events::Events;
 use super::jobs::{Entry, MOST_JOBS, SharedIoStatus};
-use super::nodes::{Graph, Node, Use, UseKind, is_identifier};
+use super::nodes::{Graph, Node, Owner, Use, UseKind, is_identifier};
 use super::transaction::{Done, Gates};
 use super::{Daemon, GATE_WAIT, create, generic, lock};
 
@@ -210,7 +210,7 @@ impl Daemon {
             })),
             "qcow2" => {
                 if drive.mode != Some(NewImageMode::Existing) {
-                    let node = builder.node(protocol, false)?;
+                    let node = builder.node(protocol, Owner::Parent)?;
                     create::make_qcow2(&node, source.disk.size(), None)?;
                 }
                 file(Driver::Qcow2(Qcow2Options {
@@ -224,7 +224,7 @@ impl Daemon {
             }
             other => return generic(format!("Unknown driver '{other}'")),
         };
-        let node = builder.node(options, false)?;
+        let node = builder.node(options, Owner::Parent)?;
         let backup = Backup {
             job_id: drive.job_id,
             device: drive.device,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cohort_block::{
-    Access, Beneath, Device, File as _, Format, Image, ImageFile, NbdDevice, NullDevice, OpenError,
-    OpenOptions, RawDevice, Throttled,
+    Access, Beneath, Device, File as _, Format, Gated, Image, ImageFile, NbdDevice, NullDevice,
+    OpenError, OpenOptions, RawDevice, Throttled,
 };
 use cohort_nbd::{Name, Server, Uri};
 use cohort_qmp::{
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::blkdebug::{Announcing, Blkdebug, BlkdebugFile, Rules};
 use super::generic;
-use super::nodes::{Graph, Node, TopFile, Traits};
+use super::nodes::{Graph, Node, Owner, TopFile, Traits};
 use super::objects::Object;
 use super::part::Part;
 use super::restrict::Restrict;
@@ -77,8 +77,8 @@ impl Made {
 }
 
 impl Builder<'_> {
-    /// Makes a node; it is not in the graph yet. `owned` says whether a client may delete it by name.
-    pub(super) fn node(&mut self, options: NodeOptions, owned: bool) -> Result<Arc<Node>, Error> {
+    /// Makes a node; it is not in the graph yet. `owner` says who may take it away.
+    pub(super) fn node(&mut self, options: NodeOptions, owner: Owner) -> Result<Arc<Node>, Error> {
         if let Some(name) = &options.node_name {
             self.graph.check_new_name(name)?;
         }
@@ -119,9 +119,9 @@ impl Builder<'_> {
         let mut node = Node::new(
             name,
             driver,
-            owned,
+            owner,
             traits,
-            made.disk,
+            Arc::new(Gated::new(made.disk)),
             made.children,
             made.filename,
         );
@@ -144,7 +144,7 @@ impl Builder<'_> {
             }
             NodeRef::Options(mut options) => {
                 options.read_only = options.read_only.or(Some(read_only));
-                self.node(*options, false)
+                self.node(*options, Owner::Parent)
             }
         }
     }

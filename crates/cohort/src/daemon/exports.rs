@@ -11,8 +11,7 @@ use cohort_block::{Device, DeviceError, Extent, Gated};
 use cohort_nbd::{BitmapName, Name};
 use cohort_qmp::{
     Argument, BitmapSource, Error, Event, ExportDel, ExportDeleted, ExportInfo, ExportKind,
-    ExportOptions, LegacyAddress, NbdExport, NbdServerAdd, NbdServerRemove, NbdServerStart,
-    RemoveMode,
+    ExportOptions, LegacyAddress, NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode,
 };
 use serde_json::Value;
 
@@ -21,7 +20,7 @@ use super::bitmaps::Bitmap;
 use super::events::Events;
 use super::nodes::{Graph, Node, Use, UseKind, is_identifier};
 use super::{Answer, Daemon, complain, generic, lock, nothing};
-use crate::serve::{Dirt, Limits, Listener, Served, Server};
+use crate::serve::{Dirt, Limits, Listener, Served, Server, Stopped};
 
 /// Most exports at once.
 const MOST_EXPORTS: usize = 1024;
@@ -32,15 +31,24 @@ const CLIENTS: u32 = 100;
 /// What large requests of all clients hold together.
 const MEMORY_BYTES: u64 = 64 << 20;
 
-/// How long clients' requests may take when the server stops.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// The server, if it runs, and what is exported.
 #[derive(Debug, Default)]
 pub(super) struct Exports {
     server: Mutex<Option<Server>>,
     /// Newest first.
     list: Mutex<Vec<Listed>>,
+}
+
+/// An export that is to be.
+pub(super) struct Wish {
+    pub(super) id: String,
+    /// What NBD clients call it.
+    pub(super) name: String,
+    pub(super) writable: bool,
+    /// Bitmaps of nodes that it shows.
+    pub(super) bitmaps: Vec<BitmapSource>,
+    /// Bitmaps that the image itself has.
+    pub(super) of_image: Vec<(BitmapName, Arc<dyn Dirt>)>,
 }
 
 #[derive(Debug)]
@@ -56,8 +64,19 @@ impl Exports {
         lock(&self.list)
     }
 
+    /// Has a server that runs already.
+    pub(super) fn begin(&self, server: Server) {
+        *lock(&self.server) = Some(server);
+    }
+
+    /// Ends everything: what was asked for is answered, but clients are cut off after `patience`.
+    pub(super) fn end(&self, patience: Duration) -> Stopped {
+        let server = lock(&self.server).take();
+        server.map_or_else(Stopped::default, |server| server.stop(patience))
+    }
+
     /// Takes everything away, and cuts clients off.
-    pub(super) fn stop(&self) {
+    fn stop(&self, patience: Duration) {
         let server = lock(&self.server).take();
         let Some(server) = server else { return };
         let names: Vec<_> = self
@@ -69,7 +88,7 @@ impl Exports {
             // One that is on its way out already is no matter.
             let _ = server.remove(&name, true);
         }
-        let stopped = server.stop(PATIENCE);
+        let stopped = server.stop(patience);
         for failure in stopped.failures {
             complain(&format!("what was written may be lost: {failure}"));
         }
@@ -125,7 +144,7 @@ impl Daemon {
         if lock(&self.exports.server).is_none() {
             return generic("NBD server not running");
         }
-        self.exports.stop();
+        self.exports.stop(self.drain);
         nothing()
     }
 
@@ -149,19 +168,25 @@ impl Daemon {
         if writable && node.traits.read_only {
             return generic("Cannot export read-only node as writable");
         }
-        let name = nbd.name.clone().unwrap_or(node_name);
-        self.export(&graph, id, &node, &name, writable, &nbd)
+        let wish = Wish {
+            id,
+            name: nbd.name.unwrap_or(node_name),
+            writable,
+            bitmaps: nbd.bitmaps.unwrap_or_default(),
+            of_image: Vec::new(),
+        };
+        self.export(&graph, &node, wish)
     }
 
-    fn export(
-        &self,
-        graph: &Graph,
-        id: String,
-        node: &Arc<Node>,
-        name: &str,
-        writable: bool,
-        nbd: &NbdExport,
-    ) -> Answer {
+    /// Exports a node.
+    pub(super) fn export(&self, graph: &Graph, node: &Arc<Node>, wish: Wish) -> Answer {
+        let Wish {
+            id,
+            name,
+            writable,
+            bitmaps: sources,
+            of_image: mut told,
+        } = wish;
         let server = lock(&self.exports.server);
         let Some(server) = &*server else {
             return generic("NBD server not running");
@@ -172,7 +197,7 @@ impl Daemon {
             ));
         }
         let long = || Error::generic(format!("export name '{name}' too long"));
-        let name = Name::new(name).map_err(|_| long())?;
+        let name = Name::new(&name).map_err(|_| long())?;
         if server
             .catalogue()
             .all()
@@ -182,13 +207,7 @@ impl Daemon {
             let name = name.as_str();
             return generic(format!("NBD server already has export named '{name}'"));
         }
-        let bitmaps = bitmaps(
-            graph,
-            node,
-            writable,
-            nbd.bitmaps.as_deref().unwrap_or_default(),
-        )?;
-        let mut told: Vec<(BitmapName, Arc<dyn Dirt>)> = Vec::new();
+        let bitmaps = bitmaps(graph, node, writable, &sources)?;
         for bitmap in &bitmaps {
             let Some(name) = BitmapName::new(&bitmap.name) else {
                 return generic(format!("export bitmap name '{}' too long", bitmap.name));
@@ -285,13 +304,15 @@ impl Daemon {
         if self.exports.list().iter().any(|export| export.id == name) {
             return generic(format!("Block export id '{name}' is already in use"));
         }
-        let nbd = NbdExport {
-            name: None,
-            description: add.description,
-            bitmaps: add.bitmap.map(|bitmap| vec![BitmapSource::Local(bitmap)]),
-            allocation_depth: None,
+        let bitmap = add.bitmap.map(BitmapSource::Local);
+        let wish = Wish {
+            id: name.clone(),
+            name,
+            writable,
+            bitmaps: bitmap.into_iter().collect(),
+            of_image: Vec::new(),
         };
-        self.export(&graph, name.clone(), &node, &name, writable, &nbd)
+        self.export(&graph, &node, wish)
     }
 
     pub(super) fn nbd_server_remove(&self, remove: NbdServerRemove) -> Answer {

@@ -114,10 +114,12 @@ fn allocated_bytes(node: &Node) -> Option<u64> {
     if node.driver == "null-co" {
         return Some(0);
     }
-    let top = node
-        .beneath
-        .as_ref()
-        .or(node.children.first()?.beneath.as_ref())?;
-    let metadata = top.file.file().as_file().metadata().ok()?;
+    let beneath = |node: &Node| node.beneath.as_ref().map(|top| top.file.clone());
+    let child = node.children.first();
+    let of_image = || Some(node.image.as_ref()?.files().first()?.clone());
+    let file = beneath(node)
+        .or_else(|| child.and_then(|child| beneath(child)))
+        .or_else(of_image)?;
+    let metadata = file.file().as_file().metadata().ok()?;
     Some(metadata.blocks() * 512)
 }

@@ -9,6 +9,7 @@ mod bitmap_commands;
 mod bitmaps;
 mod blkdebug;
 mod create;
+mod disks;
 mod drivers;
 mod events;
 mod exports;
@@ -35,6 +36,8 @@ use serde_json::{Value, json};
 
 use crate::interrupt::Interrupt;
 use crate::output::eprint_line;
+use crate::serve::Stopped;
+use disks::Disks;
 use events::Events;
 use exports::Exports;
 use jobs::Jobs;
@@ -54,6 +57,8 @@ const ENDING: Duration = Duration::from_secs(30);
 pub(crate) struct Settings {
     /// What may be opened or made lies in this folder.
     pub(crate) restrict: Option<PathBuf>,
+    /// How long requests of NBD clients may take at the end.
+    pub(crate) drain: Duration,
 }
 
 /// All that QMP commands work on.
@@ -64,7 +69,10 @@ pub(crate) struct Daemon {
     jobs: Arc<Jobs>,
     events: Arc<Events>,
     exports: Arc<Exports>,
+    /// Those of the command line.
+    disks: Disks,
     restrict: Restrict,
+    drain: Duration,
     quit: Mutex<Sender<Interrupt>>,
 }
 
@@ -85,21 +93,25 @@ impl Daemon {
             jobs,
             events,
             exports: Arc::default(),
+            disks: Disks::default(),
+            drain: settings.drain,
             restrict: Restrict::to(settings.restrict.as_deref())?,
             quit: Mutex::new(quit),
         }))
     }
 
-    /// Ends every export and job, then forgets every node. To be called once.
-    pub(crate) fn stop(&self) {
-        self.exports.stop();
+    /// Ends every export and job, then forgets every node and closes what recorded the writes to them. To be called once.
+    pub(crate) fn stop(&self) -> Stopped {
+        let mut stopped = self.exports.end(self.drain);
         let rest = self.engine.shutdown(Instant::now() + ENDING);
         for group in &rest {
             complain(&format!("job {} does not come to its end", group.name()));
         }
         self.events.catch_up();
         self.graph().clear();
+        self.disks.end(&mut stopped);
         self.events.close();
+        stopped
     }
 
     /// Carries a command out. What it set off has been told to every client before this returns.

@@ -1,15 +1,12 @@
 //! `blockdev-add`, `-del`, `-reopen`, `block_resize`.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use cohort_block::Device;
-use cohort_qmp::{Argument, Error, NodeOptions, Place, Reopen, Resize};
+use cohort_qmp::{Error, NodeOptions, Reopen, Resize};
 
 use super::drivers::Builder;
-use super::nodes::{Node, UseKind};
+use super::nodes::{Node, Owner, UseKind};
 use super::{Answer, Daemon, complain, generic, nothing};
 
 impl Daemon {
@@ -22,35 +19,9 @@ impl Daemon {
             graph: &mut graph,
             restrict: &self.restrict,
         };
-        let node = builder.node(options, true)?;
+        let node = builder.node(options, Owner::Client)?;
         graph.add(&node)?;
         nothing()
-    }
-
-    /// Adds a disk that the command line names: in the format that is said, or the one that it looks like.
-    ///
-    /// # Errors
-    /// As `blockdev-add`.
-    pub(crate) fn add_disk(
-        &self,
-        name: &str,
-        path: &Path,
-        format: Option<&str>,
-        read_only: bool,
-    ) -> Result<(), Error> {
-        let filename = path.display().to_string();
-        let mut magic = [0; 4];
-        let looks = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-        let qcow2 = looks.is_ok() && magic == *b"QFI\xfb";
-        let driver = format.unwrap_or(if qcow2 { "qcow2" } else { "raw" });
-        let options = serde_json::json!({
-            "driver": driver,
-            "node-name": name,
-            "read-only": read_only,
-            "file": { "driver": "file", "filename": filename, "read-only": read_only },
-        });
-        let options = NodeOptions::read(options, &Place::WHOLE)?;
-        self.blockdev_add(options).map(drop)
     }
 
     pub(super) fn blockdev_del(&self, name: &str) -> Answer {
@@ -62,7 +33,7 @@ impl Daemon {
             return generic(format!("Node {name} is in use"));
         }
         node.refuse_if_target()?;
-        if !node.owned {
+        if node.owner != Owner::Client {
             return generic(format!("Node {name} is not owned by the monitor"));
         }
         if graph.has_parent(&node) || node.is_used_as(UseKind::Source) {

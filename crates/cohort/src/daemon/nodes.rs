@@ -21,8 +21,7 @@ pub(super) struct Node {
     pub(super) name: String,
     /// The word of its kind.
     pub(super) driver: &'static str,
-    /// Whether `blockdev-add` made it, so that `blockdev-del` may take it away.
-    pub(super) owned: bool,
+    pub(super) owner: Owner,
     pub(super) traits: Traits,
     /// The disk. Every write to it, by whomever, passes this gate.
     pub(super) disk: Arc<Gated>,
@@ -45,6 +44,17 @@ pub(super) struct Node {
     /// Oldest first.
     pub(super) bitmaps: Mutex<Vec<Arc<Bitmap>>>,
     users: Mutex<Vec<Weak<Use>>>,
+}
+
+/// For whose sake a node is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// `blockdev-add` made it, so `blockdev-del` may take it away.
+    Client,
+    /// It goes with what lies on it.
+    Parent,
+    /// The command line names it: it stays.
+    CommandLine,
 }
 
 /// What was asked for besides the driver's own options.
@@ -87,18 +97,18 @@ impl Node {
     pub(super) fn new(
         name: String,
         driver: &'static str,
-        owned: bool,
+        owner: Owner,
         traits: Traits,
-        disk: Arc<dyn Device>,
+        disk: Arc<Gated>,
         children: Vec<Arc<Node>>,
         filename: String,
     ) -> Self {
         Self {
             name,
             driver,
-            owned,
+            owner,
             traits,
-            disk: Arc::new(Gated::new(disk)),
+            disk,
             depth: 0,
             children,
             filename,
@@ -223,7 +233,7 @@ impl Graph {
     pub(super) fn remove(&mut self, node: &Arc<Node>) {
         self.nodes.retain(|known| !Arc::ptr_eq(known, node));
         for child in &node.children {
-            if !child.owned && !self.has_parent(child) {
+            if child.owner == Owner::Parent && !self.has_parent(child) {
                 self.remove(child);
             }
         }

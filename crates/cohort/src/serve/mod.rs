@@ -4,6 +4,7 @@
 //! slow (`connection.rs`). What all of them share is the [`House`].
 
 mod connection;
+mod disk;
 mod export;
 mod input;
 mod listen;
@@ -28,12 +29,13 @@ use cohort_nbd::Name;
 use connection::{Connection, lock};
 use lookout::Lookout;
 use memory::Budget;
-use tracking::Ending;
 
+pub(crate) use disk::Disk;
 pub(crate) use export::{Catalogue, Dirt, Served};
 pub(crate) use listen::Listener;
+pub(crate) use ready::tell_manager;
 pub(crate) use stream::Stream;
-pub(crate) use tracking::Tracking;
+pub(crate) use tracking::{Ending, Tracking};
 
 /// How long accepting rests when the system has no room for another client.
 const REST: Duration = Duration::from_millis(100);
@@ -98,7 +100,7 @@ pub(crate) enum NotRemoved {
 }
 
 /// How a server stopped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Stopped {
     /// Clients whose requests were not done in time.
     pub(crate) cut_off: usize,
@@ -148,7 +150,7 @@ impl Server {
                 .name(name)
                 .spawn(move || watch.watch())?,
         );
-        ready::tell_manager("READY=1");
+        tell_manager("READY=1");
         Ok(Self {
             house,
             listeners,
@@ -192,7 +194,7 @@ impl Server {
     /// requests are not done after `patience` are cut off.
     pub(crate) fn stop(self, patience: Duration) -> Stopped {
         let deadline = Instant::now() + patience;
-        ready::tell_manager("STOPPING=1");
+        tell_manager("STOPPING=1");
         self.house.closing.store(true, Ordering::Release);
         for listener in &self.listeners {
             listener.close();

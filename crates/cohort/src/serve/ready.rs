@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Tells a state, such as `READY=1`. A manager that does not listen is no reason to stop.
-pub(super) fn tell_manager(state: &str) {
+pub(crate) fn tell_manager(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };

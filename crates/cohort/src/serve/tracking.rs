@@ -20,7 +20,7 @@ pub(crate) struct Tracking {
 
 /// A store of which the disk is about to be closed.
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(crate) struct Ending {
     disk: Weak<Gated>,
     store: TrackingStore,
     files: Vec<ImageFile>,
@@ -46,6 +46,11 @@ impl Tracking {
         })
     }
 
+    /// The disk and what is known of its changes.
+    pub(crate) fn tracked(&self) -> &Arc<Tracked> {
+        &self.tracked
+    }
+
     /// Where the store is.
     pub(crate) fn path(&self) -> PathBuf {
         TrackingStore::path_beside(self.disk_path())
@@ -57,7 +62,7 @@ impl Tracking {
     }
 
     /// Flushes the disk and records no more. The store is closed when the disk has been.
-    pub(super) fn end(&self) -> Result<Option<Ending>, UntrackError> {
+    pub(crate) fn end(&self) -> Result<Option<Ending>, UntrackError> {
         let store = self.tracked.end()?;
         Ok(store.map(|store| Ending {
             disk: Arc::downgrade(self.tracked.gated()),
@@ -72,10 +77,15 @@ impl Tracking {
 }
 
 impl Ending {
+    /// Whether somebody still has the disk.
+    pub(crate) fn waits(&self) -> bool {
+        self.disk.strong_count() > 0
+    }
+
     /// Closes the store with the disk's last stamp. Says why it is left as after a kill, if it is.
-    pub(super) fn close(self) -> Result<(), String> {
+    pub(crate) fn close(self) -> Result<(), String> {
         let disk = self.files[0].path().display();
-        if self.disk.strong_count() > 0 {
+        if self.waits() {
             return Err(format!("{disk} is still in use"));
         }
         self.store.close().map_err(|error| error.to_string())

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -91,30 +92,7 @@ impl Machine {
     /// The same at the monitor of that name.
     pub fn ask_at(&self, monitor: &str, command: &str, arguments: Value) -> Result<Value, String> {
         let socket = self.socket.with_file_name(monitor);
-        let stream = UnixStream::connect(socket).expect("a monitor");
-        let wait = Some(Duration::from_secs(60));
-        stream.set_read_timeout(wait).expect("a timeout");
-        let mut lines = BufReader::new(&stream).lines();
-        let mut answer = |command: &str, arguments: &Value| {
-            let question = json!({ "execute": command, "arguments": arguments });
-            if !command.is_empty() {
-                (&stream)
-                    .write_all(question.to_string().as_bytes())
-                    .expect("it listens");
-            }
-            let mut values = lines
-                .by_ref()
-                .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
-            let answer = values.find(|value| value.get("event").is_none());
-            answer.expect("it went away")
-        };
-        answer("", &Value::Null);
-        answer("qmp_capabilities", &json!({}));
-        let mut value = answer(command, &arguments);
-        match value.get("error") {
-            Some(error) => Err(error["desc"].to_string()),
-            None => Ok(value["return"].take()),
-        }
+        ask(&socket, command, arguments)
     }
 
     /// The names of all bitmaps of a node.
@@ -175,5 +153,33 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Asks the server at that socket, over a connection of its own; the answer, or the error's text.
+pub fn ask(socket: &Path, command: &str, arguments: Value) -> Result<Value, String> {
+    let stream = UnixStream::connect(socket).expect("a monitor");
+    let wait = Some(Duration::from_secs(60));
+    stream.set_read_timeout(wait).expect("a timeout");
+    let mut lines = BufReader::new(&stream).lines();
+    let mut answer = |command: &str, arguments: &Value| {
+        let question = json!({ "execute": command, "arguments": arguments });
+        if !command.is_empty() {
+            (&stream)
+                .write_all(question.to_string().as_bytes())
+                .expect("it listens");
+        }
+        let mut values = lines
+            .by_ref()
+            .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
+        let answer = values.find(|value| value.get("event").is_none());
+        answer.expect("it went away")
+    };
+    answer("", &Value::Null);
+    answer("qmp_capabilities", &json!({}));
+    let mut value = answer(command, &arguments);
+    match value.get("error") {
+        Some(error) => Err(error["desc"].to_string()),
+        None => Ok(value["return"].take()),
     }
 }

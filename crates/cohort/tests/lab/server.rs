@@ -63,9 +63,19 @@ impl Server {
     }
 
     /// Asks it to stop, and gives its exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    pub fn stop(self) -> Option<i32> {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits until it ends by itself, and gives its exit code.
+    pub fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
+    }
+
+    /// What it said before it was ready.
+    pub fn said(&self) -> &[String] {
+        &self.said
     }
 
     /// Resident memory now, and the number of open files.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cohort_backup::catalogue::DiskName;
 use cohort_bitmap::store::Mode;
-use cohort_block::{Access, Device, Format, Gated, Image, OpenOptions};
+use cohort_block::{Access, Format, Gated, Image, OpenOptions};
 use cohort_nbd::{BitmapName, Name};
 
 use crate::args;
@@ -14,34 +14,26 @@ use crate::commands::sources::Source;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_open};
 use crate::output::eprint_line;
-use crate::serve::{Catalogue, Dirt, Served, Tracking};
+use crate::serve::{Catalogue, Dirt, Disk, Served, Tracking};
 
 /// The disks named by path.
-pub(super) fn open_disks(args: &args::Serve) -> Result<Catalogue> {
-    let disks = Catalogue::default();
+pub(super) fn open_disks(args: &args::Serve) -> Result<Vec<Disk>> {
+    let mut disks: Vec<Disk> = Vec::new();
     for text in &args.disks {
         let source = Source::parse(text);
         let name = source.disk_name()?;
-        let access = if args.read_only {
-            Access::ReadOnly
-        } else {
-            Access::ReadWrite
-        };
-        let disk = open_disk(&source.path, &name, access, args)?;
-        add(&disks, disk, text)?;
+        if disks.iter().any(|disk| disk.name == name) {
+            return Err(taken(text, &name));
+        }
+        disks.push(open_disk(&source.path, name, args)?);
     }
     Ok(disks)
 }
 
-pub(super) fn open_disk(
-    path: &Path,
-    name: &DiskName,
-    access: Access,
-    args: &args::Serve,
-) -> Result<Served> {
-    let options = match access {
-        Access::ReadOnly => OpenOptions::read_only(),
-        Access::ReadWrite => OpenOptions::read_write(),
+fn open_disk(path: &Path, name: DiskName, args: &args::Serve) -> Result<Disk> {
+    let (access, options) = match args.read_only {
+        true => (Access::ReadOnly, OpenOptions::read_only()),
+        false => (Access::ReadWrite, OpenOptions::read_write()),
     };
     let options = match args.format {
         Some(args::Format::Raw) => options.format(Format::Raw),
@@ -50,16 +42,33 @@ pub(super) fn open_disk(
     };
     let image =
         Image::open(path, options).map_err(|error| Failure::new(exit_of_open(&error), error))?;
-    let bitmaps = bitmaps_of(&image);
-    let device = image.device().clone();
-    let read_only = access == Access::ReadOnly;
-    let gated = Arc::new(Gated::new(device));
+    let gated = Arc::new(Gated::new(image.device().clone()));
     let tracking = match access {
         Access::ReadOnly => None,
-        Access::ReadWrite => track(name, &gated, &image, args.track)?,
+        Access::ReadWrite => track(&name, &gated, &image, args.track)?,
     };
-    let disk = served(name.as_str(), gated.size(), gated, read_only, bitmaps)?;
-    Ok(Served { tracking, ..disk })
+    Ok(Disk {
+        bitmaps: bitmaps_of(&image),
+        name,
+        image,
+        gated,
+        access,
+        tracking,
+    })
+}
+
+/// Disks as they are served when clients command nothing.
+pub(super) fn served(disks: Vec<Disk>) -> Result<Catalogue> {
+    let catalogue = Catalogue::default();
+    for disk in disks {
+        let name = disk.name.clone();
+        let served = disk
+            .served()
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let added = catalogue.add(served);
+        added.map_err(|_| taken(name.as_str(), &name))?;
+    }
+    Ok(catalogue)
 }
 
 /// Has a disk's writes recorded beside it. Where that cannot be, and nobody asked for it, the disk is served without.
@@ -139,41 +148,23 @@ pub(super) fn open_points(
                 "cohort: {name} is incomplete: {length} bytes at byte {offset} could not be read when it was taken"
             ));
         }
-        let disk = served(
-            &opened.name,
-            opened.row.size,
-            Arc::new(Gated::new(opened.device)),
-            true,
-            Vec::new(),
-        )?;
-        add(&disks, disk, point)?;
+        let name = Name::new(&opened.name).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let added = disks.add(Served {
+            name,
+            disk: Arc::new(Gated::new(opened.device)),
+            tracking: None,
+            size: opened.row.size,
+            read_only: true,
+            bitmaps: Vec::new(),
+        });
+        added.map_err(|_| taken(point, &opened.name))?;
     }
     Ok(disks)
 }
 
-fn served(
-    name: &str,
-    size: u64,
-    disk: Arc<Gated>,
-    read_only: bool,
-    bitmaps: Vec<(BitmapName, Arc<dyn Dirt>)>,
-) -> Result<Served> {
-    let name = Name::new(name).map_err(|error| Failure::new(Exit::Usage, error))?;
-    Ok(Served {
-        name,
-        disk,
-        tracking: None,
-        size,
-        read_only,
-        bitmaps,
-    })
-}
-
-fn add(disks: &Catalogue, disk: Served, text: &str) -> Result<()> {
-    disks.add(disk).map_err(|error| {
-        Failure::say(
-            Exit::SourceTwice,
-            format_args!("{text}: {error}; say NAME=PATH"),
-        )
-    })
+fn taken(text: &str, name: &impl std::fmt::Display) -> Failure {
+    Failure::say(
+        Exit::SourceTwice,
+        format_args!("{text}: another disk is served as {name}; say NAME=PATH"),
+    )
 }

@@ -16,9 +16,9 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{eprint_line, json_line};
-use crate::serve::{Encryption, Limits, Listener, Server};
-use disks::{open_disks, open_points};
-use ready::{describe, show};
+use crate::serve::{Encryption, Limits, Listener, Server, Stopped};
+use disks::{open_disks, open_points, served};
+use ready::{JsonExport, JsonReady, show};
 
 /// Told at the end.
 #[derive(Debug, Serialize)]
@@ -40,20 +40,25 @@ pub(super) fn run(args: &args::Serve) -> Result {
     drop(tell);
     let catalogue = match args.disks.split_first() {
         Some((first, points)) if Path::new(first).is_dir() => open_points(first, points, args)?,
-        _ => open_disks(args)?,
+        _ => served(open_disks(args)?)?,
     };
     let tls = encryption(args)?;
     let listeners = listen(args, tls.is_some())?;
-    let ready = describe(&catalogue, &listeners, args)?;
-    let limits = Limits {
-        connections: args.max_connections,
-        memory_bytes: args.memory,
-    };
-    let server = Server::start(catalogue, listeners, tls, limits)
+    let exports = catalogue.all().into_iter();
+    let exports = exports.map(|served| JsonExport::of_served(&served));
+    let ready = JsonReady::new(exports.collect(), &listeners, args)?;
+    let server = Server::start(catalogue, listeners, tls, limits(args))
         .map_err(|error| Failure::new(Exit::Other, error))?;
     show(&ready, args.output.json);
     wait(&interrupts);
-    finish(server, args)
+    finish(&server.stop(Duration::from_secs(args.drain)), args)
+}
+
+fn limits(args: &args::Serve) -> Limits {
+    Limits {
+        connections: args.max_connections,
+        memory_bytes: args.memory,
+    }
 }
 
 /// What clients are shown, and asked for.
@@ -106,8 +111,7 @@ fn wait(interrupts: &Receiver<Interrupt>) {
     let _ = interrupts.recv();
 }
 
-fn finish(server: Server, args: &args::Serve) -> Result {
-    let stopped = server.stop(Duration::from_secs(args.drain));
+fn finish(stopped: &Stopped, args: &args::Serve) -> Result {
     if stopped.cut_off > 0 {
         eprint_line(&format!(
             "cohort: {} clients were cut off: their requests were not done within {} seconds",

@@ -2,23 +2,17 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
-use serde::Serialize;
-
+use super::disks::open_disks;
+use super::ready::{JsonExport, JsonReady, show};
+use super::{encryption, finish, limits, listen};
 use crate::args;
-use crate::commands::sources::Source;
 use crate::daemon::{Daemon, Monitor, Settings};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
-use crate::output::{json_line, print_line};
-
-/// Told when clients may connect.
-#[derive(Debug, Serialize)]
-struct JsonReady<'a> {
-    event: &'static str,
-    qmp: &'a Path,
-}
+use crate::serve::tell_manager;
 
 pub(super) fn run(
     args: &args::Serve,
@@ -27,41 +21,34 @@ pub(super) fn run(
     interrupts: &Receiver<Interrupt>,
 ) -> Result {
     let failed = |error| Failure::new(Exit::Other, error);
-    if args.socket.is_some() || args.listen.is_some() {
-        let message =
-            "with --qmp exports are started by nbd-server-start: leave --socket and --listen out";
-        return Err(Failure::say(Exit::Usage, message));
-    }
     let settings = Settings {
         restrict: args.restrict.clone(),
+        drain: Duration::from_secs(args.drain),
     };
+    let disks = open_disks(args)?;
+    let tls = encryption(args)?;
+    let listeners = listen(args, tls.is_some())?;
+    let exports = disks.iter().map(JsonExport::of_disk).collect();
+    let ready = JsonReady::new(exports, &listeners, args)?;
     let daemon = Daemon::start(settings, tell).map_err(failed)?;
-    for text in &args.disks {
-        let source = Source::parse(text);
-        let name = source.disk_name()?;
-        let format = args.format.map(|format| match format {
-            args::Format::Raw => "raw",
-            args::Format::Qcow2 => "qcow2",
-        });
-        let added = daemon.add_disk(name.as_str(), &source.path, format, args.read_only);
-        added.map_err(|error| Failure::say(Exit::Usage, format_args!("{text}: {error}")))?;
+    for disk in disks {
+        let name = disk.name.clone();
+        let added = daemon.add_disk(disk);
+        added.map_err(|error| Failure::say(Exit::Usage, format_args!("{name}: {error}")))?;
+    }
+    if !listeners.is_empty() {
+        let served = daemon.serve(listeners, tls, limits(args));
+        served.map_err(|error| Failure::say(Exit::Other, error))?;
     }
     let monitor = Monitor::start(&daemon, path).map_err(|error| Failure {
         exit: Exit::Other,
         error: anyhow::Error::new(error).context(format!("cannot listen at {}", path.display())),
     })?;
-    if args.output.json {
-        json_line(&JsonReady {
-            event: "ready",
-            qmp: path,
-        });
-    } else {
-        print_line(&format!("commanded over QMP at {}", path.display()));
-        print_line("ready");
-    }
+    show(&ready, args.output.json);
+    tell_manager("READY=1");
     // A signal, or a client's word.
     let _ = interrupts.recv();
+    tell_manager("STOPPING=1");
     monitor.stop();
-    daemon.stop();
-    Ok(Exit::Done)
+    finish(&daemon.stop(), args)
 }

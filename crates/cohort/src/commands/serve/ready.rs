@@ -1,24 +1,30 @@
 //! What is said when clients may connect.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use cohort_bitmap::store::Mode;
-use cohort_nbd::{Uri, UriTls};
+use cohort_block::{Access, Device};
+use cohort_nbd::{BitmapName, Name, Uri, UriTls};
 use serde::Serialize;
 
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::{json_line, print_line};
-use crate::serve::{Catalogue, Listener};
+use crate::serve::{Dirt, Disk, Listener, Served, Tracking};
 
 /// Told when clients may connect.
 #[derive(Debug, Serialize)]
 pub(super) struct JsonReady {
     event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qmp: Option<PathBuf>,
     exports: Vec<JsonExport>,
 }
 
 #[derive(Debug, Serialize)]
-struct JsonExport {
+pub(super) struct JsonExport {
     name: String,
     size_bytes: u64,
     read_only: bool,
@@ -36,55 +42,93 @@ struct JsonTracking {
     mode: Mode,
 }
 
-pub(super) fn describe(
-    catalogue: &Catalogue,
-    listeners: &[Listener],
-    args: &args::Serve,
-) -> Result<JsonReady> {
-    // Where a client's certificates are is its own business; these are on this host.
-    let required = args
-        .tls_certificates
-        .as_ref()
-        .filter(|_| !args.tls_optional);
-    let tls = required.map(|folder| UriTls {
-        certificates: folder.clone(),
-        hostname: None,
-    });
-    let mut exports = Vec::new();
-    for disk in catalogue.all() {
-        let mut addresses = Vec::new();
-        for listener in listeners {
-            let server = listener
-                .server()
-                .map_err(|error| Failure::new(Exit::Other, error))?;
-            let name = disk.name.clone();
-            let tls = tls.clone();
-            addresses.push(Uri { server, name, tls }.to_string());
-        }
-        exports.push(JsonExport {
-            name: disk.name.as_str().to_owned(),
-            size_bytes: disk.size,
-            read_only: disk.read_only,
-            bitmaps: disk
-                .bitmaps
-                .iter()
-                .map(|(name, _)| name.as_str().to_owned())
-                .collect(),
-            tracking: disk.tracking.as_ref().map(|tracking| JsonTracking {
-                store: tracking.path().display().to_string(),
-                survives: match tracking.mode() {
-                    Mode::KilledProcess => "kill",
-                    Mode::PowerLoss => "power-loss",
-                },
-                mode: tracking.mode(),
-            }),
-            addresses,
+impl JsonReady {
+    /// What is said of these exports, which every one of these sockets has; of a server that takes commands at `qmp`, too.
+    pub(super) fn new(
+        mut exports: Vec<JsonExport>,
+        listeners: &[Listener],
+        args: &args::Serve,
+    ) -> Result<JsonReady> {
+        // Where a client's certificates are is its own business; these are on this host.
+        let required = args
+            .tls_certificates
+            .as_ref()
+            .filter(|_| !args.tls_optional);
+        let tls = required.map(|folder| UriTls {
+            certificates: folder.clone(),
+            hostname: None,
         });
+        let failed = |error| Failure::new(Exit::Other, error);
+        for export in &mut exports {
+            for listener in listeners {
+                let uri = Uri {
+                    server: listener.server().map_err(failed)?,
+                    name: Name::new(&export.name).map_err(|e| Failure::new(Exit::Usage, e))?,
+                    tls: tls.clone(),
+                };
+                export.addresses.push(uri.to_string());
+            }
+        }
+        Ok(JsonReady {
+            event: "ready",
+            qmp: args.qmp.clone(),
+            exports,
+        })
     }
-    Ok(JsonReady {
-        event: "ready",
-        exports,
-    })
+}
+
+impl JsonExport {
+    /// Of a disk that was opened.
+    pub(super) fn of_disk(disk: &Disk) -> JsonExport {
+        JsonExport {
+            tracking: disk.tracking.as_ref().map(JsonTracking::of),
+            ..JsonExport::new(
+                disk.name.as_str(),
+                disk.gated.size(),
+                disk.access == Access::ReadOnly,
+                &disk.bitmaps,
+            )
+        }
+    }
+
+    /// Of what is served already.
+    pub(super) fn of_served(served: &Served) -> JsonExport {
+        let (name, size) = (served.name.as_str(), served.size);
+        JsonExport {
+            tracking: served.tracking.as_ref().map(JsonTracking::of),
+            ..JsonExport::new(name, size, served.read_only, &served.bitmaps)
+        }
+    }
+
+    fn new(
+        name: &str,
+        size_bytes: u64,
+        read_only: bool,
+        bitmaps: &[(BitmapName, Arc<dyn Dirt>)],
+    ) -> JsonExport {
+        let bitmaps = bitmaps.iter().map(|(name, _)| name.as_str().to_owned());
+        JsonExport {
+            name: name.to_owned(),
+            size_bytes,
+            read_only,
+            bitmaps: bitmaps.collect(),
+            tracking: None,
+            addresses: Vec::new(),
+        }
+    }
+}
+
+impl JsonTracking {
+    fn of(tracking: &Tracking) -> JsonTracking {
+        JsonTracking {
+            store: tracking.path().display().to_string(),
+            survives: match tracking.mode() {
+                Mode::KilledProcess => "kill",
+                Mode::PowerLoss => "power-loss",
+            },
+            mode: tracking.mode(),
+        }
+    }
 }
 
 pub(super) fn show(ready: &JsonReady, json: bool) {
@@ -101,12 +145,16 @@ pub(super) fn show(ready: &JsonReady, json: bool) {
         } else {
             "read-write"
         };
+        let said = format!("{way}, {} bytes{tracking}", export.size_bytes);
         for address in &export.addresses {
-            print_line(&format!(
-                "serving {address} {way}, {} bytes{tracking}",
-                export.size_bytes
-            ));
+            print_line(&format!("serving {address} {said}"));
         }
+        if export.addresses.is_empty() {
+            print_line(&format!("holding {} {said}", export.name));
+        }
+    }
+    if let Some(qmp) = &ready.qmp {
+        print_line(&format!("commanded over QMP at {}", qmp.display()));
     }
     print_line("ready");
 }

@@ -1,0 +1,132 @@
+//! The disks that the command line names: nodes as long as the daemon lives, each with what is known of its changes.
+//!
+//! Such a node lies on no other, so nobody gets at its file past the gate that records.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cohort_backup::{Tracked, UntrackError};
+use cohort_block::{Access, Format};
+use cohort_nbd::BitmapName;
+use cohort_qmp::{DetectZeroes, Error};
+
+use super::exports::Wish;
+use super::nodes::{Node, Owner, Traits};
+use super::{Daemon, lock};
+use crate::serve::{Dirt, Disk, Encryption, Ending, Limits, Listener, Server, Stopped, Tracking};
+
+/// How long whoever still has a disk may take to let it go.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// All of them, in the order of the command line.
+#[derive(Debug, Default)]
+pub(super) struct Disks(Mutex<Vec<Own>>);
+
+/// One of them.
+#[derive(Debug)]
+struct Own {
+    /// What is known of its changes: without a store, as long as the daemon lives.
+    tracked: Arc<Tracked>,
+    tracking: Option<Tracking>,
+    /// Those of its image.
+    bitmaps: Vec<(BitmapName, Arc<dyn Dirt>)>,
+}
+
+impl Daemon {
+    /// Adds a disk that the command line names, under its name.
+    ///
+    /// # Errors
+    /// The name is none for a node, or the disk is too large to be tracked.
+    pub(crate) fn add_disk(&self, disk: Disk) -> Result<(), Error> {
+        let tracked = match &disk.tracking {
+            Some(tracking) => tracking.tracked().clone(),
+            None => Tracked::new(disk.name.clone(), disk.gated.clone())
+                .map_err(|error| Error::generic(error.to_string()))?,
+        };
+        let mut graph = self.graph();
+        let name = graph.name_for(Some(disk.name.as_str()))?;
+        let files = disk.image.files();
+        let mut node = Node::new(
+            name,
+            match disk.image.format() {
+                Format::Raw => "raw",
+                Format::Qcow2 => "qcow2",
+            },
+            Owner::CommandLine,
+            Traits {
+                read_only: disk.access == Access::ReadOnly,
+                direct: false,
+                no_flush: false,
+                detect_zeroes: DetectZeroes::Off,
+            },
+            disk.gated,
+            Vec::new(),
+            files[0].path().display().to_string(),
+        );
+        node.cluster = disk.image.cluster_bytes();
+        node.depth = i64::try_from(files.len()).unwrap_or(i64::MAX) - 1;
+        node.image = Some(disk.image);
+        graph.add(&Arc::new(node))?;
+        lock(&self.disks.0).push(Own {
+            tracked,
+            tracking: disk.tracking,
+            bitmaps: disk.bitmaps,
+        });
+        Ok(())
+    }
+
+    /// Serves the disks of the command line to NBD clients, as exports under their names. Clients that command may add
+    /// others, and take these away.
+    ///
+    /// # Errors
+    /// The system has no thread, or a name is none that NBD clients can say.
+    pub(crate) fn serve(
+        &self,
+        listeners: Vec<Listener>,
+        tls: Option<Encryption>,
+        limits: Limits,
+    ) -> Result<(), Error> {
+        let server = Server::start(Default::default(), listeners, tls, limits);
+        self.exports
+            .begin(server.map_err(|error| Error::generic(error.to_string()))?);
+        let graph = self.graph();
+        for own in &*lock(&self.disks.0) {
+            let name = own.tracked.name().as_str();
+            let node = graph.either(name)?;
+            let wish = Wish {
+                id: name.to_owned(),
+                name: name.to_owned(),
+                writable: !node.traits.read_only,
+                bitmaps: Vec::new(),
+                of_image: own.bitmaps.clone(),
+            };
+            self.export(&graph, &node, wish)?;
+        }
+        Ok(())
+    }
+}
+
+impl Disks {
+    /// Makes all of them durable, and closes what recorded the writes to them once nobody has them any more.
+    pub(super) fn end(&self, stopped: &mut Stopped) {
+        let mut endings = Vec::new();
+        for own in std::mem::take(&mut *lock(&self.0)) {
+            let ended = match &own.tracking {
+                Some(tracking) => tracking.end(),
+                None => own.tracked.close().map(|()| None),
+            };
+            match ended {
+                Ok(ending) => endings.extend(ending),
+                Err(UntrackError::Flush(error)) => stopped.failures.push(error.to_string()),
+                Err(error) => stopped.unproven.push(error.to_string()),
+            }
+        }
+        let deadline = Instant::now() + LETTING_GO;
+        while endings.iter().any(Ending::waits) && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        let closed = endings.into_iter().map(Ending::close);
+        stopped.unproven.extend(closed.filter_map(Result::err));
+    }
+}

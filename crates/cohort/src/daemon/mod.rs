@@ -127,10 +127,8 @@ impl Daemon {
             Command::QueryVersion(_) => Ok(cohort_qmp::Argument::write(&version())),
             Command::QueryCommands(_) => Ok(query_commands()),
             Command::QueryQmpSchema(_) => Ok(query_qmp_schema()),
-            Command::Quit(_) => {
-                let _ = lock(&self.quit).send(Interrupt);
-                nothing()
-            }
+            // Who asked is answered first: see `Daemon::quit`.
+            Command::Quit(_) => nothing(),
             Command::BlockdevAdd(options) => self.blockdev_add(options),
             Command::BlockdevDel(node) => self.blockdev_del(&node.node_name),
             Command::BlockdevCreate(job) => self.blockdev_create(job),
@@ -176,6 +174,12 @@ impl Daemon {
             Command::BlockExportDel(export) => self.block_export_del(&export),
             Command::QueryBlockExports(_) => Ok(self.query_block_exports()),
         }
+    }
+
+    /// Says that a client wants the end.
+    fn quit(&self) {
+        // Nobody hears it who is ending already.
+        let _ = lock(&self.quit).send(Interrupt);
     }
 
     fn graph(&self) -> MutexGuard<'_, Graph> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-use cohort_qmp::{Incoming, Outbox, Session, greeting, reply};
+use cohort_qmp::{Command, Incoming, Outbox, Session, greeting, reply};
 use serde_json::Value;
 
 use super::{Daemon, lock, version};
@@ -25,6 +25,8 @@ const OUTBOX_BYTES: usize = 1 << 20;
 pub(super) struct Client {
     stream: Stream,
     outbox: Mutex<Outbox>,
+    /// Whether bytes that left the outbox are not with the system yet; changed under the outbox's lock.
+    writing: AtomicBool,
     changed: Condvar,
     /// Told of events only from then on.
     negotiated: AtomicBool,
@@ -75,6 +77,7 @@ fn welcome(daemon: &Arc<Daemon>, stream: Stream) {
     let client = Arc::new(Client {
         stream,
         outbox: Mutex::new(Outbox::new(OUTBOX_BYTES)),
+        writing: AtomicBool::new(false),
         changed: Condvar::new(),
         negotiated: AtomicBool::new(false),
         closing: AtomicBool::new(false),
@@ -117,8 +120,12 @@ impl Client {
                         self.negotiated.store(negotiated, Ordering::Release);
                     }
                     Incoming::Do { command, id } => {
+                        let quits = matches!(*command, Command::Quit(_));
                         let result = daemon.execute(*command);
                         self.answer(&reply(result, id));
+                        if quits {
+                            daemon.quit();
+                        }
                     }
                 }
             }
@@ -152,8 +159,9 @@ impl Client {
     /// Waits until all that waits is sent, but not for long.
     pub(super) fn drain(&self, patience: Duration) {
         let outbox = lock(&self.outbox);
-        let sent = |outbox: &mut Outbox| !outbox.is_empty();
-        let _ = self.changed.wait_timeout_while(outbox, patience, sent);
+        let waits =
+            |outbox: &mut Outbox| !outbox.is_empty() || self.writing.load(Ordering::Acquire);
+        let _ = self.changed.wait_timeout_while(outbox, patience, waits);
     }
 
     fn write_all(&self) {
@@ -168,8 +176,13 @@ impl Client {
                 outbox = wait.unwrap_or_else(PoisonError::into_inner);
             }
             let bytes = outbox.take(SystemTime::now());
+            self.writing.store(true, Ordering::Release);
             drop(outbox);
-            if self.stream.write_all(&bytes, &[]).is_err() {
+            let written = self.stream.write_all(&bytes, &[]);
+            let outbox = lock(&self.outbox);
+            self.writing.store(false, Ordering::Release);
+            drop(outbox);
+            if written.is_err() {
                 self.close();
                 self.stream.shutdown(Shutdown::Both);
                 return;

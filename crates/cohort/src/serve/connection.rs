@@ -96,6 +96,8 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
     let result = connection.work();
     connection.wait_for_crew();
     connection.stream.goodbye();
+    // Others may still look after it, and the client waits for this.
+    connection.stream.shutdown(Shutdown::Both);
     drop(seat);
     result
 }

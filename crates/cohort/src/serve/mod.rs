@@ -312,6 +312,8 @@ impl House {
             for connection in &connections {
                 connection.look();
             }
+            // Nobody is kept from leaving while this waits.
+            drop(connections);
             guests = lock(&self.guests);
             guests = if guests.inside.is_empty() {
                 self.changed
@@ -406,6 +408,36 @@ mod tests {
         hello.extend(name.bytes());
         stream.write_all(&hello).unwrap();
         stream.read_exact(&mut [0; 10]).ok().map(|()| stream)
+    }
+
+    #[test]
+    fn a_client_that_says_goodbye_is_let_go_whoever_still_looks_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let limits = Limits {
+            connections: 9,
+            memory_bytes: 1 << 20,
+        };
+        let listeners = vec![Listener::unix(&socket).unwrap()];
+        let server = Server::start(Catalogue::default(), listeners, None, limits).unwrap();
+        server.catalogue().add(disk("a", channel().0)).unwrap();
+        let mut client = enter(&socket, "a").unwrap();
+        let request = |command: u16| {
+            let head = [&0x2560_9513u32.to_be_bytes()[..], &[0; 2]].concat();
+            [head, command.to_be_bytes().to_vec(), vec![0; 20]].concat()
+        };
+        // A flush, so that it has its place when that is answered.
+        client.write_all(&request(3)).unwrap();
+        client.read_exact(&mut [0; 16]).unwrap();
+        let looked_after = lock(&server.house.guests).inside.clone();
+        assert_eq!(looked_after.len(), 1);
+        client.write_all(&request(2)).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "it hears the end");
+        drop(looked_after);
+        server.stop(Duration::from_secs(9));
     }
 
     #[test]

@@ -103,9 +103,14 @@ pub(crate) struct Backup {
     pub(crate) plan: Option<PathBuf>,
     /// Disks to back up: files or block devices, raw or qcow2, or exports of NBD servers (nbd://HOST/EXPORT,
     /// nbd+unix:///EXPORT?socket=PATH; nbds with ?tls-certificates=DIR); each as PATH or NAME=PATH. Or a running machine:
-    /// qmp:SOCKET[,[NAME=]DISK…], some or all disks of a QEMU or a qemu-storage-daemon, at one instant.
-    #[arg(required = true, value_name = "[NAME=]SOURCE")]
+    /// qmp:SOCKET[,[NAME=]DISK…], some or all disks of a QEMU or a qemu-storage-daemon, at one instant. With --socket, names
+    /// of disks that the daemon serves; without any, all of them.
+    #[arg(required_unless_present = "socket", value_name = "[NAME=]SOURCE")]
     pub(crate) sources: Vec<String>,
+    /// Let the `cohort serve DISK… --qmp SOCKET` that serves the disks back them up, at one instant and while they are
+    /// written to: it copies what its tracking stores say.
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["scratch", "hook", "bitmap", "accept_changed"])]
+    pub(crate) socket: Option<PathBuf>,
     /// The backup directory; made if it does not exist.
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,

@@ -187,6 +187,11 @@ impl Exit {
         self.row().1
     }
 
+    /// The exit of that word.
+    pub(crate) fn of_word(word: &str) -> Option<Exit> {
+        Exit::ALL.into_iter().find(|exit| exit.word() == word)
+    }
+
     /// What it means, in a sentence without capital and stop.
     pub(crate) const fn meaning(self) -> &'static str {
         self.row().2

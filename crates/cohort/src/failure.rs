@@ -50,17 +50,24 @@ impl Failure {
 
     /// Prints the failure: a line on standard error, and with `json` an object on standard output too.
     pub(crate) fn print(&self, json: bool) {
-        let message = message(&self.error);
-        eprintln!("cohort: {message}");
+        let (line, result) = self.told();
+        eprintln!("{line}");
         if json {
-            let (exit, code) = (self.exit.word(), self.exit.code());
-            output::json_line(&JsonFailure {
-                event: "error",
-                exit,
-                code,
-                message: &message,
-            });
+            output::print_line(&result);
         }
+    }
+
+    /// The line for people, and the object as a line of JSON.
+    pub(crate) fn told(&self) -> (String, String) {
+        let message = message(&self.error);
+        let (exit, code) = (self.exit.word(), self.exit.code());
+        let result = output::json_text(&JsonFailure {
+            event: "error",
+            exit,
+            code,
+            message: &message,
+        });
+        (format!("cohort: {message}"), result)
     }
 }
 

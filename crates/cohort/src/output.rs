@@ -6,9 +6,12 @@ use serde::Serialize;
 
 /// Prints `value` as one line of JSON.
 pub(crate) fn json_line<T: Serialize>(value: &T) {
-    let line =
-        serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-    print_line(&line);
+    print_line(&json_text(value));
+}
+
+/// `value` as one line of JSON.
+pub(crate) fn json_text<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// Prints a line. A reader that closed its end has seen enough: nothing is lost, and nobody is told.

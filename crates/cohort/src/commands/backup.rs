@@ -1,17 +1,19 @@
 //! `cohort backup`: a run of grouped backups, watched until it ends; Ctrl-C stops it, gently at first.
 
+mod remote;
+mod words;
+
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use cohort_backup::catalogue::{self, Catalogue};
-use cohort_backup::{
-    Backup, Budget, DiskSpec, ErrorPolicy, Hook, OnUndecided, Options, RunReport, Running,
-};
+use cohort_backup::{Backup, DiskSpec, Hook, RunReport, Running};
 use cohort_job::Disposition;
+use cohort_qmp::StopHow;
 
-use super::report;
-use super::sources::{MachineSource, NamedBitmaps, Policies, Source};
+use super::report::Told;
+use super::sources::{MachineSource, NamedBitmaps, Source};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -20,6 +22,8 @@ use crate::machine::{Frozen, Machine};
 use crate::output::eprint_line;
 use crate::progress::{DiskNow, Progress};
 
+pub(crate) use words::{Words, error_policy_text};
+
 /// How often a run is looked at: often enough for a bar that moves smoothly.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -27,24 +31,27 @@ const LOOK: Duration = Duration::from_millis(100);
 const HOOK_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &args::Backup) -> Result {
+    if let Some(socket) = &args.socket {
+        return remote::run(args, socket);
+    }
     let (machines, sources) = sources(args)?;
     let specs = disks(args, &machines, &sources)?;
     let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
     if machines.is_empty() {
         let report = watch(start(Backup::to(&args.to), specs, args)?, args, &interrupts);
-        return Ok(report::print(&report, args));
+        return Ok(Told::of(&report).print(args.output.json));
     }
     let catalogue = Catalogue::open_or_create(&args.to)?;
     let mut frozen = Instants::take(machines, &catalogue, args)?;
-    let mut all = Vec::new();
+    let (words, mut all) = (Words::of(args), Vec::new());
     for spec in frozen.specs() {
-        all.push(with_options(spec, args)?);
+        all.push(words.spec(spec)?);
     }
     all.extend(specs);
     let running = start(Backup::into_open(catalogue), all, args)?;
     let report = watch(running, args, &interrupts);
     drop(frozen);
-    Ok(report::print(&report, args))
+    Ok(Told::of(&report).print(args.output.json))
 }
 
 fn start(backup: Backup, specs: Vec<DiskSpec>, args: &args::Backup) -> Result<Running> {
@@ -120,7 +127,7 @@ impl Drop for Instants<'_> {
 
 /// The disks with their options, as the library wants them.
 fn disks(args: &args::Backup, machines: &[Machine], sources: &[Source]) -> Result<Vec<DiskSpec>> {
-    let policies = Policies::parse(&args.policy)?;
+    let words = Words::of(args);
     let bitmaps = NamedBitmaps::parse(&args.bitmap)?;
     let mut specs = Vec::new();
     let mut names = Vec::new();
@@ -135,67 +142,12 @@ fn disks(args: &args::Backup, machines: &[Machine], sources: &[Source]) -> Resul
             None => spec,
         };
         names.push(name);
-        specs.push(with_options(spec, args)?);
+        specs.push(words.spec(spec)?);
     }
     bitmaps.all_used(&names)?;
     names.extend(machines.iter().flat_map(Machine::disks).cloned());
-    policies.all_used(&names)?;
+    words.all_used(&names)?;
     Ok(specs)
-}
-
-fn with_options(spec: DiskSpec, args: &args::Backup) -> Result<DiskSpec> {
-    let name = spec.disk_name()?;
-    let options = Options::builder()
-        .policy(Policies::parse(&args.policy)?.of(&name))
-        .undecided(undecided(args.undecided))
-        .on_source_error(error_policy(&args.on_error)?)
-        .speed(args.speed.unwrap_or(0))
-        .strict(args.strict)
-        .accept_changes(args.accept_changed)
-        .digests(!args.no_digests)
-        .build()
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
-    Ok(spec.options(options))
-}
-
-fn undecided(answer: args::Undecided) -> OnUndecided {
-    match answer {
-        args::Undecided::Refuse => OnUndecided::Refuse,
-        args::Undecided::Keep => OnUndecided::Keep,
-        args::Undecided::Discard => OnUndecided::Discard,
-    }
-}
-
-/// Looks whether a text is an action on errors, so that what is wrong is told where it stands.
-///
-/// # Errors
-/// As [`error_policy`].
-pub(crate) fn error_policy_text(text: &str) -> std::result::Result<String, String> {
-    match error_policy(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(failure) => Err(failure.error.to_string()),
-    }
-}
-
-/// Reads `report`, `ignore` or `skip:N`.
-fn error_policy(text: &str) -> Result<ErrorPolicy> {
-    let budget = Budget::default();
-    match text.split_once(':') {
-        None if text == "report" => Ok(ErrorPolicy::Report),
-        None if text == "ignore" => Ok(ErrorPolicy::Ignore(budget)),
-        Some(("skip", limit)) if limit.parse::<u64>().is_ok_and(|limit| limit > 0) => {
-            Ok(ErrorPolicy::Skip {
-                budget,
-                limit: limit.parse().unwrap_or(1),
-            })
-        }
-        _ => Err(Failure::say(
-            Exit::Usage,
-            format_args!(
-                "--on-error {text}: say report, ignore, or skip:N with the number of granules that may be left out"
-            ),
-        )),
-    }
 }
 
 /// Shows progress until the run has ended, and passes on what the user wishes meanwhile.
@@ -208,7 +160,10 @@ fn watch(running: Running, args: &args::Backup, interrupts: &Receiver<Interrupt>
         match interrupts.recv_timeout(LOOK) {
             Ok(Interrupt) => {
                 wishes += 1;
-                stop(&running, args.discard_on_interrupt, wishes, &progress);
+                if let Some((how, said)) = wish(args.discard_on_interrupt, wishes) {
+                    progress.say(said);
+                    stop(&running, how);
+                }
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
@@ -217,27 +172,36 @@ fn watch(running: Running, args: &args::Backup, interrupts: &Receiver<Interrupt>
     running.wait()
 }
 
-/// Stops the run as the user's `wishes`-th wish asks.
-fn stop(running: &Running, discard: bool, wishes: u32, progress: &Progress) {
+/// How the user's `wishes`-th wish stops a run, and what is said of that; further wishes change nothing.
+fn wish(discard: bool, wishes: u32) -> Option<(StopHow, &'static str)> {
     match (discard, wishes) {
-        (true, 1) => {
-            progress.say("Stopping: nothing of this run will be left.");
-            running.cancel(Disposition::Discard);
-        }
-        (false, 1) => {
-            progress.say("Stopping: each disk keeps what its policy says. Once more: without waiting for the flush.");
-            running.cancel(Disposition::Keep);
-        }
-        (false, 2) => {
-            progress.say("Stopping without waiting for the flush: what is not yet durable will be copied again.");
-            running.hurry();
-        }
-        _ => {}
+        (true, 1) => Some((
+            StopHow::Discard,
+            "Stopping: nothing of this run will be left.",
+        )),
+        (false, 1) => Some((
+            StopHow::Keep,
+            "Stopping: each disk keeps what its policy says. Once more: without waiting for the flush.",
+        )),
+        (false, 2) => Some((
+            StopHow::Hurry,
+            "Stopping without waiting for the flush: what is not yet durable will be copied again.",
+        )),
+        _ => None,
+    }
+}
+
+/// Stops a run so.
+pub(crate) fn stop(running: &Running, how: StopHow) {
+    match how {
+        StopHow::Keep => running.cancel(Disposition::Keep),
+        StopHow::Discard => running.cancel(Disposition::Discard),
+        StopHow::Hurry => running.hurry(),
     }
 }
 
 /// Where every disk of the run is.
-fn now(running: &Running) -> Vec<DiskNow> {
+pub(crate) fn now(running: &Running) -> Vec<DiskNow> {
     let look = |disk: &cohort_backup::RunningDisk| {
         let at = disk.progress();
         DiskNow {

@@ -18,8 +18,8 @@ mod sources;
 mod verify;
 mod watched;
 
-pub(crate) use backup::error_policy_text;
-pub(crate) use report::fence_line;
+pub(crate) use backup::{Words, error_policy_text, now, stop};
+pub(crate) use report::{Told, fence_line};
 pub(crate) use restore::restore_raw;
 pub(crate) use sources::policy_text;
 

@@ -7,11 +7,10 @@ use cohort_backup::{
 use cohort_job::{Cause, Disposition};
 use serde::Serialize;
 
-use crate::args;
 use crate::exit::Exit;
-use crate::failure;
+use crate::failure::{self, Failure};
 use crate::human;
-use crate::output::{eprint_line, json_line, print_line};
+use crate::output::{eprint_line, json_text, print_line};
 
 /// A run's result as JSON gives it.
 #[derive(Debug, Serialize)]
@@ -86,11 +85,21 @@ struct JsonDisk<'a> {
     notes: &'a [String],
 }
 
-/// Prints the report and tells how the process exits.
-pub(super) fn print(report: &RunReport, args: &args::Backup) -> Exit {
-    let exit = exit_of(report);
-    if args.output.json {
-        json_line(&JsonRun {
+/// What is told of a run's end, here or by a daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) exit: Exit,
+    /// Lines for people, and whether each is good news; those go to standard output.
+    pub(crate) lines: Vec<(bool, String)>,
+    /// The result as a line of JSON.
+    pub(crate) result: String,
+}
+
+impl Told {
+    /// The report on a run.
+    pub(crate) fn of(report: &RunReport) -> Told {
+        let exit = exit_of(report);
+        let result = JsonRun {
             event: "result",
             exit: exit.word(),
             code: exit.code(),
@@ -101,18 +110,82 @@ pub(super) fn print(report: &RunReport, args: &args::Backup) -> Exit {
                 .map(|disk| json_disk(report, disk))
                 .collect(),
             fence: report.fence.as_ref().map(json_fence),
-        });
+        };
+        let mut told = Told {
+            exit,
+            lines: Vec::new(),
+            result: json_text(&result),
+        };
+        for disk in &report.disks {
+            told.disk(report, disk);
+        }
+        if let Some(fence) = &report.fence {
+            told.bad(fence_line(fence));
+            for failure in &fence.thaw_failures {
+                told.bad(format!("did not thaw: {failure}"));
+            }
+        }
+        told
     }
-    for disk in &report.disks {
-        print_disk(report, disk, args.output.json);
+
+    /// Prints it, and tells how the process exits.
+    pub(super) fn print(&self, json: bool) -> Exit {
+        if json {
+            print_line(&self.result);
+        }
+        for (good, line) in &self.lines {
+            match good {
+                false => eprint_line(line),
+                true if json => {}
+                true => print_line(line),
+            }
+        }
+        self.exit
     }
-    if let Some(fence) = &report.fence {
-        eprint_line(&format!("cohort: {}", fence_line(fence)));
-        for failure in &fence.thaw_failures {
-            eprint_line(&format!("cohort: did not thaw: {failure}"));
+
+    fn bad(&mut self, line: String) {
+        self.lines.push((false, format!("cohort: {line}")));
+    }
+
+    /// A disk's lines.
+    fn disk(&mut self, report: &RunReport, disk: &DiskReport) {
+        let name = &disk.name;
+        let (word, message) = outcome(report, disk);
+        if matches!(disk.outcome, DiskOutcome::Committed(_)) {
+            let point = report.run.map_or_else(String::new, |run| format!("@{run}"));
+            let (copied, size) = (human::bytes(disk.copied_bytes), human::bytes(disk.size));
+            let line = format!("{name}{point}: {copied} copied of {size}");
+            self.lines.push((true, line));
+        } else {
+            self.bad(format!("{name}: {word}: {}", message.unwrap_or_default()));
+        }
+        if let Some(step) = &disk.stepped_down {
+            self.bad(format!("{name}: {step}"));
+        }
+        if let Some(continued) = &disk.continued {
+            self.bad(format!("{name}: {}", took_over(continued)));
+        }
+        for note in &disk.notes {
+            self.bad(format!("{name}: {note}"));
+        }
+        if let (Some(partial), false) =
+            (&disk.left, matches!(disk.outcome, DiskOutcome::Refused(_)))
+        {
+            self.bad(format!("{name}: {}", kept(partial)));
         }
     }
-    exit
+}
+
+/// A command that did nothing is told in the same form.
+impl From<&Failure> for Told {
+    fn from(failure: &Failure) -> Told {
+        let (line, result) = failure.told();
+        Told {
+            exit: failure.exit,
+            lines: vec![(false, line)],
+            result,
+        }
+    }
 }
 
 /// The first outcome that is not success decides, and a disk's own failure is worth more than that of a peer.
@@ -236,36 +309,6 @@ fn why(report: &RunReport, cause: Cause) -> String {
         Cause::Rollback => "its group was not launched".into(),
         Cause::Shutdown => "the program was shut down".into(),
         Cause::ProcessEnded => "the process ended".into(),
-    }
-}
-
-/// A disk's line for people: good news on standard output, everything else on standard error.
-fn print_disk(report: &RunReport, disk: &DiskReport, json: bool) {
-    let (word, message) = outcome(report, disk);
-    match (&disk.outcome, message) {
-        (DiskOutcome::Committed(_), _) if json => {}
-        (DiskOutcome::Committed(_), _) => {
-            let point = report.run.map_or_else(String::new, |run| format!("@{run}"));
-            let (copied, size) = (human::bytes(disk.copied_bytes), human::bytes(disk.size));
-            print_line(&format!("{}{point}: {copied} copied of {size}", disk.name));
-        }
-        (_, message) => eprint_line(&format!(
-            "cohort: {}: {word}: {}",
-            disk.name,
-            message.unwrap_or_default()
-        )),
-    }
-    if let Some(step) = &disk.stepped_down {
-        eprint_line(&format!("cohort: {}: {step}", disk.name));
-    }
-    if let Some(continued) = &disk.continued {
-        eprint_line(&format!("cohort: {}: {}", disk.name, took_over(continued)));
-    }
-    for note in &disk.notes {
-        eprint_line(&format!("cohort: {}: {note}", disk.name));
-    }
-    if let (Some(partial), false) = (&disk.left, matches!(disk.outcome, DiskOutcome::Refused(_))) {
-        eprint_line(&format!("cohort: {}: {}", disk.name, kept(partial)));
     }
 }
 

@@ -135,6 +135,7 @@ impl Daemon {
             auto_finalize,
             auto_dismiss,
             started: false,
+            outside: false,
             error: None,
             io_status,
         });

@@ -60,6 +60,7 @@ impl Daemon {
             auto_finalize: true,
             auto_dismiss: false,
             started: false,
+            outside: false,
             error: None,
             io_status: Arc::new(SharedIoStatus::default()),
         });

@@ -108,6 +108,12 @@ impl Daemon {
 }
 
 impl Disks {
+    /// What is known of each disk's changes.
+    pub(super) fn tracked(&self) -> Vec<Arc<Tracked>> {
+        let disks = lock(&self.0);
+        disks.iter().map(|own| own.tracked.clone()).collect()
+    }
+
     /// Makes all of them durable, and closes what recorded the writes to them once nobody has them any more.
     pub(super) fn end(&self, stopped: &mut Stopped) {
         let mut endings = Vec::new();

@@ -139,10 +139,7 @@ impl Events {
         if status == Status::Null {
             jobs.forget(job.job);
         }
-        self.tell(Event::JobStatusChange(JobStatusChange {
-            id: name.as_str().to_owned(),
-            status: status.to_string(),
-        }));
+        self.tell_status(name.as_str(), status.as_str());
         let Some(entry) = entry.filter(Entry::is_block_job) else {
             return;
         };
@@ -154,11 +151,23 @@ impl Events {
         }
     }
 
+    /// Tells every client where a job is.
+    pub(super) fn tell_status(&self, id: &str, status: &str) {
+        self.tell(Event::JobStatusChange(JobStatusChange {
+            id: id.to_owned(),
+            status: status.to_owned(),
+        }));
+    }
+
     fn ended(&self, jobs: &Jobs, job: &Subject, outcome: &Outcome) {
         let entry = jobs.change(job.job, |entry| entry.clone());
-        let Some(entry) = entry.filter(|entry| entry.started && entry.is_block_job()) else {
-            return;
-        };
+        if let Some(entry) = entry.filter(|entry| entry.started && entry.is_block_job()) {
+            self.tell_end(entry, outcome);
+        }
+    }
+
+    /// Tells every client how a backup ended.
+    pub(super) fn tell_end(&self, entry: Entry, outcome: &Outcome) {
         let error = match outcome {
             Outcome::Failed { error, .. } => Some(error.message().to_owned()),
             Outcome::Committed { .. } | Outcome::Cancelled { .. } => None,
@@ -166,7 +175,7 @@ impl Events {
         let progress = entry.handle.progress();
         let state = BlockJobState {
             r#type: entry.kind.to_owned(),
-            device: entry.id.clone(),
+            device: entry.id,
             len: progress.total,
             offset: progress.done,
             speed: entry.handle.speed(),

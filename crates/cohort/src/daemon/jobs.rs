@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub(super) auto_dismiss: bool,
     /// Whether it ever ran.
     pub(super) started: bool,
+    /// Whether it is of another engine than the daemon's, so that its number means nothing here.
+    pub(super) outside: bool,
     /// Why it does not end well.
     pub(super) error: Option<String>,
     pub(super) io_status: Arc<SharedIoStatus>,
@@ -32,6 +34,11 @@ impl Entry {
     /// Whether it is of those that `block-job-…` commands know.
     pub(super) fn is_block_job(&self) -> bool {
         self.kind == "backup"
+    }
+
+    /// Whether it is this one of the daemon's engine.
+    fn is(&self, job: JobId) -> bool {
+        !self.outside && self.handle.id() == job
     }
 }
 
@@ -84,13 +91,39 @@ impl Jobs {
     /// Changes or looks at a job, if it is still there.
     pub(super) fn change<T>(&self, job: JobId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut all = lock(&self.0);
-        let entry = all.iter_mut().rev().find(|entry| entry.handle.id() == job);
-        entry.map(change)
+        let mut all = all.iter_mut().rev();
+        all.find(|entry| entry.is(job)).map(change)
     }
 
     /// Forgets a job that was dismissed.
     pub(super) fn forget(&self, job: JobId) {
-        lock(&self.0).retain(|entry| entry.handle.id() != job);
+        lock(&self.0).retain(|entry| !entry.is(job));
+    }
+
+    /// Adds a job of another engine under this name, or one that begins so if it is taken. Gives the name.
+    pub(super) fn add_outside(&self, id: &str, handle: JobHandle) -> String {
+        let mut all = lock(&self.0);
+        let more = (2..).map(|number: u64| format!("{id}-{number}"));
+        let mut names = std::iter::once(id.to_owned()).chain(more);
+        let free = names.find(|name| all.iter().all(|entry| entry.id != *name));
+        let id = free.unwrap_or_else(|| id.to_owned());
+        all.push(Entry {
+            id: id.clone(),
+            handle,
+            kind: "backup",
+            auto_finalize: true,
+            auto_dismiss: true,
+            started: true,
+            outside: true,
+            error: None,
+            io_status: Arc::default(),
+        });
+        id
+    }
+
+    /// Forgets a job of another engine.
+    pub(super) fn forget_outside(&self, id: &str) {
+        lock(&self.0).retain(|entry| !entry.outside || entry.id != id);
     }
 
     /// Every job, newest first.

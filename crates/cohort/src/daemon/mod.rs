@@ -9,6 +9,7 @@ mod bitmap_commands;
 mod bitmaps;
 mod blkdebug;
 mod create;
+mod directory;
 mod disks;
 mod drivers;
 mod events;
@@ -37,6 +38,7 @@ use serde_json::{Value, json};
 use crate::interrupt::Interrupt;
 use crate::output::eprint_line;
 use crate::serve::Stopped;
+use directory::Runs;
 use disks::Disks;
 use events::Events;
 use exports::Exports;
@@ -71,6 +73,7 @@ pub(crate) struct Daemon {
     exports: Arc<Exports>,
     /// Those of the command line.
     disks: Disks,
+    runs: Runs,
     restrict: Restrict,
     drain: Duration,
     quit: Mutex<Sender<Interrupt>>,
@@ -94,6 +97,7 @@ impl Daemon {
             events,
             exports: Arc::default(),
             disks: Disks::default(),
+            runs: Runs::default(),
             drain: settings.drain,
             restrict: Restrict::to(settings.restrict.as_deref())?,
             quit: Mutex::new(quit),
@@ -102,6 +106,7 @@ impl Daemon {
 
     /// Ends every export and job, then forgets every node and closes what recorded the writes to them. To be called once.
     pub(crate) fn stop(&self) -> Stopped {
+        self.runs.end();
         let mut stopped = self.exports.end(self.drain);
         let rest = self.engine.shutdown(Instant::now() + ENDING);
         for group in &rest {
@@ -147,6 +152,9 @@ impl Daemon {
             Command::BitmapDecide(decide) => self.bitmap_decide(&decide),
             Command::BlockdevBackup(backup) => self.blockdev_backup(backup),
             Command::DriveBackup(backup) => self.drive_backup(backup),
+            Command::DirectoryBackup(backup) => self.directory_backup(&backup),
+            Command::BackupStop(wish) => self.backup_stop(&wish),
+            Command::QueryBackup(run) => self.query_backup(&run),
             Command::Transaction(transaction) => self.transaction(transaction),
             Command::JobPause(job) => self.on_job(&job.id, |job| job.pause()),
             Command::JobResume(job) => self.on_job(&job.id, |job| job.resume()),

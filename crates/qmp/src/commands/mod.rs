@@ -5,6 +5,7 @@ mod backup;
 mod bitmap;
 mod blkdebug;
 mod create;
+mod directory;
 mod export;
 mod info;
 mod job;
@@ -22,6 +23,7 @@ pub use backup::*;
 pub use bitmap::*;
 pub use blkdebug::*;
 pub use create::*;
+pub use directory::*;
 pub use export::*;
 pub use info::*;
 pub use job::*;
@@ -119,6 +121,10 @@ commands! {
     "blockdev-backup" BlockdevBackup(Backup) -> Nothing;
     "drive-backup" DriveBackup(DriveBackup) -> Nothing;
     "transaction" Transaction(Transaction) -> Nothing;
+
+    "x-cohort-backup" DirectoryBackup(DirectoryBackup) -> BackupRun;
+    "x-cohort-backup-stop" BackupStop(BackupStop) -> Nothing;
+    "x-cohort-query-backup" QueryBackup(BackupRun) -> BackupState;
 
     "job-pause" JobPause(JobId) -> Nothing;
     "job-resume" JobResume(JobId) -> Nothing;

@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::file::File;
+
 /// A disk: a fixed number of bytes that many threads read and write at positions of their choice.
 ///
 /// Every request is whole or an error; nothing is short. Ranges are half-open, must lie inside
@@ -63,6 +65,24 @@ pub trait Device: fmt::Debug + Send + Sync {
     /// # Errors
     /// The range is empty or leaves the device, or the metadata could not be read.
     fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError>;
+
+    /// Where the first bytes of `offset..offset + length` lie in a file as they are, so that the operating system may
+    /// copy them; nothing if they do not, or nobody knows. Holds as long as nobody writes to them.
+    fn plain(&self, offset: u64, length: u64) -> Option<Plain> {
+        let _ = (offset, length);
+        None
+    }
+}
+
+/// Bytes of a device that lie in a file as they are.
+#[derive(Clone, Debug)]
+pub struct Plain {
+    /// The file.
+    pub file: Arc<dyn File>,
+    /// Where in it they begin.
+    pub offset: u64,
+    /// How many they are; never zero.
+    pub length: u64,
 }
 
 /// What a device knows about a run of its bytes.

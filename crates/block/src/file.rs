@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use cohort_bitmap::store::write_plain_zeroes;
@@ -159,6 +160,34 @@ impl File for OsFile {
         }
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+
+    fn copy_from(&self, source: &dyn File, from: u64, offset: u64, length: u64) -> bool {
+        let Some(source) = source.descriptor() else {
+            return false;
+        };
+        let (mut from, mut to, end) = (from, offset, offset + length);
+        while to < end {
+            let most = usize::try_from(end - to).unwrap_or(usize::MAX);
+            let copied = retry(|| {
+                rustix::fs::copy_file_range(
+                    source,
+                    Some(&mut from),
+                    &self.file,
+                    Some(&mut to),
+                    most,
+                )
+            });
+            // Nothing copied: the source ends here. Whoever reads it says so.
+            if !matches!(copied, Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    }
+
     fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
         let rest = FileRun {
             length,
@@ -233,6 +262,21 @@ mod tests {
         let mut back = vec![1; 100_050];
         file.read_at(&mut back, 0).unwrap();
         assert!(back[..50].iter().all(|b| *b == 7) && back[50..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn copying_by_the_system_is_whole_or_not_said_to_be_done() {
+        let (dir, file) = scratch();
+        let source = OsFile::create_new(dir.path().join("source")).unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
+        source.write_at(&bytes, 0).unwrap();
+        assert!(file.copy_from(&source, 1000, 50, 299_000));
+        let mut back = vec![0; 299_000];
+        file.read_at(&mut back, 50).unwrap();
+        assert!(back == bytes[1000..]);
+        assert!(!file.copy_from(&source, 299_999, 0, 2), "the source ends");
+        let null = OsFile::new(fs::File::open("/dev/null").unwrap()).unwrap();
+        assert!(!file.copy_from(&null, 0, 0, 1), "not a file with bytes");
     }
 
     #[test]

@@ -61,6 +61,7 @@
 
 mod as_file;
 mod before_write;
+mod cache;
 mod device;
 mod faulty;
 mod file;
@@ -91,7 +92,7 @@ mod vouched;
 
 pub use as_file::AsFile;
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
-pub use device::{Device, DeviceError, Extent, ExtentKind, Operation};
+pub use device::{Device, DeviceError, Extent, ExtentKind, Operation, Plain};
 pub use faulty::{Fault, Faulty, Injected};
 pub use file::{File, FileRun, OsFile};
 pub use gate::{GateId, HeldBy};

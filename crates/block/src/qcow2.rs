@@ -8,7 +8,8 @@ use imago::raw::Raw;
 use imago::{FormatAccess, Mapping, ShallowMapping};
 
 use crate::as_file::AsFile;
-use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_range};
+use crate::cache::Decompressed;
+use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, Plain, check_range};
 use crate::file::File;
 use crate::kept::Kept;
 use crate::raw::read_only;
@@ -65,6 +66,8 @@ pub(crate) struct Qcow2Device {
     /// Version 2 has no zero clusters.
     zero_clusters: bool,
     cluster: u64,
+    /// For small reads of compressed clusters.
+    decompressed: Decompressed,
     /// The top layer's file, to be synced without holding `image`.
     top: Arc<dyn File>,
     /// Shared by everything but `discard`, which moves clusters away under the feet of readers. imago
@@ -100,6 +103,11 @@ impl Qcow2Device {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let (name, file) = (top.name.clone(), top.file.clone());
+        let largest = layers.iter().filter_map(|layer| match layer.kind {
+            LayerKind::Qcow2 { cluster_bits, .. } => Some(cluster_bits),
+            LayerKind::Raw => None,
+        });
+        let largest = largest.max().unwrap_or(cluster_bits);
         let mut beneath = None;
         for (depth, layer) in layers.into_iter().enumerate().rev() {
             beneath = Some(open_layer(layer, writable && depth == 0, beneath)?);
@@ -111,6 +119,7 @@ impl Qcow2Device {
             writable,
             zero_clusters: version >= 3,
             cluster: 1 << cluster_bits,
+            decompressed: Decompressed::new(1 << largest),
             top: file,
             image: RwLock::new(image),
             bitmaps,
@@ -139,7 +148,11 @@ impl Qcow2Device {
         {
             kept.mark(offset, length);
         }
-        work().map_err(|e| DeviceError::new(&self.name, operation, offset, length, e))
+        let worked = work();
+        if operation.changes_bytes() {
+            self.decompressed.written(offset..offset + length);
+        }
+        worked.map_err(|e| DeviceError::new(&self.name, operation, offset, length, e))
     }
 
     fn read_mapped(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -150,14 +163,23 @@ impl Qcow2Device {
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            let length = match mapping {
+                Mapping::Raw { .. } | Mapping::Zero { .. } => length,
+                Mapping::Special { .. } | Mapping::Eof { .. } | _ => {
+                    length.min(self.decompressed.rest_of_block(at))
+                }
+            };
             let (now, later) = rest.split_at_mut(length as usize);
             match mapping {
                 // Straight into the caller's memory: most of all bytes come this way.
                 Mapping::Raw {
                     storage, offset, ..
-                } => read_data(storage.file(), now, offset)?,
+                } => read_data(&**storage.file(), now, offset)?,
                 Mapping::Zero { .. } => now.fill(0),
-                Mapping::Special { .. } | Mapping::Eof { .. } | _ => image.read(now, at)?,
+                Mapping::Special { .. } | Mapping::Eof { .. } | _ => {
+                    let read = |buf: &mut [u8], at| image.read(buf, at);
+                    self.decompressed.read(now, at, self.size, read)?;
+                }
             }
             (rest, at) = (later, at + length);
         }
@@ -196,7 +218,7 @@ impl Qcow2Device {
                 storage,
                 offset: host,
                 ..
-            } => self.look_for_hole(storage.file(), host, offset, length)?,
+            } => self.look_for_hole(&**storage.file(), host, offset, length)?,
             Mapping::Special { .. } | Mapping::Eof { .. } | _ => (ExtentKind::Data, length),
         };
         if length == 0 {
@@ -343,6 +365,24 @@ impl Device for Qcow2Device {
             }
             Ok(whole)
         })
+    }
+
+    fn plain(&self, offset: u64, length: u64) -> Option<Plain> {
+        check_range(self, Operation::Read, offset, length).ok()?;
+        let image = self.image();
+        match image.get_mapping(offset, length).ok()? {
+            (
+                Mapping::Raw {
+                    storage, offset, ..
+                },
+                length @ 1..,
+            ) => Some(Plain {
+                file: storage.file().clone(),
+                offset,
+                length,
+            }),
+            _ => None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_range};
+use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, Plain, check_range};
 use crate::file::File;
 
 /// A device whose bytes are those of a file, or of a block device of the operating system.
@@ -103,6 +103,15 @@ impl Device for RawDevice {
             length: run.length,
             kind,
             allocated: true,
+        })
+    }
+
+    fn plain(&self, offset: u64, length: u64) -> Option<Plain> {
+        check_range(self, Operation::Read, offset, length).ok()?;
+        (length > 0).then(|| Plain {
+            file: self.file.clone(),
+            offset,
+            length,
         })
     }
 }

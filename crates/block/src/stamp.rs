@@ -3,7 +3,7 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Which file a path leads to, however it is called: equal for hard links, symbolic links and every
 /// other spelling of one file, and for all nodes of one block device.
@@ -26,6 +26,16 @@ pub enum FileId {
 }
 
 impl FileId {
+    /// What holds its bytes: of a loop device, and of its partitions, the file behind it; of anything else itself.
+    #[must_use]
+    pub fn beneath(self) -> FileId {
+        let FileId::BlockDevice { number } = self else {
+            return self;
+        };
+        let behind = loop_file(number).and_then(|path| FileId::of_path(path).ok());
+        behind.map_or(self, FileId::beneath)
+    }
+
     /// The identity of what `path` leads to, symbolic links followed.
     ///
     /// # Errors
@@ -54,6 +64,18 @@ impl FileId {
             }
         }
     }
+}
+
+/// The file behind a loop device, or behind the one that a partition is of.
+fn loop_file(number: u64) -> Option<PathBuf> {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let device = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let whole = match device.join("partition").exists() {
+        true => device.parent()?,
+        false => &device,
+    };
+    let behind = fs::read_to_string(whole.join("loop/backing_file")).ok()?;
+    Some(behind.strip_suffix('\n').unwrap_or(&behind).into())
 }
 
 /// Whether two paths lead to the same file or block device, by whatever names.

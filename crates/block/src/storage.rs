@@ -39,8 +39,8 @@ impl Store {
     }
 
     /// The file, for data that needs no translation.
-    pub(crate) fn file(&self) -> &dyn File {
-        &*self.file
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
     }
 
     fn read_whole(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

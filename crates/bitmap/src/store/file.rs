@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A file, or a thing that behaves like one, with positioned reads and writes from many threads.
@@ -71,6 +72,18 @@ pub trait File: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// What the operating system knows it by, if it may copy from it by itself.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Has the operating system copy `length` bytes of `source`, from its byte `from` on, to `offset`. False if that was
+    /// not done, for whatever reason: the range then holds anything, and reading and writing says why, or does it.
+    fn copy_from(&self, source: &dyn File, from: u64, offset: u64, length: u64) -> bool {
+        let _ = (source, from, offset, length);
+        false
+    }
+
     /// The first run of `offset..offset + length` that is a hole throughout or not one throughout;
     /// everything is data where an implementation knows nothing better. The range must not be empty.
     ///
@@ -128,6 +141,14 @@ macro_rules! forward {
 
             fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
                 (**self).discard(offset, length)
+            }
+
+            fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+                (**self).descriptor()
+            }
+
+            fn copy_from(&self, source: &dyn File, from: u64, offset: u64, length: u64) -> bool {
+                (**self).copy_from(source, from, offset, length)
             }
 
             fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {

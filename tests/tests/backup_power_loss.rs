@@ -26,7 +26,7 @@ use cohort_job::Disposition;
 use cohort_tests::power_loss::{Chance, Event, Fate, Recorded, Remnant};
 
 const GRANULE: u64 = 64 << 10;
-const CLUSTER: u32 = 16 << 10;
+const CLUSTER: u64 = 16 << 10;
 /// Not a whole number of anything.
 const SIZE: u64 = 24 * GRANULE - 3000;
 /// Twenty checkpoints or fewer in each run.

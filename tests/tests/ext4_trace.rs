@@ -19,7 +19,7 @@ use cohort_block::{Format, Gated, OpenOptions, open};
 use cohort_tests::block_trace::{Request, Trace};
 
 /// Smaller than what ext4 writes at once, so that most fences cut through something.
-const CLUSTER: u32 = 4 << 10;
+const CLUSTER: u64 = 4 << 10;
 
 fn trace() -> Trace {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/ext4.trace");

@@ -1,10 +1,14 @@
 //! One copy: claimed clusters, read from the source, written to the target.
 //!
-//! Runs on a blocking thread, holds one chunk of memory, and never tries twice: what failed goes back to the
+//! Where nobody needs to look at the bytes (no digests, no writers to save them from), the kernel copies them from file
+//! to file. Else they are read, a piece at a time, and written and digested out of the processor's cache.
+//!
+//! Runs on a blocking thread, holds one piece of memory, and never tries twice: what failed goes back to the
 //! driver, one cluster at a time, and the error policy decides there.
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cohort_block::{Claim, Device, DeviceError, ExtentKind, Ledger};
@@ -12,9 +16,6 @@ use cohort_block::{Claim, Device, DeviceError, ExtentKind, Ledger};
 use crate::qcow2_builder::BuildError;
 use crate::scan::is_zero;
 use crate::target::Target;
-
-/// Most bytes that one copy reads at once. With eight workers a disk takes eight of these.
-pub(crate) const CHUNK: u64 = 1 << 20;
 
 /// A disk has no smaller unit: errors are narrowed down to this many bytes.
 const SECTOR: usize = 512;
@@ -25,8 +26,15 @@ pub(crate) struct Copier {
     source: Arc<dyn Device>,
     target: Arc<Target>,
     ledger: Arc<Ledger>,
-    /// Chunks of memory that no copy is using.
+    /// Most bytes that one copy reads at once. With eight workers a disk takes eight times as much memory.
+    piece: u64,
+    /// Pieces of memory that no copy is using.
     buffers: Mutex<Vec<Vec<u8>>>,
+    /// Whether to let the kernel copy.
+    offload: AtomicBool,
+    /// Bytes that the source said are data; asked again for every claim, some file systems would look at all of a file
+    /// each time.
+    data: Mutex<Range<u64>>,
 }
 
 /// What became of the clusters of one claim.
@@ -53,16 +61,27 @@ pub(crate) enum CopyError {
 }
 
 impl Copier {
-    pub(crate) fn new(source: Arc<dyn Device>, target: Arc<Target>, ledger: Arc<Ledger>) -> Self {
+    /// What is claimed beyond one `piece`, and with `offload` all of it, is held until the target has taken what comes
+    /// before: writers must not wait for that.
+    pub(crate) fn new(
+        source: Arc<dyn Device>,
+        target: Arc<Target>,
+        ledger: Arc<Ledger>,
+        piece: u64,
+        offload: bool,
+    ) -> Self {
         Copier {
             source,
             target,
             ledger,
+            piece,
             buffers: Mutex::default(),
+            offload: AtomicBool::new(offload),
+            data: Mutex::default(),
         }
     }
 
-    /// Copies what is claimed: at most [`CHUNK`] bytes, or one cluster.
+    /// Copies what is claimed.
     pub(crate) fn copy(&self, claim: Claim) -> Copied {
         let mut copied = Copied::default();
         let mut buffer = self
@@ -80,10 +99,12 @@ impl Copier {
             }
             if zero {
                 self.put(piece, None, &mut copied);
-            } else {
+            } else if let Some(piece) = self.offload(piece, &mut copied) {
                 self.copy_data(piece, &mut buffer, &mut copied);
             }
         }
+        // If that fails the target takes nothing more, and its seal says why.
+        let _ = self.target.push_out();
         if let Ok(mut free) = self.buffers.lock() {
             free.push(buffer);
         }
@@ -95,9 +116,9 @@ impl Copier {
         let (clusters, bytes) = (claim.clusters(), claim.bytes());
         let mut zero_end = bytes.start;
         while zero_end < bytes.end {
-            match self.source.extent(zero_end, bytes.end - zero_end) {
-                Ok(extent) if extent.kind == ExtentKind::Zero => zero_end += extent.length.max(1),
-                Ok(_) | Err(_) => break, // Reading says the rest, or why not.
+            match self.extent(zero_end..bytes.end) {
+                Some((ExtentKind::Zero, length)) => zero_end += length,
+                Some((ExtentKind::Data, _)) | None => break, // Reading says the rest, or why not.
             }
         }
         if zero_end >= bytes.end {
@@ -115,7 +136,7 @@ impl Copier {
         let shift = self.ledger.cluster().shift();
         let mut offset = bytes.start;
         while offset < bytes.end {
-            let Ok(extent) = self.source.extent(offset, bytes.end - offset) else {
+            let Some((kind, length)) = self.extent(offset..bytes.end) else {
                 break;
             };
             let first = (offset >> shift).max(clusters.start + 1);
@@ -124,16 +145,63 @@ impl Copier {
             } else {
                 first
             };
-            if extent.kind == ExtentKind::Zero && (first + 1) << shift <= offset + extent.length {
+            if kind == ExtentKind::Zero && (first + 1) << shift <= offset + length {
                 return first.clamp(clusters.start + 1, clusters.end);
             }
-            offset += extent.length.max(1);
+            offset += length;
         }
         clusters.end
     }
 
+    /// What the source says of the first bytes of a range, and of how many.
+    fn extent(&self, range: Range<u64>) -> Option<(ExtentKind, u64)> {
+        let left = range.end - range.start;
+        let mut data = self.data.lock().ok()?;
+        if data.contains(&range.start) {
+            return Some((ExtentKind::Data, left.min(data.end - range.start)));
+        }
+        let rest = self.source.size() - range.start;
+        let extent = self.source.extent(range.start, rest).ok()?;
+        if extent.kind == ExtentKind::Data {
+            *data = range.start..range.start + extent.length;
+        }
+        Some((extent.kind, extent.length.clamp(1, left)))
+    }
+
+    /// Has the kernel copy, and gives the claim back if it did not: then it is not asked again.
+    fn offload(&self, claim: Claim, copied: &mut Copied) -> Option<Claim> {
+        let bytes = claim.bytes();
+        if !self.offload.load(Ordering::Relaxed)
+            || !self.target.may_take_over(&bytes)
+            || !claim.is_live()
+        {
+            return Some(claim);
+        }
+        if !self.target.take_over(bytes.clone(), &*self.source) {
+            self.offload.store(false, Ordering::Relaxed);
+            return Some(claim);
+        }
+        if claim.complete() {
+            copied.done += bytes.end - bytes.start;
+        }
+        None
+    }
+
+    /// Reads and writes a piece after the other.
+    fn copy_data(&self, claim: Claim, buffer: &mut Vec<u8>, copied: &mut Copied) {
+        let at_once = (self.piece / self.ledger.cluster().bytes()).max(1);
+        let mut rest = Some(claim);
+        while let Some(mut piece) = rest.take() {
+            let Range { start, end } = piece.clusters();
+            if end - start > at_once {
+                rest = Some(piece.split_off(start + at_once));
+            }
+            self.copy_piece(piece, buffer, copied);
+        }
+    }
+
     /// Reads a piece whole; if that fails, in halves, until the bad clusters stand alone.
-    fn copy_data(&self, mut claim: Claim, buffer: &mut Vec<u8>, copied: &mut Copied) {
+    fn copy_piece(&self, mut claim: Claim, buffer: &mut Vec<u8>, copied: &mut Copied) {
         let (clusters, bytes) = (claim.clusters(), claim.bytes());
         let length = usize::try_from(bytes.end - bytes.start).expect("a chunk fits memory");
         buffer.resize(length.max(buffer.len()), 0);
@@ -146,8 +214,8 @@ impl Copier {
             Err(_) if clusters.end - clusters.start > 1 => {
                 let middle = clusters.start + (clusters.end - clusters.start) / 2;
                 let second = claim.split_off(middle);
-                self.copy_data(claim, buffer, copied);
-                self.copy_data(second, buffer, copied);
+                self.copy_piece(claim, buffer, copied);
+                self.copy_piece(second, buffer, copied);
             }
             Err(error) => {
                 let error = CopyError::Source(narrow(&*self.source, bytes).unwrap_or(error));
@@ -180,10 +248,10 @@ impl Copier {
         if !claim.is_live() {
             return; // Its copy would not count any more.
         }
-        let (clusters, bytes) = (claim.clusters(), claim.bytes());
+        let bytes = claim.bytes();
         let result = match data {
-            Some(data) => self.target.write(clusters.start, data),
-            None => self.target.write_zeroes(clusters),
+            Some(data) => self.target.write(bytes.start, data),
+            None => self.target.write_zeroes(bytes.clone()),
         };
         match result {
             Ok(()) => {

@@ -9,10 +9,10 @@ use cohort_block::{Counts, Ledger, Next};
 use cohort_job::{Context, Step};
 
 use crate::checkpoint::Checkpoints;
-use crate::copy::{CHUNK, Copied, Copier, CopyError, Failure};
+use crate::copy::{Copied, Copier, CopyError, Failure};
 use crate::disk::{Disk, ranges};
 use crate::error::DiskError;
-use crate::options::ErrorPolicy;
+use crate::options::{Budget, Compression, ErrorPolicy, SyncMode};
 use crate::report::DiskPhase;
 
 /// What a job knows while it copies.
@@ -21,6 +21,8 @@ pub(crate) struct Copying {
     ledger: Arc<Ledger>,
     tell: Sender<Copied>,
     told: Receiver<Copied>,
+    /// Clusters that earlier runs had to leave out: they are tried before anything else, the last one first.
+    first: Vec<u64>,
     /// Where the search for the next clusters begins.
     cursor: u64,
     /// Clusters in one copy at most.
@@ -28,6 +30,8 @@ pub(crate) struct Copying {
     trouble: BTreeMap<u64, Trouble>,
     /// What all back-offs took together.
     paused: Duration,
+    /// Whether the job waited for the operator, and what failed before that is to be tried again.
+    stopped: bool,
     /// Bytes of the manifest, for progress.
     total: u64,
     advanced: u64,
@@ -57,19 +61,29 @@ impl Copying {
         cx.progress().set_remaining(total);
         Checkpoints::begin(disk);
         let (tell, told) = channel();
+        // Writers wait for what is claimed until it is read: so all of it is read before the target takes any.
+        let served = disk.source.tracked().is_some();
+        let piece = if served { CHUNK } else { PIECE };
+        let offload =
+            !served && !disk.options.digests && disk.options.compress == Compression::None;
+        let chunk = if offload { OFFLOADED_CHUNK } else { CHUNK };
         Some(Copying {
             copier: Arc::new(Copier::new(
                 disk.source.device.clone(),
                 target,
                 ledger.clone(),
+                piece,
+                offload,
             )),
-            most: clusters_at_once(disk.options.speed, ledger.cluster().bytes()),
+            most: clusters_at_once(chunk, disk.options.speed, ledger.cluster().bytes()),
+            first: left_out_before(disk, &ledger),
             ledger,
             tell,
             told,
             cursor: 0,
             trouble: BTreeMap::new(),
             paused: Duration::ZERO,
+            stopped: false,
             total,
             advanced: 0,
             checkpointed: 0,
@@ -78,17 +92,31 @@ impl Copying {
 
     /// One step; `None` once nothing is left to copy.
     pub(crate) fn step(&mut self, disk: &Disk, cx: &mut Context<'_>) -> Option<Step> {
-        let failures: Vec<Failure> = self
-            .told
-            .try_iter()
-            .flat_map(|copied| copied.failures)
-            .collect();
-        for failure in failures {
-            if let Err(error) = self.judge(disk, failure) {
-                return Some(Step::failed(disk.fail(error)));
+        let told: Vec<Copied> = self.told.try_iter().collect();
+        if std::mem::take(&mut self.stopped) {
+            // The operator has said that all is well again: what failed before goes back, and counts no more.
+            drop(told);
+            self.trouble.clear();
+            self.paused = Duration::ZERO;
+        } else {
+            for failure in told.into_iter().flat_map(|copied| copied.failures) {
+                match self.judge(disk, failure) {
+                    Ok(()) => {}
+                    Err(Judged::Failed(error)) => return Some(Step::failed(disk.fail(error))),
+                    Err(Judged::Stopped(error)) => {
+                        self.stopped = true;
+                        disk.meter.stop(error.to_string());
+                        cx.pause(error.to_string());
+                        return Some(Step::Again);
+                    }
+                }
             }
         }
+        disk.meter.go_on();
         self.report(disk, cx);
+        if disk.options.mode == SyncMode::None && self.ledger.broken().is_none() {
+            return Some(Step::Wait(HOLDS));
+        }
         while cx.tasks() < disk.options.workers {
             if let Some(wait) = self.cooling() {
                 return Some(if cx.tasks() == 0 {
@@ -145,6 +173,15 @@ impl Copying {
     /// Claims what comes next, but for clusters that are to be left alone for a while.
     fn claim(&mut self) -> Next {
         let now = Instant::now();
+        while let Some(cluster) = self.first.pop() {
+            match self.ledger.claim_next(cluster, 1) {
+                Next::Claimed(claim) if claim.clusters().start == cluster => {
+                    return Next::Claimed(claim);
+                }
+                // It is not to be copied: given back, or nothing at all.
+                Next::Claimed(_) | Next::Wait | Next::Finished | Next::Closed => {}
+            }
+        }
         let mut from = self.cursor;
         for _ in 0..=self.trouble.len() {
             let mut claim = match self.ledger.claim_next(from, self.most) {
@@ -187,14 +224,17 @@ impl Copying {
         (owed > 0 && owed <= hot().count() as u64).then(|| first - now)
     }
 
-    /// What a failure means: try again later, leave it out, or fail the disk.
-    fn judge(&mut self, disk: &Disk, failure: Failure) -> Result<(), DiskError> {
+    /// What a failure means: try again later, leave it out, wait for the operator, or fail the disk.
+    fn judge(&mut self, disk: &Disk, failure: Failure) -> Result<(), Judged> {
         let Failure { mut claim, error } = failure;
         let policy = match &error {
             CopyError::Source(_) => disk.options.on_source_error,
             CopyError::Target { .. } => disk.options.on_target_error,
         };
-        let budget = policy.budget();
+        let budget = match &error {
+            CopyError::Target { error, .. } if error.is_final() => Budget::NONE,
+            CopyError::Source(_) | CopyError::Target { .. } => policy.budget(),
+        };
         let cluster = claim.clusters().start;
         let attempts = self
             .trouble
@@ -202,7 +242,7 @@ impl Copying {
             .map_or(1, |trouble| trouble.attempts + 1);
         let doubled = 1 << (attempts - 1).min(16);
         let pause = budget.back_off.saturating_mul(doubled);
-        if attempts < budget.attempts && self.paused + pause <= budget.total {
+        if attempts < budget.attempts && self.paused.saturating_add(pause) <= budget.total {
             self.paused += pause;
             let not_before = Instant::now() + pause;
             // Each cluster of a run that could not be written waits on its own.
@@ -226,26 +266,32 @@ impl Copying {
             );
             return Ok(());
         }
-        match (policy, error) {
-            (ErrorPolicy::Skip { limit, .. }, CopyError::Source(last)) => {
-                let skipped = self.ledger.counts().skipped;
-                self.trouble.remove(&cluster);
-                claim.skip();
-                if skipped < limit {
-                    return Ok(());
-                }
-                let source_name = disk.source.label.clone();
-                Err(DiskError::Incomplete {
-                    source_name,
-                    skipped: ranges(&self.ledger.skipped()),
-                    limit,
-                    last,
-                })
+        if let (ErrorPolicy::Skip { limit, .. }, CopyError::Source(last)) = (policy, &error) {
+            let skipped = self.ledger.counts().skipped;
+            self.trouble.remove(&cluster);
+            claim.skip();
+            if skipped < limit {
+                return Ok(());
             }
-            (ErrorPolicy::Report | ErrorPolicy::Ignore(_) | ErrorPolicy::Skip { .. }, error) => {
-                Err(DiskError::copy(disk.target_path().as_path(), error))
-            }
+            return Err(Judged::Failed(DiskError::Incomplete {
+                source_name: disk.source.label.clone(),
+                skipped: ranges(&self.ledger.skipped()),
+                limit,
+                last: last.clone(),
+            }));
         }
+        let is_final = matches!(&error, CopyError::Target { error, .. } if error.is_final());
+        let error = DiskError::copy(disk.target_path().as_path(), error);
+        let stops = match policy {
+            ErrorPolicy::Stop(_) => !is_final,
+            ErrorPolicy::Enospc => matches!(error, DiskError::TargetFull { .. }) && !is_final,
+            ErrorPolicy::Report | ErrorPolicy::Ignore(_) | ErrorPolicy::Skip { .. } => false,
+        };
+        Err(if stops {
+            Judged::Stopped(error)
+        } else {
+            Judged::Failed(error)
+        })
     }
 
     fn report(&mut self, disk: &Disk, cx: &Context<'_>) {
@@ -275,13 +321,43 @@ fn under_way(counts: &Counts) -> u64 {
 }
 
 const COPIES: &str = "waits for copies under way";
+const HOLDS: &str = "saves what writers overwrite, until it is ended";
+
+/// Why copying does not go on.
+enum Judged {
+    Failed(DiskError),
+    /// Until the operator resumes it.
+    Stopped(DiskError),
+}
+
+/// What one copy claims: writers may wait for it, and so does who pauses the job.
+const CHUNK: u64 = 1 << 20;
+
+/// What one copy reads at once where nobody writes: it is still in the cache when it is written.
+const PIECE: u64 = 256 << 10;
+
+/// What one copy claims that the kernel makes: long enough that claims and calls do not show.
+const OFFLOADED_CHUNK: u64 = 8 << 20;
 
 /// A chunk, or less for a disk that may not be read fast: a tenth of a second's worth, as smooth as the limit.
-fn clusters_at_once(speed: u64, cluster: u64) -> u64 {
+fn clusters_at_once(chunk: u64, speed: u64, cluster: u64) -> u64 {
     let chunk = if speed == 0 {
-        CHUNK
+        chunk
     } else {
-        CHUNK.min(speed / 10)
+        chunk.min(speed / 10)
     };
     (chunk / cluster).max(1)
+}
+
+/// Clusters that the disk's last point lacks, in falling order.
+fn left_out_before(disk: &Disk, ledger: &Ledger) -> Vec<u64> {
+    let contents = disk.catalogue.snapshot().ok();
+    let last = contents.as_ref().and_then(|c| c.latest(&disk.name));
+    let skipped = last.map_or(&[][..], |(_, point)| &point.skipped);
+    let clusters = skipped
+        .iter()
+        .flat_map(|range| ledger.clusters(range.offset, range.length));
+    let mut clusters: Vec<u64> = clusters.collect();
+    clusters.sort_unstable_by(|a, b| b.cmp(a));
+    clusters
 }

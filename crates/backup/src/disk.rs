@@ -201,6 +201,7 @@ impl Disk {
                     directory,
                     name,
                     &options,
+                    (candidate.cluster, self.options.compress),
                     self.through.as_ref(),
                 )?)
             }

@@ -232,7 +232,7 @@ impl BackupDriver {
         DiskError::TooLarge {
             source_name: self.disk.source.label.clone(),
             size: self.disk.source.device.size(),
-            cluster: u32::try_from(candidate.cluster.bytes()).unwrap_or(u32::MAX),
+            cluster: candidate.cluster.bytes(),
         }
     }
 }
@@ -297,7 +297,7 @@ fn start_unfenced(
     let too_large = |_| DiskError::TooLarge {
         source_name: disk.source.label.clone(),
         size: source.size(),
-        cluster: u32::try_from(candidate.cluster.bytes()).unwrap_or(u32::MAX),
+        cluster: candidate.cluster.bytes(),
     };
     let manifest = match dirty {
         None => not_known_zero(source, candidate.cluster).map_err(too_large)?,

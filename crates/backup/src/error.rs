@@ -41,6 +41,11 @@ pub enum DiskError {
     /// Another run is using this served disk's bitmap.
     #[error("{0}: another run is backing up this disk; wait for it")]
     Busy(String),
+    /// Nobody's writes to it can be seen here.
+    #[error(
+        "{0}: sync mode none saves what writers overwrite, and nobody writes to this disk through us: choose another mode"
+    )]
+    NobodyWrites(String),
     /// The disk has more clusters than can be handled.
     #[error(
         "{source_name}: {size} bytes in clusters of {cluster} are too many; choose larger clusters"
@@ -51,7 +56,7 @@ pub enum DiskError {
         /// Its size in bytes.
         size: u64,
         /// Bytes in a cluster.
-        cluster: u32,
+        cluster: u64,
     },
     /// The bitmap that was named cannot be read from the image, or says nothing true.
     #[error("{source_name}: {error}")]

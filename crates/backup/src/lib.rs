@@ -34,6 +34,7 @@ mod ending;
 mod error;
 mod expected;
 mod fence;
+mod full;
 mod governor;
 mod hook;
 mod image_bitmap;
@@ -42,6 +43,7 @@ mod keeper;
 mod lent;
 mod name;
 mod offline_store;
+mod offload;
 mod options;
 mod plan;
 mod prune;
@@ -66,12 +68,13 @@ pub use audit::{Audit, AuditError, Audited, audit, distrust};
 pub use cohort_block::{Delays, OnMiss, StagingLevel};
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};
+pub use full::{FullCopy, FullCopyError, FullyCopied, Operator, Outlet};
 pub use hook::Hook;
 pub use in_place::{InPlace, InPlaceDriver, Observer, OnError, Part, Prepared, Reaction, Side};
 pub use keeper::Keeper;
 pub use options::{
-    BitmapPolicy, Budget, ErrorPolicy, OnUndecided, Options, OptionsBuilder, OptionsError,
-    SyncMode, UnknownWord,
+    BadErrorPolicy, BitmapPolicy, Budget, Compression, ErrorPolicy, OnUndecided, Options,
+    OptionsBuilder, OptionsError, SyncMode, UnknownWord,
 };
 pub use plan::{Rung, StepDown};
 pub use prune::{

@@ -1,147 +1,21 @@
-//! What a user may ask of a backup: modes, policies, budgets and limits, and their validation.
+//! What a user may ask of a backup: modes, policies, budgets and limits.
 //!
 //! Vocabulary after `qemu:qapi/block-core.json` (sync mode) and qemu-devel 2019-06-21 (bitmap policy), with two
-//! additions: the policy *ask*, and error policies that have a budget instead of an endless retry.
+//! additions: the policy *ask*, and error policies that have a budget instead of an endless retry. What goes together is
+//! in `rules.rs`.
 
-use std::fmt;
+mod errors;
+mod rules;
+mod words;
+
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use cohort_block::OnMiss;
 
-/// What a backup copies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum SyncMode {
-    /// Everything that is not a hole or zero, into a target that stands alone.
-    Full,
-    /// All that the source's top layer allocates, and whatever else differs from the last point.
-    Top,
-    /// What changed since the anchor; the policy must be on-success.
-    Incremental,
-    /// What changed since the anchor, with any policy. Without an earlier point this is a full backup.
-    #[default]
-    Bitmap,
-}
-
-/// The fate of a disk's bitmap and of its partial target when the backup ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum BitmapPolicy {
-    /// Only a backup that succeeds moves the anchor; a failed one leaves nothing but its error.
-    #[default]
-    OnSuccess,
-    /// What was copied counts even if the backup fails: the partial is kept and the next run completes it.
-    Always,
-    /// As `Always`, but the next run may use the partial only after someone said keep.
-    Ask,
-    /// The anchor never moves: a differential backup.
-    Never,
-}
-
-/// What to do on the next run with a partial that waits for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum OnUndecided {
-    /// Refuse that disk, before anything is done to it, and name both answers.
-    #[default]
-    Refuse,
-    /// Complete the partial.
-    Keep,
-    /// Drop the partial and start from the last point.
-    Discard,
-}
-
-macro_rules! words {
-    ($kind:ty, $what:literal, $($variant:path => $word:literal),+) => {
-        impl fmt::Display for $kind {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(match self { $($variant => $word),+ })
-            }
-        }
-        impl FromStr for $kind {
-            type Err = UnknownWord;
-            fn from_str(word: &str) -> Result<Self, UnknownWord> {
-                match word {
-                    $($word => Ok($variant),)+
-                    _ => Err(UnknownWord { what: $what, word: word.to_owned(), known: &[$($word),+] }),
-                }
-            }
-        }
-    };
-}
-
-words!(SyncMode, "sync mode", SyncMode::Full => "full", SyncMode::Top => "top",
-    SyncMode::Incremental => "incremental", SyncMode::Bitmap => "bitmap");
-words!(BitmapPolicy, "bitmap policy", BitmapPolicy::OnSuccess => "on-success", BitmapPolicy::Always => "always",
-    BitmapPolicy::Ask => "ask", BitmapPolicy::Never => "never");
-words!(OnUndecided, "answer for an undecided partial", OnUndecided::Refuse => "refuse", OnUndecided::Keep => "keep",
-    OnUndecided::Discard => "discard");
-
-/// A word that names no value of its option.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{word}' is not a {what}: use one of {}", known.join(", "))]
-pub struct UnknownWord {
-    what: &'static str,
-    word: String,
-    known: &'static [&'static str],
-}
-
-/// How often and how long a failing read or write is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Tries of one cluster, the first included; at least 1.
-    pub attempts: u32,
-    /// Pause before a second try; doubled before each further one.
-    pub back_off: Duration,
-    /// Time that all pauses of one disk may take together.
-    pub total: Duration,
-}
-
-impl Budget {
-    /// One try: the first error is the last.
-    pub const NONE: Budget = Budget {
-        attempts: 1,
-        back_off: Duration::ZERO,
-        total: Duration::ZERO,
-    };
-}
-
-impl Default for Budget {
-    /// Five tries from 100 ms on: enough for a path to fail over, short enough to be watched.
-    fn default() -> Self {
-        Budget {
-            attempts: 5,
-            back_off: Duration::from_millis(100),
-            total: Duration::from_secs(30),
-        }
-    }
-}
-
-/// What an I/O error means for the backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ErrorPolicy {
-    /// The first error fails the disk.
-    #[default]
-    Report,
-    /// Tried again while the budget lasts; then the disk fails.
-    Ignore(Budget),
-    /// Tried again while the budget lasts; then the cluster is left out, listed, and stays dirty.
-    Skip {
-        /// Tries before a cluster is skipped.
-        budget: Budget,
-        /// Clusters that may be skipped; one more fails the disk as incomplete.
-        limit: u64,
-    },
-}
-
-impl ErrorPolicy {
-    /// How often and how long this policy tries again.
-    pub fn budget(&self) -> Budget {
-        match self {
-            ErrorPolicy::Report => Budget::NONE,
-            ErrorPolicy::Ignore(budget) | ErrorPolicy::Skip { budget, .. } => *budget,
-        }
-    }
-}
+pub use errors::{BadErrorPolicy, Budget, ErrorPolicy};
+pub use rules::OptionsError;
+pub use words::{BitmapPolicy, Compression, OnUndecided, SyncMode, UnknownWord};
 
 /// All that may be chosen for one disk; made by [`Options::builder`], so always valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +31,9 @@ pub struct Options {
     pub(crate) staging_file: Option<(PathBuf, u64)>,
     pub(crate) flush_wait: Duration,
     pub(crate) workers: usize,
-    pub(crate) cluster: u32,
+    pub(crate) cluster: u64,
+    pub(crate) min_cluster: u64,
+    pub(crate) compress: Compression,
     pub(crate) speed: u64,
     pub(crate) strict: bool,
     pub(crate) accept_changes: bool,
@@ -193,9 +69,13 @@ impl Options {
     pub fn writer_wait(&self) -> Duration {
         self.writer_wait
     }
-    /// Bytes in a cluster: the unit of copying, and of the target file.
-    pub fn cluster(&self) -> u32 {
+    /// Bytes in a cluster of a new target file.
+    pub fn cluster(&self) -> u64 {
         self.cluster
+    }
+    /// Bytes that are copied at once, at least: the unit of copying is the larger one of this and the target's cluster.
+    pub fn min_cluster(&self) -> u64 {
+        self.min_cluster
     }
 }
 
@@ -217,6 +97,8 @@ impl Default for Options {
             flush_wait: Duration::from_secs(120),
             workers: 8,
             cluster: 64 << 10,
+            min_cluster: 0,
+            compress: Compression::default(),
             speed: 0,
             strict: false,
             accept_changes: false,
@@ -291,9 +173,20 @@ impl OptionsBuilder {
         self.options.workers = workers;
         self
     }
-    /// Bytes in a cluster of a new chain (default: 64 KiB).
-    pub fn cluster(mut self, bytes: u32) -> Self {
+    /// Bytes in a cluster of a new target (default: 64 KiB).
+    pub fn cluster(mut self, bytes: u64) -> Self {
         self.options.cluster = bytes;
+        self
+    }
+    /// Bytes to copy at once at least, also where less has changed or is overwritten: fewer and larger requests
+    /// (default: 0, the target's cluster).
+    pub fn min_cluster(mut self, bytes: u64) -> Self {
+        self.options.min_cluster = bytes;
+        self
+    }
+    /// How clusters of the target are compressed (default: not at all).
+    pub fn compress(mut self, how: Compression) -> Self {
+        self.options.compress = how;
         self
     }
     /// Bytes per second that are copied at most; 0 is no limit (default).
@@ -324,180 +217,7 @@ impl OptionsBuilder {
     ///
     /// The first rule that is broken, with the way out.
     pub fn build(self) -> Result<Options, OptionsError> {
-        let o = &self.options;
-        if o.mode == SyncMode::Incremental && o.policy != BitmapPolicy::OnSuccess {
-            return Err(OptionsError::IncrementalPolicy(o.policy));
-        }
-        if matches!(o.mode, SyncMode::Full | SyncMode::Top) && o.policy == BitmapPolicy::Never {
-            return Err(OptionsError::NeverWithout(o.mode));
-        }
-        if o.workers == 0 || o.workers > MAX_WORKERS {
-            return Err(OptionsError::Workers(o.workers));
-        }
-        if !o.cluster.is_power_of_two() || !(MIN_CLUSTER..=MAX_CLUSTER).contains(&o.cluster) {
-            return Err(OptionsError::Cluster(o.cluster));
-        }
-        if o.writer_wait.is_zero() {
-            return Err(OptionsError::WriterWait);
-        }
-        if o.staging_file.is_some() && o.staging_memory < 2 * u64::from(o.cluster) {
-            return Err(OptionsError::StagingMemory {
-                memory: o.staging_memory,
-                cluster: o.cluster,
-            });
-        }
-        if matches!(o.on_target_error, ErrorPolicy::Skip { .. }) {
-            return Err(OptionsError::SkipOnTarget);
-        }
-        for (side, policy) in [
-            ("source", &o.on_source_error),
-            ("target", &o.on_target_error),
-        ] {
-            if policy.budget().attempts == 0 {
-                return Err(OptionsError::NoAttempts(side));
-            }
-        }
+        rules::check(&self.options)?;
         Ok(self.options)
-    }
-}
-
-/// Each worker is a thread while it copies; more than this only costs memory.
-const MAX_WORKERS: usize = 256;
-/// The smallest cluster: a disk's granularity here is never finer than a page.
-const MIN_CLUSTER: u32 = 4 << 10;
-/// The largest cluster of the qcow2 format.
-const MAX_CLUSTER: u32 = 2 << 20;
-
-/// Options that do not go together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OptionsError {
-    /// Incremental fixes the policy.
-    #[error(
-        "sync mode incremental means policy on-success, not {0}: use sync mode bitmap to choose a policy"
-    )]
-    IncrementalPolicy(BitmapPolicy),
-    /// Never has a meaning only where a bitmap steers the copy.
-    #[error(
-        "policy never leaves the bitmap as it is, and sync mode {0} does not follow it: use sync mode bitmap or another policy"
-    )]
-    NeverWithout(SyncMode),
-    /// Too few or too many workers.
-    #[error("{0} workers: between 1 and {MAX_WORKERS} copies can be under way at once")]
-    Workers(usize),
-    /// Not a cluster size.
-    #[error(
-        "cluster size {0}: it must be a power of two between {MIN_CLUSTER} and {MAX_CLUSTER} bytes"
-    )]
-    Cluster(u32),
-    /// A writer that may not wait at all cannot be fenced.
-    #[error("writer wait 0: a fence needs some time, one second is the default")]
-    WriterWait,
-    /// Old data passes through memory on its way to the scratch file.
-    #[error(
-        "staging in a file needs memory for two clusters of {cluster} bytes on the way there, and has {memory}: allow more memory"
-    )]
-    StagingMemory {
-        /// Bytes of memory to stage in.
-        memory: u64,
-        /// Bytes in a cluster.
-        cluster: u32,
-    },
-    /// What cannot be written cannot be left out either.
-    #[error(
-        "error policy skip is for reading the source: a target that cannot be written needs report or ignore"
-    )]
-    SkipOnTarget,
-    /// A budget without even a first try.
-    #[error(
-        "error policy for the {0} allows 0 attempts: the first try counts, so allow at least 1"
-    )]
-    NoAttempts(&'static str),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_are_valid() {
-        assert_eq!(Options::builder().build(), Ok(Options::default()));
-    }
-
-    #[test]
-    fn each_broken_rule_has_its_own_error() {
-        let b = Options::builder;
-        let skip = ErrorPolicy::Skip {
-            budget: Budget::NONE,
-            limit: 1,
-        };
-        let none = ErrorPolicy::Ignore(Budget {
-            attempts: 0,
-            ..Budget::NONE
-        });
-        let cases = [
-            (
-                b().mode(SyncMode::Incremental).policy(BitmapPolicy::Always),
-                OptionsError::IncrementalPolicy(BitmapPolicy::Always),
-            ),
-            (
-                b().mode(SyncMode::Full).policy(BitmapPolicy::Never),
-                OptionsError::NeverWithout(SyncMode::Full),
-            ),
-            (
-                b().mode(SyncMode::Top).policy(BitmapPolicy::Never),
-                OptionsError::NeverWithout(SyncMode::Top),
-            ),
-            (b().workers(0), OptionsError::Workers(0)),
-            (b().workers(257), OptionsError::Workers(257)),
-            (b().cluster(100_000), OptionsError::Cluster(100_000)),
-            (b().cluster(0), OptionsError::Cluster(0)),
-            (b().cluster(1 << 31), OptionsError::Cluster(1 << 31)),
-            (b().writer_wait(Duration::ZERO), OptionsError::WriterWait),
-            (
-                b().staging_memory(100_000).staging_file("/tmp", 1 << 30),
-                OptionsError::StagingMemory {
-                    memory: 100_000,
-                    cluster: 64 << 10,
-                },
-            ),
-            (b().on_target_error(skip), OptionsError::SkipOnTarget),
-            (
-                b().on_source_error(none),
-                OptionsError::NoAttempts("source"),
-            ),
-            (
-                b().on_target_error(none),
-                OptionsError::NoAttempts("target"),
-            ),
-        ];
-        for (builder, error) in cases {
-            assert_eq!(builder.build(), Err(error));
-        }
-    }
-
-    #[test]
-    fn words_read_back_and_unknown_ones_name_the_choice() {
-        for policy in [
-            BitmapPolicy::OnSuccess,
-            BitmapPolicy::Always,
-            BitmapPolicy::Ask,
-            BitmapPolicy::Never,
-        ] {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
-        }
-        for mode in [
-            SyncMode::Full,
-            SyncMode::Top,
-            SyncMode::Incremental,
-            SyncMode::Bitmap,
-        ] {
-            assert_eq!(mode.to_string().parse(), Ok(mode));
-        }
-        let error = "allways".parse::<BitmapPolicy>().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "'allways' is not a bitmap policy: use one of on-success, always, ask, never"
-        );
     }
 }

@@ -169,8 +169,11 @@ impl Situation<'_> {
 
     fn continuing(&self, partial: &PartialFound) -> Result<(), String> {
         partial.usable.clone()?;
-        if self.options.mode == SyncMode::Full && partial.anchored {
-            return Err("a full backup stands alone, and it lies on a point".to_owned());
+        if self.stands_alone() && partial.anchored {
+            return Err(format!(
+                "a {} backup stands alone, and it lies on a point",
+                self.options.mode
+            ));
         }
         if let (true, Some(Err(reason))) = (partial.anchored, &self.point) {
             return Err(reason.clone());
@@ -179,7 +182,7 @@ impl Situation<'_> {
     }
 
     fn without_partial(&self) -> (Base, Changes, Option<StepDown>) {
-        if self.options.mode == SyncMode::Full {
+        if self.stands_alone() {
             return (Base::Nothing, Changes::Everything, None);
         }
         match &self.point {
@@ -195,18 +198,20 @@ impl Situation<'_> {
         }
     }
 
+    /// Whether its point is to need no other.
+    fn stands_alone(&self) -> bool {
+        match self.options.mode {
+            SyncMode::Full | SyncMode::None => true,
+            SyncMode::Top | SyncMode::Incremental | SyncMode::Bitmap => false,
+        }
+    }
+
     fn changes(&self) -> Changes {
         match (self.options.mode, self.tracking) {
             (SyncMode::Top, _) => Changes::Allocated,
-            (SyncMode::Full | SyncMode::Incremental | SyncMode::Bitmap, Tracking::View) => {
-                Changes::View
-            }
-            (SyncMode::Full | SyncMode::Incremental | SyncMode::Bitmap, Tracking::Scan) => {
-                Changes::Compare
-            }
-            (SyncMode::Full | SyncMode::Incremental | SyncMode::Bitmap, Tracking::ImageBitmap) => {
-                Changes::ImageBitmap
-            }
+            (_, Tracking::View) => Changes::View,
+            (_, Tracking::Scan) => Changes::Compare,
+            (_, Tracking::ImageBitmap) => Changes::ImageBitmap,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cohort_bitmap::DirtyBitmap;
@@ -211,6 +212,8 @@ pub(crate) struct Meter {
     phase: AtomicU8,
     done: AtomicU64,
     total: AtomicU64,
+    /// The error that the job waits for an operator to mend.
+    stopped: Mutex<Option<String>>,
 }
 
 const PHASES: [DiskPhase; 6] = [
@@ -236,6 +239,19 @@ impl Meter {
 
     pub(crate) fn set_done(&self, done: u64) {
         self.done.store(done, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stop(&self, error: String) {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    pub(crate) fn go_on(&self) {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(crate) fn stopped(&self) -> Option<String> {
+        let stopped = self.stopped.lock();
+        stopped.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn read(&self) -> DiskProgress {

@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 
 use cohort_block::{Device, Format, OsFile};
 
+use crate::options::Compression;
 use crate::qcow2_builder::{CreateOptions, Qcow2Builder};
 
 pub use error::RestoreError;
@@ -110,23 +111,73 @@ pub fn restore(
     };
     let window = Window::new(source, range);
     let size_bytes = window.size();
-    let output = Output::create(out, options.overwrite)?;
-    let copy = Copy {
-        source: &window,
-        length_bytes: size_bytes,
+    let made = Made {
+        format: options.format,
+        overwrite: options.overwrite,
         threads: options.threads,
-        progress,
-        cancel,
+        ..Made::default()
     };
-    let data_bytes = match options.format {
-        Format::Raw => restore_raw(&copy, &output),
-        Format::Qcow2 => restore_qcow2(&copy, &output),
-    }?;
-    output.put_in_place()?;
+    let data_bytes = write_image(&window, out, &made, progress, cancel, || {
+        Ok::<_, RestoreError>(())
+    })?;
     Ok(Restored {
         size_bytes,
         data_bytes,
     })
+}
+
+/// How an image is made of a device.
+pub(crate) struct Made {
+    pub(crate) format: Format,
+    /// Whether a regular file that is there may be replaced.
+    pub(crate) overwrite: bool,
+    pub(crate) threads: usize,
+    /// Bytes of a cluster of a qcow2 image.
+    pub(crate) cluster: u64,
+    pub(crate) compress: Compression,
+    /// Whether the kernel may copy: fast, and what is zero is found only where the device says so.
+    pub(crate) offload: bool,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Made {
+            format: Format::Raw,
+            overwrite: false,
+            threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
+            cluster: 64 << 10,
+            compress: Compression::None,
+            offload: false,
+        }
+    }
+}
+
+/// Writes all of a device to a new file at `out`, which appears once all is durable and `well` has said so; gives how
+/// many bytes were written as data.
+pub(crate) fn write_image<E: From<RestoreError>>(
+    source: &dyn Device,
+    out: &Path,
+    made: &Made,
+    progress: &(dyn Fn(u64, u64) + Sync),
+    cancel: &AtomicBool,
+    well: impl FnOnce() -> Result<(), E>,
+) -> Result<u64, E> {
+    let output = Output::create(out, made.overwrite)?;
+    let copy = Copy {
+        source,
+        length_bytes: source.size(),
+        threads: made.threads,
+        offload: made.offload && made.compress == Compression::None,
+        progress,
+        cancel,
+    };
+    let data_bytes = match made.format {
+        Format::Raw => restore_raw(&copy, &output),
+        Format::Qcow2 => restore_qcow2(&copy, &output, made),
+    }?;
+    well()?;
+    output.put_in_place()?;
+    Ok(data_bytes)
 }
 
 fn restore_raw(copy: &Copy<'_>, output: &Output) -> Result<u64, RestoreError> {
@@ -136,11 +187,15 @@ fn restore_raw(copy: &Copy<'_>, output: &Output) -> Result<u64, RestoreError> {
     copy.run(&RawWriter(&file), &failed)
 }
 
-fn restore_qcow2(copy: &Copy<'_>, output: &Output) -> Result<u64, RestoreError> {
+fn restore_qcow2(copy: &Copy<'_>, output: &Output, made: &Made) -> Result<u64, RestoreError> {
     let failed = |error| output.build_failed(error);
-    let options = CreateOptions::new(copy.length_bytes);
+    let options = CreateOptions::new(copy.length_bytes).cluster_size(made.cluster);
     let builder = Qcow2Builder::create(open(output)?, &options).map_err(failed)?;
-    let data_bytes = copy.run(&Qcow2Writer(&builder), &failed)?;
+    let writer = Qcow2Writer {
+        builder: &builder,
+        compress: made.compress,
+    };
+    let data_bytes = copy.run(&writer, &failed)?;
     builder.finish().map_err(failed)?;
     Ok(data_bytes)
 }

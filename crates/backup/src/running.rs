@@ -162,6 +162,17 @@ impl Running {
             .all(|group| group.in_doubt() || group.wait_until(Instant::now()).is_some())
     }
 
+    /// As [`is_finished`](Self::is_finished), once it is so or this time has passed.
+    pub fn is_finished_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        for group in &self.groups {
+            if group.wait_until(deadline).is_none() {
+                break;
+            }
+        }
+        self.is_finished()
+    }
+
     /// Waits until it is over, and gives the backup directory free.
     pub fn wait(self) -> RunReport {
         for group in &self.groups {
@@ -237,6 +248,12 @@ impl RunningDisk {
             progress.done = progress.done.max(done);
         }
         progress
+    }
+
+    /// The error that it waits for the operator to mend, under an error policy that stops: `job().resume()` has it try
+    /// again.
+    pub fn stopped(&self) -> Option<String> {
+        self.disk.meter.stopped()
     }
 
     /// What the user should know already, a sentence each; all of it is in the report too.

@@ -325,6 +325,17 @@ impl Source {
             .any(|entry| FileId::of_path(entry.path()).is_ok_and(|id| id == own))
     }
 
+    /// Whether any of its bytes lie in that file.
+    pub(crate) fn lies_in(&self, file: FileId) -> bool {
+        match &self.held {
+            Held::Image { image, .. } => {
+                let mut files = image.files().iter();
+                files.any(|own| own.id().beneath() == file)
+            }
+            Held::Device | Held::Kept(_) | Held::Served(_) => false,
+        }
+    }
+
     /// The file of its chain that was changed since it was opened, if one was.
     pub(crate) fn changed(&self) -> Result<Option<PathBuf>, DiskError> {
         let Held::Image { image, before } = &self.held else {
@@ -359,7 +370,7 @@ impl Source {
 
     fn file(&self) -> Option<FileId> {
         match &self.held {
-            Held::Image { image, .. } => image.files().first().map(|file| file.id()),
+            Held::Image { image, .. } => image.files().first().map(|file| file.id().beneath()),
             Held::Device | Held::Kept(_) | Held::Served(_) => None,
         }
     }

@@ -11,7 +11,7 @@ use crate::error::DiskError;
 use crate::image_bitmap;
 use crate::keeper;
 use crate::offline_store::{KnownChanges, named_store};
-use crate::options::Options;
+use crate::options::{Options, SyncMode};
 use crate::plan::{Base, Changes, CopyPlan, PartialFound, Plan, Situation, Tracking};
 use crate::source::Source;
 use crate::target::{Target, TargetError, Through};
@@ -52,6 +52,9 @@ pub(crate) fn survey(
     contents: &Contents,
     through: Option<&Through>,
 ) -> Result<Surveyed, DiskError> {
+    if options.mode == SyncMode::None && source.tracked().is_none() {
+        return Err(DiskError::NobodyWrites(source.label));
+    }
     check_size(&source, &options)?;
     let mut views = match source.tracked() {
         Some(tracked) => Some(
@@ -62,7 +65,7 @@ pub(crate) fn survey(
         None => None,
     };
     let anchor = contents.anchor(&name);
-    let cluster = Granularity::new(u64::from(options.cluster)).unwrap_or_default();
+    let cluster = unit(&options);
     let point = anchor.and_then(|run| contents.point(&name, run).map(|point| (run, point)));
     let point = point.map(|(run, point)| {
         let reference = open_chain(catalogue, &point.file)?;
@@ -78,7 +81,7 @@ pub(crate) fn survey(
     let partial = contents.partials.get(&name).cloned();
     let continued = partial
         .as_ref()
-        .map(|partial| open_partial(catalogue, partial, &source, through));
+        .map(|partial| open_partial(catalogue, partial, &source, &options, through));
     let found = partial
         .as_ref()
         .zip(continued.as_ref())
@@ -157,7 +160,7 @@ pub(crate) fn survey(
     if plan.base == Base::Partial {
         bases.extend(continued.and_then(Result::ok));
     }
-    if plan.base != Base::Nothing && options.mode != crate::SyncMode::Full {
+    if plan.base != Base::Nothing && !matches!(options.mode, SyncMode::Full | SyncMode::None) {
         bases.extend(point.and_then(Result::ok));
     }
     let (reference, parent, backing, target) = (None, None, None, None);
@@ -332,6 +335,7 @@ fn open_partial(
     catalogue: &Catalogue,
     partial: &Partial,
     source: &Source,
+    options: &Options,
     through: Option<&Through>,
 ) -> Result<Candidate, String> {
     if partial.size != source.device.size() {
@@ -341,20 +345,24 @@ fn open_partial(
             source.device.size()
         ));
     }
-    let target = Target::continue_partial(catalogue.directory(), partial.file.clone(), through);
+    let target = Target::continue_partial(
+        catalogue.directory(),
+        partial.file.clone(),
+        (options.min_cluster, options.compress),
+        through,
+    );
     let target = target.map_err(|error| match error {
         TargetError::File(path, error) => format!("{}: {error}", path.display()),
         TargetError::Build(path, error) => format!("{}: {error}", path.display()),
     })?;
     let reference = open_chain(catalogue, &partial.file)?;
-    let cluster = Granularity::new(target.cluster_size()).map_err(|error| error.to_string())?;
     Ok(Candidate {
         base: Base::Partial,
         reference: Some(reference),
         parent: partial.parent,
         backing: None,
+        cluster: target.unit(),
         target: Some(Arc::new(target)),
-        cluster,
     })
 }
 
@@ -365,13 +373,18 @@ fn unreachable_refusal(name: &DiskName) -> Surveyed {
 
 fn check_size(source: &Source, options: &Options) -> Result<(), DiskError> {
     let size = source.device.size();
-    let cluster = Granularity::new(u64::from(options.cluster)).unwrap_or_default();
+    let cluster = unit(options);
     match cohort_bitmap::DirtyBitmap::new(size, cluster) {
         Ok(_) => Ok(()),
         Err(_) => Err(DiskError::TooLarge {
             source_name: source.label.clone(),
             size,
-            cluster: options.cluster,
+            cluster: cluster.bytes(),
         }),
     }
+}
+
+/// What is copied at once into a new target.
+fn unit(options: &Options) -> Granularity {
+    Granularity::new(options.cluster.max(options.min_cluster)).unwrap_or_default()
 }

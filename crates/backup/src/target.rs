@@ -8,15 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
+use cohort_bitmap::Granularity;
 use cohort_block::{Device, DeviceError, File, Ledger, OsFile, Sink};
 
 use crate::catalogue::ImageName;
 use crate::digests::{Recording, Sidecar, SidecarError};
+use crate::offload::offload;
+use crate::options::Compression;
 use crate::qcow2_builder::{Backing, BuildError, CreateOptions, Held, Qcow2Builder};
 use crate::scan::is_zero;
 
 /// Puts something of the caller's between a target and its file.
 pub(crate) type Through = Arc<dyn Fn(&ImageName, Arc<dyn File>) -> Arc<dyn File> + Send + Sync>;
+
+/// Bytes after which the storage is asked to take what was written: some tenths of a second of a fast disk.
+const MUCH: u64 = 128 << 20;
 
 /// A target under construction.
 #[derive(Debug)]
@@ -26,6 +32,12 @@ pub(crate) struct Target {
     builder: Qcow2Builder<Arc<dyn File>>,
     /// Whether the file was there before this run, as a partial.
     continued: bool,
+    /// How its clusters are compressed.
+    compress: Compression,
+    /// What is copied at once: a cluster of the file, or several.
+    unit: Granularity,
+    /// Bytes written since the storage was last asked to take what it has.
+    waiting: AtomicU64,
     /// Bytes of data written in this run, by the copier and by copy-before-write.
     written: AtomicU64,
     /// The digests of what it holds, if they are wanted; set before anything is written.
@@ -49,6 +61,7 @@ impl Target {
         directory: &Path,
         name: ImageName,
         options: &CreateOptions,
+        how: (Granularity, Compression),
         through: Option<&Through>,
     ) -> Result<Self, TargetError> {
         let path = directory.join(name.to_string());
@@ -60,7 +73,7 @@ impl Target {
             .open(&path);
         let file = file.and_then(OsFile::new).map_err(failed)?;
         match Qcow2Builder::create(wrap(file, &name, through), options) {
-            Ok(builder) => Ok(Self::new(name, path, builder, false)),
+            Ok(builder) => Ok(Self::new(name, path, builder, how, false)),
             Err(error) => {
                 remove(&path);
                 Err(TargetError::Build(path, error))
@@ -68,17 +81,22 @@ impl Target {
         }
     }
 
-    /// Takes up a partial where its last seal left it.
+    /// Takes up a partial where its last seal left it, in units of at least `min_cluster` bytes.
     pub(crate) fn continue_partial(
         directory: &Path,
         name: ImageName,
+        (min_cluster, compress): (u64, Compression),
         through: Option<&Through>,
     ) -> Result<Self, TargetError> {
         let path = directory.join(name.to_string());
         let failed = |error| TargetError::File(path.clone(), Arc::new(error));
         let file = OsFile::open(&path, true).map_err(failed)?;
         match Qcow2Builder::open(wrap(file, &name, through)) {
-            Ok(builder) => Ok(Self::new(name, path, builder, true)),
+            Ok(builder) => {
+                let unit = builder.cluster_size().max(min_cluster);
+                let unit = Granularity::new(unit).unwrap_or_default();
+                Ok(Self::new(name, path, builder, (unit, compress), true))
+            }
             Err(error) => Err(TargetError::Build(path, error)),
         }
     }
@@ -87,6 +105,7 @@ impl Target {
         name: ImageName,
         path: PathBuf,
         builder: Qcow2Builder<Arc<dyn File>>,
+        (unit, compress): (Granularity, Compression),
         continued: bool,
     ) -> Self {
         Target {
@@ -94,6 +113,9 @@ impl Target {
             path,
             builder,
             continued,
+            compress,
+            unit,
+            waiting: AtomicU64::new(0),
             written: AtomicU64::new(0),
             digests: OnceLock::new(),
             flush_first: Mutex::default(),
@@ -114,6 +136,11 @@ impl Target {
 
     pub(crate) fn cluster_size(&self) -> u64 {
         self.builder.cluster_size()
+    }
+
+    /// What is copied at once: a power of two, one cluster of the file at least.
+    pub(crate) fn unit(&self) -> Granularity {
+        self.unit
     }
 
     /// Bytes of data that the file holds, durable or not.
@@ -157,16 +184,45 @@ impl Target {
         Ok(())
     }
 
-    pub(crate) fn write(&self, first: u64, data: &[u8]) -> Result<(), BuildError> {
-        self.builder.write_clusters(first, data)?;
+    /// Takes bytes of the disk from the start of a unit on: whole units, or up to the end of the disk.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<(), BuildError> {
+        let first = offset / self.cluster_size();
+        match self.compress {
+            Compression::None => self.builder.write_clusters(first, data)?,
+            Compression::Zlib => self.builder.write_compressed(first, data)?,
+        }
         if let Some(digests) = self.digests.get() {
             digests.data(first, data);
         }
-        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.has_written(data.len() as u64);
         Ok(())
     }
 
-    pub(crate) fn write_zeroes(&self, clusters: Range<u64>) -> Result<(), BuildError> {
+    /// Whether nobody needs to look at these bytes of the disk, and they are whole clusters.
+    pub(crate) fn may_take_over(&self, bytes: &Range<u64>) -> bool {
+        let cluster = self.cluster_size();
+        let whole = bytes.start.is_multiple_of(cluster) && bytes.end.is_multiple_of(cluster);
+        whole && self.digests.get().is_none() && self.compress == Compression::None
+    }
+
+    /// Has the operating system bring these bytes of the disk from where they lie. False if it was not done, for
+    /// whatever reason.
+    pub(crate) fn take_over(&self, bytes: Range<u64>, from: &dyn Device) -> bool {
+        let cluster = self.cluster_size();
+        let clusters = bytes.start / cluster..bytes.end / cluster;
+        let copy = |file: &Arc<dyn File>, to| offload(from, bytes.clone(), file, to);
+        let taken = self.builder.fill_clusters(clusters, copy);
+        if taken.is_ok_and(|taken| taken) {
+            self.has_written(bytes.end - bytes.start);
+            return true;
+        }
+        false
+    }
+
+    /// Makes bytes of the disk read as zeroes: whole units, or up to the end of the disk.
+    pub(crate) fn write_zeroes(&self, bytes: Range<u64>) -> Result<(), BuildError> {
+        let cluster = self.cluster_size();
+        let clusters = bytes.start / cluster..bytes.end.div_ceil(cluster);
         self.builder
             .write_zero_clusters(clusters.start, clusters.end - clusters.start)?;
         if let Some(digests) = self.digests.get() {
@@ -195,6 +251,24 @@ impl Target {
             *first = None;
         }
         self.builder.seal().map_err(SealError::Failed)
+    }
+
+    fn has_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Has the storage take what it was given, once that is much, so that it works while the rest is copied and the last
+    /// flush finds little to do. To be called while no claim is held.
+    pub(crate) fn push_out(&self) -> Result<(), BuildError> {
+        let much = |waiting| (waiting >= MUCH).then_some(0);
+        let pushed = self
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, much);
+        match pushed {
+            Ok(_) => self.builder.push_out(),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Makes durable what is written, and tells the ledger. A flush that fails, or is not over in time,
@@ -255,10 +329,11 @@ impl Sink for Target {
         cluster: u64,
         data: &[u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let offset = cluster * self.unit.bytes();
         if is_zero(data) {
-            self.write_zeroes(cluster..cluster + 1)
+            self.write_zeroes(offset..offset + data.len() as u64)
         } else {
-            self.write(cluster, data)
+            self.write(offset, data)
         }?;
         Ok(())
     }
@@ -301,10 +376,10 @@ fn remove(path: &Path) {
 
 pub(crate) fn create_options(
     size: u64,
-    cluster: u32,
+    cluster: u64,
     backing: Option<&ImageName>,
 ) -> CreateOptions {
-    let options = CreateOptions::new(size).cluster_size(u64::from(cluster));
+    let options = CreateOptions::new(size).cluster_size(cluster);
     match backing {
         Some(name) => options.backing(Backing {
             file: name.to_string(),

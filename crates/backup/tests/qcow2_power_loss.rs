@@ -134,6 +134,60 @@ fn a_scripted_session_survives_every_loss() {
     }
 }
 
+/// Packed data shares clusters, also with what was packed before a seal, is superseded, and takes up where it was.
+#[test]
+fn a_session_that_compresses_survives_every_loss() {
+    use Step::*;
+    let script = [
+        Pack(0, 9),
+        Pack(60, 10),
+        Seal,
+        Pack(1, 3),
+        Write(62, 2),
+        PackInSeal(20, 9, 3),
+        Pack(148, 2),
+        Zero(4, 2),
+        Seal,
+        Reopen,
+        Pack(0, 150),
+        KillInSeal(7),
+        Pack(3, 30),
+        FullAfter(1),
+        Pack(40, 9),
+        Seal,
+        Write(0, 150),
+        Seal,
+        Pack(0, 150),
+        Finish,
+        Pack(9, 1),
+        Finish,
+    ];
+    for cluster_size in [1024, 4096] {
+        let size = 149 * cluster_size as u64 + 77;
+        let mut session = Session::create(size, cluster_size, Some(backing("base.qcow2")));
+        session.run(&script);
+        assert!(session.seals.len() >= 6, "{} seals", session.seals.len());
+        let looked = check_every_loss(&session, &[], None, 3);
+        assert!(looked > 300, "{looked} disks");
+    }
+}
+
+/// A seal makes the file as long as the clusters that it counts; whoever appends meanwhile loses nothing by that.
+#[test]
+fn what_is_packed_while_a_seal_fills_up_the_last_cluster_stays() {
+    for operation in 0..12 {
+        let mut session = Session::create(40 << 10, 1024, None);
+        session.run(&[
+            Step::Pack(0, 3),
+            Step::PackInSeal(10, 20, operation),
+            Step::Seal,
+            Step::WriteInSeal(3, 9, operation),
+            Step::Seal,
+        ]);
+        check_every_loss(&session, &[], None, operation);
+    }
+}
+
 #[test]
 fn a_name_that_leaves_the_first_sector_is_there_from_the_first_seal() {
     let backing = backing(&"n".repeat(1023));
@@ -190,7 +244,7 @@ proptest! {
         place in any::<prop::sample::Index>(),
         seed in any::<u64>(),
     ) {
-        let mut session = Session::create(100 << 9, 512, Some(backing("below")));
+        let mut session = Session::create(100 << 10, 1024, Some(backing("below")));
         session.run(&first);
         session.run(&[Step::Write(seed % 90, 5), Step::Seal, Step::Write(2, 2), Step::Seal]);
         let log = session.file.log();
@@ -213,9 +267,9 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut session = Session::create(70 << 9, 512, Some(backing("below")));
+        let mut session = Session::create(70 << 10, 1024, Some(backing("below")));
         session.run(&steps);
-        session.run(&[Step::Write(1, 3), Step::Zero(4, 2), Step::Seal]);
+        session.run(&[Step::Write(1, 3), Step::Zero(4, 2), Step::Pack(9, 5), Step::Seal]);
         let mut bytes = session.file.bytes();
         for (at, value, in_header) in damage {
             let room = if in_header { 144 } else { bytes.len() };
@@ -349,6 +403,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let place = || (0_u64..200, prop_oneof![4 => 1_u64..4, 1 => 1_u64..90]);
     prop_oneof![
         8 => place().prop_map(|(first, count)| Step::Write(first, count)),
+        4 => place().prop_map(|(first, count)| Step::Pack(first, count)),
         3 => place().prop_map(|(first, count)| Step::Zero(first, count)),
         3 => place().prop_map(|(first, count)| Step::Stage(first, count)),
         3 => Just(Step::Publish),
@@ -356,6 +411,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Seal),
         4 => (place(), 0_u64..14).prop_map(|((first, count), operation)| {
             Step::WriteInSeal(first, count, operation)
+        }),
+        2 => (place(), 0_u64..14).prop_map(|((first, count), operation)| {
+            Step::PackInSeal(first, count, operation)
         }),
         1 => Just(Step::Finish),
         2 => Just(Step::Reopen),

@@ -111,7 +111,7 @@ mod tests {
         move |buf, offset| {
             reads.set(reads.get() + 1);
             for (byte, at) in buf.iter_mut().zip(offset..) {
-                *byte = (at / 16) as u8 + written.get();
+                *byte = ((at / 16) as u8).wrapping_add(written.get());
             }
             Ok(())
         }

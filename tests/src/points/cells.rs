@@ -160,6 +160,8 @@ fn pairs() -> impl Iterator<Item = (SyncMode, BitmapPolicy)> {
         SyncMode::Full | SyncMode::Top => *policy != BitmapPolicy::Never,
         SyncMode::Incremental => *policy == BitmapPolicy::OnSuccess,
         SyncMode::Bitmap => true,
+        // It makes no point that could be compared with anything.
+        SyncMode::None => false,
     })
 }
 

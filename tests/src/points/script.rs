@@ -69,7 +69,7 @@ pub struct Member {
     /// What becomes of a partial that waits for an answer.
     pub undecided: OnUndecided,
     /// Bytes of a cluster, if the target is new.
-    pub cluster: u32,
+    pub cluster: u64,
     /// Copies at once.
     pub workers: usize,
     /// Bytes that may wait for the target.

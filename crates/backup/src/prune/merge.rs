@@ -30,6 +30,23 @@ struct Merge<'a> {
     cancel: &'a AtomicBool,
 }
 
+/// The image that others are merged into.
+struct Into {
+    path: PathBuf,
+    builder: Qcow2Builder<OsFile>,
+    /// Whether any of the images that become one has compressed clusters.
+    compress: bool,
+}
+
+impl Into {
+    fn failed(&self, error: BuildError) -> PruneError {
+        PruneError::Write {
+            path: self.path.clone(),
+            error,
+        }
+    }
+}
+
 /// Merges a point with the images that it has to be merged with.
 pub(super) fn merge(
     catalogue: &Catalogue,
@@ -67,7 +84,7 @@ impl Merge<'_> {
         // A merge that was interrupted after its last step but one has its image in place already.
         let top = self.read(OsFile::open(&path, false).map_err(|error| io(&path, error))?)?;
         if backing(&top) != self.below(&layers) {
-            let (into, bytes) = self.copy(&layers)?;
+            let (into, bytes) = self.copy(&layers, top.has_compressed())?;
             copied = bytes;
             fs::rename(&into, &path).map_err(|error| io(&into, error))?;
             self.catalogue.sync_directory()?;
@@ -87,23 +104,25 @@ impl Merge<'_> {
     }
 
     /// Brings all that the point shows of these images into one, durably; gives its place.
-    fn copy(&self, layers: &[Layer<'_>]) -> Result<(PathBuf, u64), PruneError> {
+    fn copy(&self, layers: &[Layer<'_>], compressed: bool) -> Result<(PathBuf, u64), PruneError> {
         let source = self.open(layers[0].file)?;
         let directory = self.catalogue.directory();
         let pieces = of_point(directory, &self.contents, self.disk, self.run)
             .map_err(|error| ReadError::from(error).of(self.disk, self.run))?;
-        let (into, builder, first_kept) = self.into(layers)?;
+        let (path, builder, first_kept) = self.into(layers)?;
+        let into = Into {
+            compress: compressed || builder.has_compressed(),
+            path,
+            builder,
+        };
         let copied: Vec<Piece> = pieces
             .into_iter()
             .filter(|piece| piece.layer.is_some_and(|depth| depth < first_kept))
             .collect();
-        let bytes = self.copy_pieces(&*source, copied, &builder, &into)?;
-        let sealed = builder.seal();
-        sealed.map_err(|error| PruneError::Write {
-            path: into.clone(),
-            error,
-        })?;
-        Ok((into, bytes))
+        let bytes = self.copy_pieces(&*source, copied, &into)?;
+        let sealed = into.builder.seal();
+        sealed.map_err(|error| into.failed(error))?;
+        Ok((into.path, bytes))
     }
 
     /// The image to merge into, and the first layer that need not be copied: the lowest one itself if that has the right
@@ -125,8 +144,9 @@ impl Merge<'_> {
         let path = self.catalogue.path_of(&name);
         let file = OsFile::create_new(&path).map_err(|error| io(&path, error))?;
         let finest = merged.iter().map(|layer| layer.cluster_size).min();
+        let finest = u64::from(finest.unwrap_or(top.cluster_size));
         let below = layers.get(self.count).map(|layer| layer.file);
-        let options = create_options(top.size, finest.unwrap_or(top.cluster_size), below);
+        let options = create_options(top.size, finest, below);
         let failed = |error| PruneError::Write {
             path: path.clone(),
             error,
@@ -139,8 +159,7 @@ impl Merge<'_> {
         &self,
         source: &dyn Device,
         pieces: Vec<Piece>,
-        builder: &Qcow2Builder<OsFile>,
-        into: &Path,
+        into: &Into,
     ) -> Result<u64, PruneError> {
         let (copied, failure) = (AtomicU64::new(0), Mutex::new(None));
         let stopped = || self.cancel.load(Ordering::Relaxed);
@@ -152,7 +171,7 @@ impl Merge<'_> {
                     return Err(());
                 }
                 let length = piece.bytes.end - piece.bytes.start;
-                let done = self.copy_piece(source, &piece, builder, into);
+                let done = self.copy_piece(source, &piece, into);
                 (self.tell)(copied.fetch_add(length, Ordering::Relaxed) + length);
                 done.map_err(|error| {
                     if let Ok(mut failure) = failure.lock() {
@@ -171,8 +190,7 @@ impl Merge<'_> {
         &self,
         source: &dyn Device,
         piece: &Piece,
-        builder: &Qcow2Builder<OsFile>,
-        into: &Path,
+        into: &Into,
     ) -> Result<(), PruneError> {
         let bytes = &piece.bytes;
         let mut data = vec![0; usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX)];
@@ -191,6 +209,7 @@ impl Merge<'_> {
                 length: wrong.end - wrong.start,
             });
         }
+        let builder = &into.builder;
         let cluster = builder.cluster_size();
         let first = bytes.start / cluster;
         let chunks = data.chunks(usize::try_from(cluster).unwrap_or(usize::MAX));
@@ -198,12 +217,10 @@ impl Merge<'_> {
             .zip(chunks)
             .try_for_each(|(index, data)| match is_zero(data) {
                 true => builder.write_zero_cluster(index),
+                false if into.compress => builder.write_compressed(index, data),
                 false => builder.write_cluster(index, data),
             });
-        written.map_err(|error| PruneError::Write {
-            path: into.to_owned(),
-            error,
-        })
+        written.map_err(|error| into.failed(error))
     }
 
     /// The digests of the merged image, if any of those it was made of had some: theirs, and where there is none that

@@ -106,6 +106,11 @@ impl BuildError {
         None
     }
 
+    /// Whether trying again can only fail again.
+    pub(crate) fn is_final(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
+
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged { what: what.into() }
     }

@@ -66,6 +66,6 @@ fn kind(entry: Entry) -> Option<Held> {
     match entry {
         Entry::Unmapped => None,
         Entry::Zero => Some(Held::Zero),
-        Entry::Data(_) => Some(Held::Data),
+        Entry::Data(_) | Entry::Packed(_) => Some(Held::Data),
     }
 }

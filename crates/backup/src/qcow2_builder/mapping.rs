@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::BuildError;
-use super::layout::{Layout, from_big_endian};
+use super::layout::{Layout, SECTOR, from_big_endian};
+use super::packed::Place;
 
 /// Exactly one reference: the format wants the flag wherever the count is one, which is everywhere.
 const COPIED: u64 = 1 << 63;
 /// In an L2 entry: the cluster reads as zeroes, whatever the backing file holds.
 const ZERO: u64 = 1;
+/// In an L2 entry: what lies there is compressed.
+const COMPRESSED: u64 = 1 << 62;
 /// Bits of an entry that hold an offset.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bytes of unchanged tables kept in memory.
@@ -26,6 +29,8 @@ pub(super) enum Entry {
     Zero,
     /// The data in this cluster of the file.
     Data(u64),
+    /// The data, compressed.
+    Packed(Place),
 }
 
 impl Entry {
@@ -33,6 +38,7 @@ impl Entry {
         match raw {
             0 => Ok(Self::Unmapped),
             ZERO => Ok(Self::Zero),
+            _ if raw & COMPRESSED != 0 => place(raw, layout).map(Self::Packed),
             _ => pointer(raw, layout, "L2 table").map(Self::Data),
         }
     }
@@ -42,8 +48,31 @@ impl Entry {
             Self::Unmapped => 0,
             Self::Zero => ZERO,
             Self::Data(cluster) => to_pointer(cluster, layout),
+            Self::Packed(Place { offset, sectors }) => {
+                COMPRESSED | (sectors - 1) << sectors_at(layout) | offset
+            }
         }
     }
+}
+
+/// The bit from which on an entry of compressed data says how many sectors follow the first one.
+fn sectors_at(layout: Layout) -> u32 {
+    62 - (layout.cluster_bits() - 8)
+}
+
+/// Where the compressed data of an entry lies.
+fn place(raw: u64, layout: Layout) -> Result<Place, BuildError> {
+    let bits = sectors_at(layout);
+    let offset = raw & ((1 << bits) - 1);
+    let sectors = ((raw & (COMPRESSED - 1)) >> bits) + 1;
+    let sector = SECTOR as u64;
+    let whole = offset >= layout.cluster_size() && offset.is_multiple_of(sector);
+    if raw & COPIED != 0 || !whole || sectors * sector > layout.cluster_size() {
+        return Err(BuildError::damaged(format!(
+            "entry {raw:#018x} in an L2 table"
+        )));
+    }
+    Ok(Place { offset, sectors })
 }
 
 /// The entry of a table that refers to a cluster of the file.
@@ -229,12 +258,9 @@ pub(super) fn decode_table(
     Ok(entries)
 }
 
-/// The clusters of the file that a decoded L2 table refers to, in the order of the disk.
-pub(super) fn data_clusters(entries: &[u64], layout: Layout) -> impl Iterator<Item = u64> {
+/// What a decoded L2 table says of the clusters of the disk, in their order.
+pub(super) fn entries_of(entries: &[u64], layout: Layout) -> impl Iterator<Item = Entry> {
     entries
         .iter()
-        .filter_map(move |raw| match Entry::from_raw(*raw, layout) {
-            Ok(Entry::Data(cluster)) => Some(cluster),
-            Ok(Entry::Unmapped | Entry::Zero) | Err(_) => None,
-        })
+        .filter_map(move |raw| Entry::from_raw(*raw, layout).ok())
 }

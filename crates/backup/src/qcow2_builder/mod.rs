@@ -7,15 +7,15 @@
 //! what was appended since is not counted at all. Before the first seal it is no qcow2 file.
 //!
 //! ```text
-//! sector 0 ──► L1 table ──► L2 tables ──► data clusters        (one reference to each cluster,
-//!     └──────► refcount table ──► refcount blocks               so every count is one or zero)
+//! sector 0 ──► L1 table ──► L2 tables ──► data clusters        (one reference to each cluster, but for those
+//!     └──────► refcount table ──► refcount blocks               that several compressed ones lie in)
 //! ```
 //!
 //! This rests on one assumption about the disk below: that writing a sector of 512 bytes is atomic.
 //! A cluster is overwritten only when the last *durable* seal does not count it.
 //!
-//! The builder compresses nothing, keeps no bitmaps and takes no internal snapshots; it continues
-//! only files that it sealed itself. It does not read data clusters and never opens the backing file.
+//! The builder keeps no bitmaps and takes no internal snapshots; it continues only files that it sealed
+//! itself. It does not read data clusters and never opens the backing file.
 //!
 //! Source of the facts: the published format description, `docs/interop/qcow2.rst` of QEMU.
 
@@ -25,9 +25,12 @@ mod held;
 mod layout;
 mod mapping;
 mod open;
+mod packed;
 mod seal;
 mod space;
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cohort_block::File;
@@ -38,6 +41,7 @@ pub use held::Held;
 
 use layout::{Layout, SECTOR};
 use mapping::{Entry, Mapping, decode_table};
+use packed::{Pack, Packer, Shares};
 use seal::Sealed;
 use space::{Allocator, ClusterSet};
 
@@ -89,6 +93,7 @@ pub struct Qcow2Builder<F: File> {
     file: F,
     layout: Layout,
     backing: Option<Backing>,
+    packer: Packer,
     state: Arc<Mutex<State>>,
     /// What the last seal made durable; held throughout a seal, so that there is one at a time.
     sealed: Mutex<Sealed>,
@@ -103,6 +108,12 @@ struct State {
     fresh: ClusterSet,
     /// Clusters superseded since the last seal began that some seal may have counted.
     dropped: Vec<u64>,
+    /// Where compressed clusters go.
+    pack: Pack,
+    /// How many mapped clusters lie packed in each cluster of the file,
+    shares: Shares,
+    /// and where that changed since the last seal began.
+    reshared: BTreeSet<u64>,
     /// Data clusters that the mapping refers to.
     mapped: u64,
     /// Why nothing more is taken.
@@ -149,6 +160,9 @@ impl<F: File> Qcow2Builder<F> {
             allocator: Allocator::new(taken.clone(), 1),
             fresh: taken,
             dropped: Vec::new(),
+            pack: Pack::default(),
+            shares: Shares::default(),
+            reshared: BTreeSet::new(),
             mapped: 0,
             closed: None,
         };
@@ -156,6 +170,7 @@ impl<F: File> Qcow2Builder<F> {
             file,
             layout,
             backing: options.backing.clone(),
+            packer: Packer::default(),
             state: Arc::new(Mutex::new(state)),
             sealed: Mutex::new(Sealed::none(sector)),
         };
@@ -254,16 +269,29 @@ impl<F: File> Qcow2Builder<F> {
     /// As [`write_clusters`](Self::write_clusters).
     pub fn stage(&self, first_index: u64, data: &[u8]) -> Result<Staged, BuildError> {
         let count = self.layout.covered(first_index, data.len())?;
-        let first_cluster = self.reserve(count)?;
-        // From here on the clusters go back by themselves if the write fails.
-        let staged = Staged {
-            state: Arc::clone(&self.state),
-            first_index,
-            first_cluster,
-            count,
-        };
-        self.write_padded(data, self.layout.offset(first_cluster))?;
+        let staged = self.reserve(first_index, count)?;
+        self.write_padded(data, self.layout.offset(staged.first_cluster))?;
         Ok(staged)
+    }
+
+    /// Has `fill` put the data of consecutive whole clusters into the file, from the byte that it is told on, and makes
+    /// them part of the image if it says that it did.
+    ///
+    /// # Errors
+    /// As [`write_clusters`](Self::write_clusters).
+    pub(crate) fn fill_clusters(
+        &self,
+        clusters: Range<u64>,
+        fill: impl FnOnce(&F, u64) -> bool,
+    ) -> Result<bool, BuildError> {
+        let count = clusters.end - clusters.start;
+        self.layout.check_range(clusters.start, count)?;
+        let staged = self.reserve(clusters.start, count)?;
+        if !fill(&self.file, self.layout.offset(staged.first_cluster)) {
+            return Ok(false);
+        }
+        self.publish(staged)?;
+        Ok(true)
     }
 
     /// Makes staged clusters part of the image; the next seal covers them.
@@ -283,7 +311,7 @@ impl<F: File> Qcow2Builder<F> {
             let mut state = self.with_table(piece.table)?;
             state.check_open()?;
             for index in piece.first_index..piece.first_index + piece.count {
-                state.map(index, Entry::Data(staged.first_cluster))?;
+                state.map(index, Entry::Data(staged.first_cluster), self.layout)?;
                 staged.advance();
             }
         }
@@ -317,7 +345,7 @@ impl<F: File> Qcow2Builder<F> {
                 continue;
             }
             for index in piece.first_index..piece.first_index + piece.count {
-                state.map(index, entry)?;
+                state.map(index, entry, self.layout)?;
             }
         }
         Ok(())
@@ -362,10 +390,31 @@ impl<F: File> Qcow2Builder<F> {
         Ok(())
     }
 
-    fn reserve(&self, count: u64) -> Result<u64, BuildError> {
+    /// Takes room for clusters, which goes back by itself if they are not published.
+    fn reserve(&self, first_index: u64, count: u64) -> Result<Staged, BuildError> {
         let mut state = lock(&self.state);
         state.check_open()?;
-        Ok(state.allocator.take(count))
+        Ok(Staged {
+            first_index,
+            first_cluster: state.allocator.take(count),
+            count,
+            state: Arc::clone(&self.state),
+        })
+    }
+
+    /// Has the storage take what was written so far. Nothing counts for it: a seal flushes again.
+    ///
+    /// # Errors
+    /// [`BuildError::Distrusted`]: what was written may be lost, also if a later flush succeeds, so nothing more is taken.
+    pub(crate) fn push_out(&self) -> Result<(), BuildError> {
+        let pushed = self.file.sync_data();
+        pushed.map_err(|source| {
+            let error = BuildError::Distrusted {
+                source: Arc::new(source),
+            };
+            lock(&self.state).closed = Some(error.clone());
+            error
+        })
     }
 
     /// Locks the state with one L2 table at hand, reading it first if it is not, without the lock.
@@ -426,19 +475,33 @@ impl State {
     }
 
     /// Maps a cluster of the disk anew; its table must be at hand.
-    fn map(&mut self, index: u64, entry: Entry) -> Result<(), BuildError> {
+    fn map(&mut self, index: u64, entry: Entry, layout: Layout) -> Result<(), BuildError> {
         let old = self.mapping.replace(index, entry)?;
-        if let Entry::Data(cluster) = entry {
-            self.fresh.insert(cluster);
-            self.mapped += 1;
+        match entry {
+            Entry::Unmapped | Entry::Zero => {}
+            Entry::Data(cluster) => {
+                self.fresh.insert(cluster);
+                self.mapped += 1;
+            }
+            Entry::Packed(place) => {
+                self.share(place, layout, |count| count + 1);
+                self.mapped += 1;
+            }
         }
-        if let Entry::Data(cluster) = old {
-            self.mapped -= 1;
-            if self.fresh.remove(cluster) {
-                // No seal has seen it, not even one under way.
-                self.allocator.release(cluster, 1);
-            } else {
-                self.dropped.push(cluster);
+        match old {
+            Entry::Unmapped | Entry::Zero => {}
+            Entry::Data(cluster) => {
+                self.mapped -= 1;
+                if self.fresh.remove(cluster) {
+                    // No seal has seen it, not even one under way.
+                    self.allocator.release(cluster, 1);
+                } else {
+                    self.dropped.push(cluster);
+                }
+            }
+            Entry::Packed(place) => {
+                self.mapped -= 1;
+                self.share(place, layout, |count| count - 1);
             }
         }
         Ok(())

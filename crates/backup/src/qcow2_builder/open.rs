@@ -1,5 +1,6 @@
 //! Continuing a file from its last seal, trusting nothing that it says.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use cohort_block::File;
@@ -7,7 +8,8 @@ use cohort_block::File;
 use super::error::{BuildError, FileOperation};
 use super::header::{self, Header, Roots};
 use super::layout::{Layout, REFCOUNT_TABLE_LIMIT, SECTOR, from_big_endian};
-use super::mapping::{Mapping, data_clusters, decode_table, pointer};
+use super::mapping::{Entry, Mapping, decode_table, entries_of, pointer};
+use super::packed::{Pack, Packer, Place, Shares};
 use super::seal::Sealed;
 use super::space::{Allocator, ClusterSet};
 use super::{Qcow2Builder, State};
@@ -25,6 +27,7 @@ pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
         layout: header.layout,
         whole_clusters: length / header.layout.cluster_size(),
         seen: ClusterSet::default(),
+        shares: Shares::default(),
         mapped: 0,
     };
     walk.claim(0, 1, "header")?;
@@ -32,8 +35,8 @@ pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
     let counted = walk.counts(&blocks)?;
     let l1 = walk.l1(header.roots)?;
     walk.tables(&l1)?;
-    let (seen, mapped) = (walk.seen, walk.mapped);
-    if !same(&seen, &counted) {
+    let (seen, shares, mapped) = (walk.seen, walk.shares, walk.mapped);
+    if !same(&seen, &counted.0) || !shares.count_alike(&counted.1) {
         return Err(BuildError::damaged(
             "the reference counts are not those of the tables",
         ));
@@ -44,6 +47,9 @@ pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
         allocator: Allocator::new(seen, end),
         fresh: ClusterSet::default(),
         dropped: Vec::new(),
+        pack: Pack::default(),
+        shares: shares.clone(),
+        reshared: BTreeSet::new(),
         mapped,
         closed: None,
     };
@@ -54,7 +60,8 @@ pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
     } = header.roots;
     let sealed = Sealed {
         sector,
-        counted,
+        counted: counted.0,
+        shares,
         blocks,
         refcount_table: refcount_table..refcount_table + refcount_table_clusters,
         l1: l1..l1 + header.layout.l1_clusters(),
@@ -63,6 +70,7 @@ pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
         file,
         layout: header.layout,
         backing: header.backing,
+        packer: Packer::default(),
         state: Arc::new(Mutex::new(state)),
         sealed: Mutex::new(sealed),
     })
@@ -86,6 +94,7 @@ struct Walk<'a, F> {
     /// Clusters that the file holds in full.
     whole_clusters: u64,
     seen: ClusterSet,
+    shares: Shares,
     mapped: u64,
 }
 
@@ -134,9 +143,10 @@ impl<F: File> Walk<'_, F> {
         Ok(blocks)
     }
 
-    /// The clusters that count one; anything but zero and one is not ours.
-    fn counts(&self, blocks: &[u64]) -> Result<ClusterSet, BuildError> {
-        let mut counted = ClusterSet::default();
+    /// The clusters that count, and those that count more than one. Only what is packed may, in a cluster that the file
+    /// holds.
+    fn counts(&self, blocks: &[u64]) -> Result<(ClusterSet, Shares), BuildError> {
+        let (mut counted, mut shares) = (ClusterSet::default(), Shares::default());
         let counts = self.layout.counts_per_block();
         for (block, at) in (0..).zip(blocks).filter(|(_, at)| **at != 0) {
             let bytes = self.clusters(*at, 1)?;
@@ -144,8 +154,11 @@ impl<F: File> Walk<'_, F> {
             for (cluster, value) in (block * counts..).zip(values) {
                 match u16::from_be_bytes(*value) {
                     0 => {}
-                    1 if cluster < self.whole_clusters => {
+                    count if cluster < self.whole_clusters => {
                         counted.insert(cluster);
+                        if count > 1 {
+                            shares.set(cluster, count);
+                        }
                     }
                     count => {
                         return Err(BuildError::damaged(format!(
@@ -155,7 +168,7 @@ impl<F: File> Walk<'_, F> {
                 }
             }
         }
-        Ok(counted)
+        Ok((counted, shares))
     }
 
     /// The cluster of each L2 table, zero where there is none.
@@ -175,10 +188,28 @@ impl<F: File> Walk<'_, F> {
         for (table, at) in (0..).zip(l1).filter(|(_, at)| **at != 0) {
             self.claim(*at, 1, "L1 table")?;
             let entries = decode_table(&self.clusters(*at, 1)?, table, self.layout)?;
-            for cluster in data_clusters(&entries, self.layout) {
-                self.claim(cluster, 1, "L2 table")?;
+            for entry in entries_of(&entries, self.layout) {
+                match entry {
+                    Entry::Unmapped | Entry::Zero => continue,
+                    Entry::Data(cluster) => self.claim(cluster, 1, "L2 table")?,
+                    Entry::Packed(place) => self.share(place)?,
+                }
                 self.mapped += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Notes compressed data, which may share clusters with other such, and with nothing else.
+    fn share(&mut self, place: Place) -> Result<(), BuildError> {
+        for cluster in place.clusters(self.layout) {
+            let others = self.shares.get(cluster);
+            if others == 0 {
+                self.claim(cluster, 1, "L2 table")?;
+            }
+            let more = others.checked_add(1);
+            let more = more.ok_or_else(|| BuildError::damaged("a cluster of too many uses"))?;
+            self.shares.set(cluster, more);
         }
         Ok(())
     }

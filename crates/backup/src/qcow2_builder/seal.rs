@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use cohort_block::File;
 
-use super::error::BuildError;
+use super::error::{BuildError, FileOperation};
 use super::header::{Roots, point_at};
 use super::layout::{Layout, REFCOUNT_TABLE_LIMIT, SECTOR, to_big_endian};
 use super::mapping::ChangedTable;
+use super::packed::Shares;
 use super::space::{Allocator, ClusterSet};
 use super::{Qcow2Builder, State, lock};
 
@@ -18,8 +19,10 @@ use super::{Qcow2Builder, State, lock};
 pub(super) struct Sealed {
     /// The header sector, as the next seal will write it but for the roots.
     pub(super) sector: [u8; SECTOR],
-    /// Clusters with a count of one; all others count zero.
+    /// Clusters with a count of one, or of what is packed in them; all others count zero.
     pub(super) counted: ClusterSet,
+    /// Clusters that count what is packed in them instead.
+    pub(super) shares: Shares,
     /// The cluster of each refcount block, or zero where there is none.
     pub(super) blocks: Vec<u64>,
     /// Clusters of the refcount table; empty before the first seal.
@@ -34,6 +37,7 @@ impl Sealed {
         Self {
             sector,
             counted: ClusterSet::default(),
+            shares: Shares::default(),
             blocks: Vec::new(),
             refcount_table: 0..0,
             l1: 0..0,
@@ -51,6 +55,10 @@ struct Taken {
     tables: Vec<ChangedTable>,
     fresh: ClusterSet,
     dropped: Vec<u64>,
+    /// Clusters of which another number of packed ones is mapped now.
+    shares: Vec<(u64, u16)>,
+    /// Where clusters end that are packed in part.
+    partial: Vec<u64>,
 }
 
 /// One seal: what the file will be, and what that takes and frees.
@@ -78,13 +86,14 @@ pub(super) fn seal<F: File>(builder: &Qcow2Builder<F>) -> Result<(), BuildError>
         if let Some(error @ BuildError::Distrusted { .. }) = &state.closed {
             return Err(error.clone());
         }
-        state.take()
+        state.take(builder.layout)
     };
     if taken.tables.is_empty() && !sealed.l1.is_empty() {
         assert!(
             taken.dropped.is_empty(),
             "what is superseded changed a table"
         );
+        lock(&builder.state).put_back(taken);
         return Ok(());
     }
     let mut plan = Plan::new(builder.layout, &sealed);
@@ -92,6 +101,7 @@ pub(super) fn seal<F: File>(builder: &Qcow2Builder<F>) -> Result<(), BuildError>
     plan.place(&taken.tables, &mut lock(&builder.state));
     let written = plan
         .check()
+        .and_then(|()| fill_up(builder, &taken.partial))
         .and_then(|()| write_tables(builder, &plan, &taken.tables));
     if let Err(error) = written {
         let mut state = lock(&builder.state);
@@ -111,6 +121,14 @@ pub(super) fn seal<F: File>(builder: &Qcow2Builder<F>) -> Result<(), BuildError>
     }
     *sealed = plan.next;
     Ok(())
+}
+
+/// Makes the file hold clusters whole that are packed in part. Not by its length: others append to it meanwhile.
+fn fill_up<F: File>(builder: &Qcow2Builder<F>, partial: &[u64]) -> Result<(), BuildError> {
+    let length = builder.file.len();
+    let length = length.map_err(FileOperation::Length.failed())?;
+    let mut beyond = partial.iter().filter(|end| **end > length);
+    beyond.try_for_each(|end| builder.write(&[0; SECTOR], end - SECTOR as u64))
 }
 
 /// Writes the new tables to their new places, where no seal looks for anything yet.
@@ -158,11 +176,18 @@ fn make_durable<F: File>(
 }
 
 impl State {
-    fn take(&mut self) -> Taken {
+    fn take(&mut self, layout: Layout) -> Taken {
+        // No cluster that a seal counts is taken for more.
+        self.pack.close(layout, &mut self.allocator);
+        let reshared = std::mem::take(&mut self.reshared).into_iter();
         Taken {
+            shares: reshared
+                .map(|cluster| (cluster, self.shares.get(cluster)))
+                .collect(),
             tables: self.mapping.take_changed(),
             fresh: std::mem::take(&mut self.fresh),
             dropped: std::mem::take(&mut self.dropped),
+            partial: std::mem::take(&mut self.pack.partial),
         }
     }
 
@@ -172,6 +197,9 @@ impl State {
         // A cluster that was fresh and was dropped meanwhile is in both; the drop is applied last.
         self.fresh.insert_all(&taken.fresh);
         self.dropped.extend(taken.dropped);
+        self.reshared
+            .extend(taken.shares.into_iter().map(|(cluster, _)| cluster));
+        self.pack.partial.extend(taken.partial);
     }
 }
 
@@ -199,6 +227,15 @@ impl Plan {
         }
         for cluster in &taken.dropped {
             self.uncount(*cluster..*cluster + 1);
+        }
+        for (cluster, count) in &taken.shares {
+            // One that counts no more is not handed out again: somebody may still be about to use it.
+            match count {
+                0 => drop(self.next.counted.remove(*cluster)),
+                _ => drop(self.next.counted.insert(*cluster)),
+            }
+            self.next.shares.set(*cluster, *count);
+            self.touch(*cluster);
         }
     }
 
@@ -297,7 +334,10 @@ impl Plan {
 
     fn encode_block(&self, block: u64) -> Vec<u8> {
         let counts = self.layout.counts_per_block();
-        let count = |cluster| u16::from(self.next.counted.contains(cluster));
+        let count = |cluster| match self.next.shares.get(cluster) {
+            0 => u16::from(self.next.counted.contains(cluster)),
+            shares => shares,
+        };
         let clusters = block * counts..(block + 1) * counts;
         clusters
             .flat_map(|cluster| count(cluster).to_be_bytes())

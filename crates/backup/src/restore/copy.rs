@@ -1,5 +1,6 @@
-//! The copy: a few threads, each with one piece in hand, which skip what is zero.
+//! The copy: a few threads, each with one piece in hand, which skip what is zero, or leave the piece to the kernel.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,19 +8,32 @@ use std::thread;
 use cohort_block::{Device, ExtentKind, File, OsFile};
 
 use super::error::RestoreError;
+use crate::offload::offload;
+use crate::options::Compression;
 use crate::qcow2_builder::{BuildError, Qcow2Builder};
 
-/// What one thread reads and writes at once: large enough that calls do not show.
+/// What one thread takes at once: large enough that taking does not show.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Pieces begin at multiples of this, which is a multiple of any writer's block.
+/// As much, where the kernel copies it.
+const OFFLOADED_BYTES: u64 = 8 << 20;
+
+/// What is read and written at once: still in the processor's cache when it is written.
+const READ_BYTES: u64 = 256 << 10;
+
+/// Pieces that are read begin at multiples of this at least.
 const ALIGNMENT: u64 = 64 << 10;
+
+/// Bytes after which the storage is asked to take what was written, so that the last flush finds little to do.
+const MUCH: u64 = 128 << 20;
 
 /// What to copy, and who is told.
 pub(super) struct Copy<'a> {
     pub(super) source: &'a dyn Device,
     pub(super) length_bytes: u64,
     pub(super) threads: usize,
+    /// Whether to let the kernel copy where it can.
+    pub(super) offload: bool,
     pub(super) progress: &'a (dyn Fn(u64, u64) + Sync),
     pub(super) cancel: &'a AtomicBool,
 }
@@ -27,8 +41,12 @@ pub(super) struct Copy<'a> {
 /// Where the data goes.
 pub(super) trait Writer: Sync {
     type Error: Send;
-    /// Bytes that are left out when they are all zero.
-    const BLOCK: usize;
+    /// Bytes that are left out when they are all zero: a power of two.
+    fn block(&self) -> u64;
+    /// Has the kernel bring whole blocks of a device to their place; false if it did not.
+    fn take_over(&self, source: &dyn Device, bytes: Range<u64>) -> bool;
+    /// Has the storage take what was written so far.
+    fn push_out(&self) -> Result<(), Self::Error>;
     /// Writes whole blocks; the last of the disk may be partial.
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Self::Error>;
 }
@@ -37,23 +55,59 @@ pub(super) struct RawWriter<'a>(pub(super) &'a OsFile);
 
 impl Writer for RawWriter<'_> {
     type Error = std::io::Error;
+
     /// The page: what file systems can leave a hole for.
-    const BLOCK: usize = 4 << 10;
+    fn block(&self) -> u64 {
+        4 << 10
+    }
+
+    fn take_over(&self, source: &dyn Device, bytes: Range<u64>) -> bool {
+        let to = bytes.start;
+        offload(source, bytes, self.0, to)
+    }
+
+    fn push_out(&self) -> Result<(), Self::Error> {
+        self.0.sync_data()
+    }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Self::Error> {
         self.0.write_at(data, offset)
     }
 }
 
-pub(super) struct Qcow2Writer<'a>(pub(super) &'a Qcow2Builder<OsFile>);
+pub(super) struct Qcow2Writer<'a> {
+    pub(super) builder: &'a Qcow2Builder<OsFile>,
+    pub(super) compress: Compression,
+}
 
 impl Writer for Qcow2Writer<'_> {
     type Error = BuildError;
-    /// The builder's own cluster size.
-    const BLOCK: usize = 64 << 10;
+
+    fn block(&self) -> u64 {
+        self.builder.cluster_size()
+    }
+
+    fn take_over(&self, source: &dyn Device, bytes: Range<u64>) -> bool {
+        let cluster = self.builder.cluster_size();
+        if !bytes.end.is_multiple_of(cluster) {
+            return false;
+        }
+        let clusters = bytes.start / cluster..bytes.end / cluster;
+        let copy = |file: &OsFile, to| offload(source, bytes, file, to);
+        let taken = self.builder.fill_clusters(clusters, copy);
+        taken.is_ok_and(|taken| taken)
+    }
+
+    fn push_out(&self) -> Result<(), Self::Error> {
+        self.builder.push_out()
+    }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Self::Error> {
-        self.0.write_clusters(offset / self.0.cluster_size(), data)
+        let first = offset / self.builder.cluster_size();
+        match self.compress {
+            Compression::None => self.builder.write_clusters(first, data),
+            Compression::Zlib => self.builder.write_compressed(first, data),
+        }
     }
 }
 
@@ -65,6 +119,11 @@ struct Shared {
     data_until: u64,
     done: u64,
     data: u64,
+    /// Bytes written since the storage was last asked to take them.
+    waiting: u64,
+    /// Where pieces begin, and how long they are.
+    align: u64,
+    piece: u64,
 }
 
 impl Copy<'_> {
@@ -74,11 +133,23 @@ impl Copy<'_> {
         writer: &W,
         failed: &(dyn Fn(W::Error) -> RestoreError + Sync),
     ) -> Result<u64, RestoreError> {
+        let align = match self.offload {
+            // The kernel looks for no zeroes, so that what lies beside data would be no hole any more.
+            true => writer.block(),
+            false => ALIGNMENT.max(writer.block()),
+        };
         let shared = Mutex::new(Shared {
             next: 0,
             data_until: 0,
             done: 0,
             data: 0,
+            waiting: 0,
+            align,
+            piece: if self.offload {
+                OFFLOADED_BYTES.max(align)
+            } else {
+                PIECE_BYTES.max(align)
+            },
         });
         (self.progress)(0, self.length_bytes);
         // The first error stops the others at their next piece.
@@ -114,22 +185,48 @@ impl Copy<'_> {
         shared: &Mutex<Shared>,
         stop: &AtomicBool,
     ) -> Result<(), RestoreError> {
-        let mut buffer = vec![0; PIECE_BYTES.min(self.length_bytes) as usize];
+        let mut buffer = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             self.check_cancel()?;
             let Some((offset, length)) = self.next_piece(shared)? else {
                 break;
             };
+            let bytes = offset..offset + length;
+            let data = if self.offload && writer.take_over(self.source, bytes.clone()) {
+                length
+            } else {
+                self.copy_piece(writer, failed, bytes, &mut buffer)?
+            };
+            if self.note(shared, length, data) {
+                writer.push_out().map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and writes a piece; gives how much of it was data.
+    fn copy_piece<W: Writer>(
+        &self,
+        writer: &W,
+        failed: &dyn Fn(W::Error) -> RestoreError,
+        bytes: Range<u64>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<u64, RestoreError> {
+        let block = writer.block();
+        let at_once = READ_BYTES.max(block);
+        let (mut offset, mut data) = (bytes.start, 0);
+        while offset < bytes.end {
+            let length = at_once.min(bytes.end - offset);
+            buffer.resize(buffer.len().max(length as usize), 0);
             let piece = &mut buffer[..length as usize];
             self.source.read_at(piece, offset)?;
-            let mut data = 0;
-            for (at, run) in runs_of_data(piece, W::BLOCK) {
+            for (at, run) in runs_of_data(piece, block as usize) {
                 writer.write(run, offset + at as u64).map_err(failed)?;
                 data += run.len() as u64;
             }
-            self.note(shared, length, data);
+            offset += length;
         }
-        Ok(())
+        Ok(data)
     }
 
     /// Hands out the next piece that may hold data: (offset, length).
@@ -147,9 +244,9 @@ impl Copy<'_> {
                 shared.data_until = at + extent.length;
             }
             // Not below what was handed out: that ended at such a multiple too.
-            let start = at - at % ALIGNMENT;
-            let end = shared.data_until.next_multiple_of(ALIGNMENT);
-            let end = end.min(start + PIECE_BYTES).min(self.length_bytes);
+            let start = at - at % shared.align;
+            let end = shared.data_until.next_multiple_of(shared.align);
+            let end = end.min(start + shared.piece).min(self.length_bytes);
             shared.done += start - shared.next;
             shared.next = end;
             return Ok(Some((start, end - start)));
@@ -167,12 +264,19 @@ impl Copy<'_> {
         }
     }
 
-    fn note(&self, shared: &Mutex<Shared>, length: u64, data: u64) {
+    /// Notes what was done; says whether the storage should take it now.
+    fn note(&self, shared: &Mutex<Shared>, length: u64, data: u64) -> bool {
         let mut shared = shared.lock().expect("no panic while this lock is held");
         shared.done += length;
         shared.data += data;
         // Under the lock, so that what is told never goes back.
         (self.progress)(shared.done, self.length_bytes);
+        shared.waiting += data;
+        let much = shared.waiting >= MUCH;
+        if much {
+            shared.waiting = 0;
+        }
+        much
     }
 }
 

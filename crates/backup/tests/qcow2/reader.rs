@@ -2,6 +2,7 @@
 //! counts are exact.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 /// What an image says of one cluster of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +36,12 @@ pub(crate) fn read(file: &[u8]) -> Result<Image, String> {
     let cluster_size = 1_u64 << bits;
     let size = number(file, 24, 8)?;
     let mut references = BTreeMap::from([(0, 1_u64)]);
-    let mut refer = |offset: u64, clusters: u64| -> Result<(), String> {
-        if !offset.is_multiple_of(cluster_size) || offset == 0 {
+    // Of whole clusters, or of the sectors that something compressed takes.
+    let mut refer = |offset: u64, length: u64, unit: u64| -> Result<(), String> {
+        if !offset.is_multiple_of(unit) || offset < cluster_size {
             return Err(format!("reference to {offset:#x}"));
         }
-        for cluster in offset / cluster_size..offset / cluster_size + clusters {
+        for cluster in offset / cluster_size..(offset + length).div_ceil(cluster_size) {
             *references.entry(cluster).or_default() += 1;
         }
         Ok(())
@@ -48,7 +50,8 @@ pub(crate) fn read(file: &[u8]) -> Result<Image, String> {
     let per_table = cluster_size / 8;
     let l1_entries = number(file, 36, 4)?;
     let l1_offset = number(file, 40, 8)?;
-    refer(l1_offset, l1_entries.div_ceil(per_table))?;
+    let l1_length = (l1_entries * 8).next_multiple_of(cluster_size);
+    refer(l1_offset, l1_length, cluster_size)?;
     let mut clusters = vec![Cluster::Unmapped; size.div_ceil(cluster_size) as usize];
     for table in 0..l1_entries {
         let entry = number(file, l1_offset + table * 8, 8)?;
@@ -56,16 +59,21 @@ pub(crate) fn read(file: &[u8]) -> Result<Image, String> {
             continue;
         }
         let l2_offset = flagged(entry)?;
-        refer(l2_offset, 1)?;
+        refer(l2_offset, cluster_size, cluster_size)?;
         for slot in 0..per_table {
             let entry = number(file, l2_offset + slot * 8, 8)?;
             let index = (table * per_table + slot) as usize;
             let content = match entry {
                 0 => continue,
                 1 => Cluster::Zero,
+                _ if entry >> 62 == 1 => {
+                    let (offset, length) = compressed(entry, bits);
+                    refer(offset, length, 512)?;
+                    Cluster::Data(inflate(bytes(file, offset, length)?, cluster_size)?)
+                }
                 _ => {
                     let offset = flagged(entry)?;
-                    refer(offset, 1)?;
+                    refer(offset, cluster_size, cluster_size)?;
                     Cluster::Data(bytes(file, offset, cluster_size)?.to_vec())
                 }
             };
@@ -75,12 +83,12 @@ pub(crate) fn read(file: &[u8]) -> Result<Image, String> {
 
     let counts_offset = number(file, 48, 8)?;
     let counts_clusters = number(file, 56, 4)?;
-    refer(counts_offset, counts_clusters)?;
+    refer(counts_offset, counts_clusters * cluster_size, cluster_size)?;
     let mut blocks = Vec::new();
     for entry in 0..counts_clusters * per_table {
         let offset = number(file, counts_offset + entry * 8, 8)?;
         if offset != 0 {
-            refer(offset, 1)?;
+            refer(offset, cluster_size, cluster_size)?;
             blocks.push((entry, offset));
         }
     }
@@ -134,6 +142,21 @@ fn flagged(entry: u64) -> Result<u64, String> {
         return Err(format!("entry {entry:#x}"));
     }
     Ok(entry & !(1 << 63))
+}
+
+/// Where something compressed lies, and how long it is at most.
+fn compressed(entry: u64, cluster_bits: u64) -> (u64, u64) {
+    let sectors_at = 62 - (cluster_bits - 8);
+    let offset = entry & ((1 << sectors_at) - 1);
+    let sectors = (entry & !(1 << 62)) >> sectors_at;
+    (offset, (sectors + 1) * 512 - offset % 512)
+}
+
+fn inflate(packed: &[u8], length: u64) -> Result<Vec<u8>, String> {
+    let mut whole = vec![0; length as usize];
+    let mut reader = flate2::read::DeflateDecoder::new(packed);
+    reader.read_exact(&mut whole).map_err(|e| e.to_string())?;
+    Ok(whole)
 }
 
 fn number(file: &[u8], at: u64, length: u64) -> Result<u64, String> {

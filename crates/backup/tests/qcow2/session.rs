@@ -12,6 +12,8 @@ use super::reader::{Cluster, Image};
 pub(crate) enum Step {
     /// Write this many clusters from this one on.
     Write(u64, u64),
+    /// As `Write`, compressed.
+    Pack(u64, u64),
     /// Make this many clusters from this one on read as zeroes.
     Zero(u64, u64),
     /// Write data that is not part of the image yet.
@@ -23,6 +25,8 @@ pub(crate) enum Step {
     Seal,
     /// Write this many clusters from this one on while a seal is at its n-th operation.
     WriteInSeal(u64, u64, u64),
+    /// As `WriteInSeal`, compressed.
+    PackInSeal(u64, u64, u64),
     /// Seal, cut the tail, and go on with a new builder.
     Finish,
     /// Forget the builder, as a killed process does, and continue from the file.
@@ -33,11 +37,16 @@ pub(crate) enum Step {
     FullAfter(u64),
 }
 
+type LogBuilder = Qcow2Builder<LogFile>;
+
+/// A way to write clusters.
+type Write = fn(&LogBuilder, u64, &[u8]) -> Result<(), BuildError>;
+
 /// The builder, the file below it, and what both should hold.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) file: LogFile,
-    builder: Option<Arc<Qcow2Builder<LogFile>>>,
+    builder: Option<Arc<LogBuilder>>,
     staged: Vec<(Staged, Vec<Cluster>)>,
     /// Bytes of the disk; the image counts whole sectors.
     size: u64,
@@ -108,6 +117,12 @@ impl Session {
                     self.set(first, &clusters);
                 }
             }
+            Step::Pack(first, count) => {
+                let (first, data, clusters) = self.data(*first, *count);
+                if allow_full(self.builder().write_compressed(first, &data)) {
+                    self.set(first, &clusters);
+                }
+            }
             Step::Zero(first, count) => {
                 let (first, count) = self.range(*first, *count);
                 self.builder().write_zero_clusters(first, count).unwrap();
@@ -137,7 +152,10 @@ impl Session {
                 self.note_seal(outcome);
             }
             Step::WriteInSeal(first, count, operation) => {
-                self.write_in_seal(*first, *count, *operation);
+                self.write_in_seal(*first, *count, *operation, LogBuilder::write_clusters);
+            }
+            Step::PackInSeal(first, count, operation) => {
+                self.write_in_seal(*first, *count, *operation, LogBuilder::write_compressed);
             }
             Step::Finish => {
                 let outcome = self.builder().finish();
@@ -162,13 +180,13 @@ impl Session {
         self.check_contains();
     }
 
-    fn write_in_seal(&mut self, first: u64, count: u64, operation: u64) {
+    fn write_in_seal(&mut self, first: u64, count: u64, operation: u64, write: Write) {
         let (first, data, clusters) = self.data(first, count);
         let builder = Arc::clone(self.builder());
         let written = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&written);
         self.file.interrupt(operation, move || {
-            let outcome = builder.write_clusters(first, &data);
+            let outcome = write(&builder, first, &data);
             *slot.lock().unwrap() = Some(outcome);
         });
         let sealed = self.builder().seal();
@@ -220,7 +238,7 @@ impl Session {
         self.seals.last().or(self.start.as_ref())
     }
 
-    fn builder(&self) -> &Arc<Qcow2Builder<LogFile>> {
+    fn builder(&self) -> &Arc<LogBuilder> {
         self.builder.as_ref().unwrap()
     }
 

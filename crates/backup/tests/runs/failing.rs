@@ -68,7 +68,7 @@ fn failing_disk_takes_its_group_along_and_names_disk_and_byte() {
 fn fails_midway_then_succeeds(policy: BitmapPolicy, grouped: bool) {
     let world = World::new();
     let (a, b) = (world.raw("a.raw", 12), world.raw("b.raw", 4));
-    let options = options(|o| o.policy(policy).workers(1).cluster(CLUSTER as u32));
+    let options = options(|o| o.policy(policy).workers(1).cluster(CLUSTER));
     let spec = |path| DiskSpec::file(path).options(options.clone());
     committed(
         world

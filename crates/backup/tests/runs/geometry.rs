@@ -18,7 +18,7 @@ struct Round {
     size: u64,
     writes: Vec<(u64, u64, u8)>,
     fails_at: Option<u64>,
-    cluster: u32,
+    cluster: u64,
     workers: usize,
 }
 
@@ -38,7 +38,7 @@ fn sizes() -> impl Strategy<Value = u64> {
 
 fn rounds() -> impl Strategy<Value = Vec<Round>> {
     let writes = prop::collection::vec((any::<u64>(), 1..=70_000_u64, any::<u8>()), 0..6);
-    let cluster = (12..=21_u32).prop_map(|shift| 1 << shift);
+    let cluster = (12..=21_u32).prop_map(|shift| 1_u64 << shift);
     let round = (
         sizes(),
         writes,

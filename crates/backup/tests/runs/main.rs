@@ -3,12 +3,14 @@
 mod cancelled;
 mod cases;
 mod checkpoints;
+mod compressed;
 mod failing;
 mod fenced;
 mod geometry;
 mod grouped;
 mod image_bitmap;
 mod kept;
+mod modes;
 mod pruned;
 mod random;
 mod refused;

@@ -23,6 +23,10 @@ book:
 package:
     cargo package --workspace --exclude cohort-tests --exclude benches --no-verify
 
+# The Debian package of what is committed, in `target/debian`; see docs/install.md.
+deb:
+    packaging/build-deb
+
 deny:
     cargo deny check licenses bans sources
 

@@ -1,11 +1,12 @@
-//! The pages of the reference that are printed from the code: `docs/cli.md` and `docs/exit-codes.md`.
+//! The pages of the reference that are printed from the code, `docs/cli.md` and `docs/exit-codes.md`, and the arguments that
+//! the service is given.
 //!
 //! A test fails when a page says anything else. `COHORT_PAGES=write cargo test -p cohort --lib pages` writes them anew.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory, Parser};
 
 use crate::args::Cli;
 use crate::exit::Exit;
@@ -29,6 +30,22 @@ fn the_page_tells_every_exit_code() {
         writeln!(table, "| {code} | `{word}` | {meaning} |").unwrap();
     }
     assert_printed("exit-codes.md", "exit-codes", &table);
+}
+
+#[test]
+fn the_service_gives_arguments_that_are_understood() {
+    let text = read("packaging/cohort.default");
+    let example = text
+        .lines()
+        .find_map(|line| line.strip_prefix("#COHORT_SERVE="));
+    let given = example
+        .expect("an example")
+        .trim_matches('"')
+        .split_whitespace();
+    let unit = read("packaging/cohort.service");
+    assert!(unit.contains("ExecStart=/usr/bin/cohort serve $COHORT_SERVE\n"));
+    let parsed = Cli::try_parse_from(["cohort", "serve"].into_iter().chain(given));
+    assert!(parsed.is_ok(), "{parsed:?}");
 }
 
 /// A command and those below it, each under a heading of its own.
@@ -119,19 +136,26 @@ fn cell(text: &str) -> String {
 
 /// Compares what stands in a page between `<!-- name: … -->` and `<!-- end -->` with `expected`.
 fn assert_printed(page: &str, name: &str, expected: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../docs")
-        .join(page);
-    let text = std::fs::read_to_string(&path).expect("the page is in the tree");
+    let path = format!("docs/{page}");
+    let text = read(&path);
     let mark = format!("<!-- {name}: printed from the code -->\n");
     let (before, rest) = text.split_once(&mark).expect("a mark");
     let (printed, after) = rest.split_once("<!-- end -->").expect("an end mark");
     if std::env::var("COHORT_PAGES").is_ok_and(|word| word == "write") {
         let written = format!("{before}{mark}{expected}<!-- end -->{after}");
-        return std::fs::write(&path, written).expect("the page can be written");
+        return std::fs::write(root().join(path), written).expect("the page can be written");
     }
     assert!(
         printed == expected,
         "docs/{page}, {name}: the code says\n{expected}"
     );
+}
+
+/// A file of the tree.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).expect("the file is in the tree")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cohort_backup::{BitmapPolicy, Compression, ErrorPolicy, SyncMode};
+
+use crate::human::Bytes;
 
 pub(crate) use bitmap::*;
 pub(crate) use job::*;
@@ -38,7 +41,13 @@ pub(crate) enum Command {
     ///
     /// The first backup of a disk is full, each later one holds what changed since the disk's last point. Sources must not
     /// be written to meanwhile: one that changes while it is read fails.
-    Backup(Backup),
+    Backup(Box<Backup>),
+    /// Copy a disk whole into one file or pipe, outside of any backup directory.
+    ///
+    /// Raw and sparse, or a qcow2 image; where nothing else is asked for, the kernel copies from file to file. OUT may be `-`
+    /// for standard output, or a pipe: then it is the raw disk from its first byte to its last. Sources must not be written
+    /// to meanwhile. The copy is no point: no later backup builds on it.
+    Copy(Copy),
     /// Write a point of a disk to a new file.
     Restore(Restore),
     /// Read everything back and compare it with the digests that were stored when it was backed up.
@@ -125,8 +134,14 @@ pub(crate) struct Backup {
     /// Let each disk commit or abort alone, instead of all together.
     #[arg(long)]
     pub(crate) individual: bool,
-    /// What a disk keeps of a failed run: on-success, always, ask or never; for all disks or for NAME. May be repeated.
-    #[arg(long, value_name = "[NAME=]POLICY", value_parser = crate::commands::policy_text)]
+    /// What to copy: bitmap (what changed since the last point; the default), incremental (the same, with policy on-success),
+    /// top (all that the top layer allocates besides), full (everything, into an image that stands alone), or none (nothing
+    /// but what writers overwrite: only with --socket); for all disks or for NAME. May be repeated, as all
+    /// options that take NAME=.
+    #[arg(long, value_name = "[NAME=]MODE", value_parser = crate::commands::per_disk::<SyncMode>)]
+    pub(crate) mode: Vec<String>,
+    /// What a disk keeps of a failed run: on-success (nothing; the default), always, ask or never.
+    #[arg(long, value_name = "[NAME=]POLICY", value_parser = crate::commands::per_disk::<BitmapPolicy>)]
     pub(crate) policy: Vec<String>,
     /// Go by the dirty bitmap NAME that QEMU keeps in the qcow2 image of DISK, instead of comparing the whole disk, and
     /// clear it of what the new point holds. To name it is to say that nobody else clears it. A NAME that ends in .cohort
@@ -137,13 +152,30 @@ pub(crate) struct Backup {
     /// What to do with a disk whose last run still waits for an answer.
     #[arg(long, value_enum, default_value = "refuse")]
     pub(crate) undecided: Undecided,
-    /// What to do when a cluster cannot be read or written: report (fail the disk), ignore (try again) or skip:N (leave
-    /// out at most N granules of 64 KiB, which makes the point incomplete).
-    #[arg(long, value_name = "ACTION", default_value = "report", value_parser = crate::commands::error_policy_text)]
-    pub(crate) on_error: String,
-    /// Copy at most this many bytes a second and disk; K, M, G and T are powers of 1024.
-    #[arg(long, value_name = "BYTES", value_parser = crate::human::parse_bytes)]
-    pub(crate) speed: Option<u64>,
+    /// What to do when a cluster cannot be read or written: report (fail the disk; the default), stop (wait for the operator:
+    /// SIGCONT has it try again), enospc (stop if the target is full, else report), ignore (try again) or skip:N (leave out
+    /// at most N clusters that cannot be read, which makes the point incomplete). A budget may follow:
+    /// ignore,attempts=5,back-off=100ms,total=30s.
+    #[arg(long, value_name = "[NAME=]ACTION", value_parser = crate::commands::per_disk::<ErrorPolicy>)]
+    pub(crate) on_error: Vec<String>,
+    /// The same, for reading the source only.
+    #[arg(long, value_name = "[NAME=]ACTION", value_parser = crate::commands::per_disk::<ErrorPolicy>)]
+    pub(crate) on_source_error: Vec<String>,
+    /// The same, for writing the target only; skip is none here.
+    #[arg(long, value_name = "[NAME=]ACTION", value_parser = crate::commands::per_disk::<ErrorPolicy>)]
+    pub(crate) on_target_error: Vec<String>,
+    /// Compress the clusters of new images: zlib, or none.
+    #[arg(long, value_name = "[NAME=]HOW", value_parser = crate::commands::per_disk::<Compression>)]
+    pub(crate) compress: Vec<String>,
+    /// Copy at most this many bytes a second; K, M, G and T are powers of 1024, 0 is no limit.
+    #[arg(long, value_name = "[NAME=]BYTES", value_parser = crate::commands::per_disk::<Bytes>)]
+    pub(crate) speed: Vec<String>,
+    /// Clusters of new images: a power of two from 4K to 2M.
+    #[arg(long, value_name = "[NAME=]BYTES", value_parser = crate::commands::per_disk::<Bytes>)]
+    pub(crate) cluster_size: Vec<String>,
+    /// Copy at least so much at once, whole and aligned, where any of it changed: a power of two up to 16M.
+    #[arg(long, value_name = "[NAME=]BYTES", value_parser = crate::commands::per_disk::<Bytes>)]
+    pub(crate) min_cluster_size: Vec<String>,
     /// Accept a source that changed while it was read; its point then has no single instant.
     #[arg(long)]
     pub(crate) accept_changed: bool,
@@ -170,6 +202,42 @@ pub(crate) enum Undecided {
     Keep,
     /// Drop what was copied and start again from the last point.
     Discard,
+}
+
+/// `cohort copy`.
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    /// The disk: a file or block device, raw or qcow2, or an export of an NBD server; as PATH or NAME=PATH.
+    #[arg(value_name = "[NAME=]SOURCE")]
+    pub(crate) source: String,
+    /// Where the copy goes: a file that must not exist, a pipe, or `-`.
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// The format of OUT; by default what its name ends in says: `.qcow2`, or else raw.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Compress the clusters of a qcow2 image: zlib, or none.
+    #[arg(long, value_name = "HOW")]
+    pub(crate) compress: Option<Compression>,
+    /// Clusters of a qcow2 image: a power of two from 4K to 2M.
+    #[arg(long, value_name = "BYTES", value_parser = crate::human::parse_bytes)]
+    pub(crate) cluster_size: Option<u64>,
+    /// What to do when the source cannot be read: report, stop, ignore or skip:N, with a budget as for `backup`. What is left
+    /// out is zero in the copy, and named.
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) on_error: Option<ErrorPolicy>,
+    /// Copy at most this many bytes a second; K, M, G and T are powers of 1024.
+    #[arg(long, value_name = "BYTES", value_parser = crate::human::parse_bytes)]
+    pub(crate) speed: Option<u64>,
+    /// Accept a source that changed while it was read.
+    #[arg(long)]
+    pub(crate) accept_changed: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// `cohort restore`.
@@ -292,7 +360,7 @@ pub(crate) struct Explain {
     #[arg(value_name = "[NAME=]SOURCE")]
     pub(crate) sources: Vec<String>,
     /// The policies, as for `backup`.
-    #[arg(long, value_name = "[NAME=]POLICY")]
+    #[arg(long, value_name = "[NAME=]POLICY", value_parser = crate::commands::per_disk::<BitmapPolicy>)]
     pub(crate) policy: Vec<String>,
     /// A backup directory: say also what the next run would do for each disk.
     #[arg(long, value_name = "DIR")]

@@ -159,7 +159,8 @@ pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
         DiskError::Open(error) => exit_of_open(error),
         DiskError::SameDisk { .. } => Exit::SourceTwice,
         DiskError::InsideTarget { .. } => Exit::SourceIsTarget,
-        DiskError::TooLarge { .. }
+        DiskError::NobodyWrites(_)
+        | DiskError::TooLarge { .. }
         | DiskError::Bitmap { .. }
         | DiskError::BitmapUnfit { .. }
         | DiskError::TrackingStore { .. }

@@ -76,6 +76,18 @@ pub(crate) fn time(unix_ms: u64) -> String {
     )
 }
 
+/// A byte count as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_bytes(text).map(Bytes)
+    }
+}
+
 /// Reads a byte count: a whole number, optionally followed by K, M, G or T (powers of 1024).
 ///
 /// # Errors

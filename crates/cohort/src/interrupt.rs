@@ -1,10 +1,12 @@
 //! Ctrl-C, and what else asks a process to end: heard on a thread of its own, told as plain values.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// One wish to stop. The first is a soft cancel, the second one does not wait for the flush.
@@ -39,11 +41,22 @@ pub(crate) fn listen_beside(tell: Sender<Interrupt>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether somebody has said, since it was last looked at, that what waits for the operator shall try again: SIGCONT, which a
+/// shell's `fg` sends too.
+///
+/// # Errors
+/// The system refused to install a handler.
+pub(crate) fn continued() -> io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGCONT, flag.clone())?;
+    Ok(flag)
+}
+
 /// Lets a write beyond the process's file size limit fail like any other write, instead of ending the process.
 ///
 /// # Errors
 /// The system refused to install a handler.
 pub(crate) fn let_full_files_fail() -> io::Result<()> {
     // The flag is never read: that a handler is there is what changes the default.
-    signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default()).map(|_| ())
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(|_| ())
 }

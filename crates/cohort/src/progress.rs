@@ -31,6 +31,8 @@ pub(crate) struct DiskNow {
     pub(crate) done: u64,
     /// Bytes there are to do, as far as is known.
     pub(crate) total: u64,
+    /// What it waits for the operator to mend.
+    pub(crate) stopped: Option<String>,
 }
 
 /// Where and how progress is shown.
@@ -47,6 +49,8 @@ struct Row {
     phase: String,
     shown_share: f64,
     shown_at: Duration,
+    /// What the disk waits for the operator to mend.
+    stopped: Option<String>,
 }
 
 #[derive(Debug)]
@@ -57,6 +61,15 @@ enum Face {
     },
     Lines,
     Json,
+}
+
+/// A disk that waits for the operator.
+#[derive(Debug, Serialize)]
+struct JsonStopped<'a> {
+    event: &'static str,
+    disk: &'a str,
+    message: &'a str,
+    resume: &'a str,
 }
 
 /// A line of JSON progress.
@@ -98,6 +111,7 @@ impl Progress {
             if row.phase != disk.phase {
                 // Another kind of work has another rate.
                 *row = Row {
+                    stopped: row.stopped.take(),
                     phase: disk.phase.clone(),
                     shown_at: now,
                     shown_share: share(disk),
@@ -115,6 +129,29 @@ impl Progress {
                 Face::Lines => show_line(row, now, disk),
                 Face::Json => show_json(row, now, disk),
             }
+            if row.stopped != disk.stopped {
+                row.stopped.clone_from(&disk.stopped);
+                self.show_stopped(disk);
+            }
+        }
+    }
+
+    /// Says what a disk waits for the operator to mend, and how it is told to go on.
+    fn show_stopped(&self, disk: &DiskNow) {
+        let (name, Some(message)) = (&disk.name, &disk.stopped) else {
+            return;
+        };
+        let resume = format!("kill -CONT {}", std::process::id());
+        match self.face {
+            Face::Json => output::json_line(&JsonStopped {
+                event: "stopped",
+                disk: name,
+                message,
+                resume: &resume,
+            }),
+            Face::Bars { .. } | Face::Lines => self.say(&format!(
+                "{name}: stopped: {message}\n{name}: mend it, then have it try again: {resume}"
+            )),
         }
     }
 
@@ -236,6 +273,7 @@ mod tests {
             phase: "copying".into(),
             done: 512 << 20,
             total: 1 << 30,
+            stopped: None,
         };
         let mut estimate = Estimate::default();
         assert_eq!(message(&disk, &estimate), "copying  512 MiB of 1.00 GiB");

@@ -374,3 +374,63 @@ fn progress_is_told_as_it_goes() {
     );
     assert_eq!(run.wait().unwrap().code(), Some(0));
 }
+
+/// Whether the job of `a` runs.
+fn runs(lab: &Lab) -> bool {
+    let jobs = ask(&lab.path("qmp.sock"), "query-jobs", json!({})).unwrap();
+    let jobs = jobs.as_array().unwrap();
+    jobs.iter()
+        .any(|job| job["id"].as_str().unwrap().ends_with(".a") && job["status"] == "running")
+}
+
+fn spawn(lab: &Lab, args: &[&str]) -> Child {
+    let mut command = lab.program();
+    command.args(["backup", "--socket", "qmp.sock", "--to", "R"]);
+    let command = command.args(args).stdout(Stdio::piped());
+    command.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn mode_none_saves_what_writers_overwrite_until_it_is_stopped() {
+    let lab = Lab::new();
+    let server = serve(&lab, &[]);
+    let args = ["a", "--mode", "none", "--policy", "always", "--json"];
+    let run = spawn(&lab, &args);
+    while !runs(&lab) {
+        thread::yield_now();
+    }
+    write(&mut server.enter("a"), 1, 3 * MIB, &noise(30, 100));
+    signal(&run, "INT");
+    let report = finish(run).exits(5).json();
+    let partial = &disk(&report, "a")["partial"];
+    assert_eq!(partial["durable_bytes"], json!(GRANULE), "{report}");
+    let next = back_up(&lab, &["a", "--compress", "a=zlib", "--speed", "1G"]).exits(0);
+    assert!(next.stdout.contains("a@2:"), "{}", next.stdout);
+    assert_eq!(server.stop(), Some(0));
+    lab.restores_to("R", "a", "a.raw");
+}
+
+#[test]
+fn a_disk_that_stops_says_so_to_its_client_and_goes_on_when_that_is_told() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let lab = Lab::new();
+    fs::write(lab.path("a.raw"), noise(3, SIZE as usize)).unwrap();
+    lab.tool("qemu-img", &["convert", "-O", "qcow2", "a.raw", "a.qcow2"]);
+    let server = Server::start(&lab, &["a.qcow2", "--qmp", "qmp.sock"]);
+    let whole = fs::read(lab.path("a.qcow2")).unwrap();
+    let file = fs::File::options().write(true).open(lab.path("a.qcow2"));
+    let file = file.unwrap();
+    file.set_len(whole.len() as u64 - MIB).unwrap();
+    let mut run = spawn(&lab, &["a", "--on-error", "stop"]);
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines();
+    let told = lines.find_map(|line| line.ok().filter(|line| line.contains("have it try again")));
+    let resume = format!("kill -CONT {}", run.id());
+    assert!(told.unwrap().ends_with(&resume));
+    std::os::unix::fs::FileExt::write_all_at(&file, &whole, 0).unwrap();
+    signal(&run, "CONT");
+    assert!(run.wait().unwrap().success());
+    assert_eq!(server.stop(), Some(0));
+    lab.restores_to("R", "a", "a.raw");
+}

@@ -4,7 +4,9 @@ mod remote;
 mod words;
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use cohort_backup::catalogue::{self, Catalogue};
@@ -22,7 +24,7 @@ use crate::machine::{Frozen, Machine};
 use crate::output::eprint_line;
 use crate::progress::{DiskNow, Progress};
 
-pub(crate) use words::{Words, error_policy_text};
+pub(crate) use words::Words;
 
 /// How often a run is looked at: often enough for a bar that moves smoothly.
 const LOOK: Duration = Duration::from_millis(100);
@@ -35,21 +37,22 @@ pub(super) fn run(args: &args::Backup) -> Result {
         return remote::run(args, socket);
     }
     let (machines, sources) = sources(args)?;
-    let specs = disks(args, &machines, &sources)?;
-    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
+    let words = Words::of(args)?;
+    let specs = disks(args, &words, &machines, &sources)?;
+    let heard = Heard::listen()?;
     if machines.is_empty() {
-        let report = watch(start(Backup::to(&args.to), specs, args)?, args, &interrupts);
+        let report = watch(start(Backup::to(&args.to), specs, args)?, args, &heard);
         return Ok(Told::of(&report).print(args.output.json));
     }
     let catalogue = Catalogue::open_or_create(&args.to)?;
     let mut frozen = Instants::take(machines, &catalogue, args)?;
-    let (words, mut all) = (Words::of(args), Vec::new());
+    let mut all = Vec::new();
     for spec in frozen.specs() {
         all.push(words.spec(spec)?);
     }
     all.extend(specs);
     let running = start(Backup::into_open(catalogue), all, args)?;
-    let report = watch(running, args, &interrupts);
+    let report = watch(running, args, &heard);
     drop(frozen);
     Ok(Told::of(&report).print(args.output.json))
 }
@@ -126,8 +129,12 @@ impl Drop for Instants<'_> {
 }
 
 /// The disks with their options, as the library wants them.
-fn disks(args: &args::Backup, machines: &[Machine], sources: &[Source]) -> Result<Vec<DiskSpec>> {
-    let words = Words::of(args);
+fn disks(
+    args: &args::Backup,
+    words: &Words,
+    machines: &[Machine],
+    sources: &[Source],
+) -> Result<Vec<DiskSpec>> {
     let bitmaps = NamedBitmaps::parse(&args.bitmap)?;
     let mut specs = Vec::new();
     let mut names = Vec::new();
@@ -151,25 +158,56 @@ fn disks(args: &args::Backup, machines: &[Machine], sources: &[Source]) -> Resul
 }
 
 /// Shows progress until the run has ended, and passes on what the user wishes meanwhile.
-fn watch(running: Running, args: &args::Backup, interrupts: &Receiver<Interrupt>) -> RunReport {
+fn watch(running: Running, args: &args::Backup, heard: &Heard) -> RunReport {
     let start = Instant::now();
     let mut progress = Progress::new(args.output.json);
     let mut wishes = 0;
-    while !running.is_finished() {
+    while !running.is_finished_within(LOOK) {
         progress.show(start.elapsed(), &now(&running));
-        match interrupts.recv_timeout(LOOK) {
-            Ok(Interrupt) => {
-                wishes += 1;
-                if let Some((how, said)) = wish(args.discard_on_interrupt, wishes) {
-                    progress.say(said);
-                    stop(&running, how);
-                }
+        if let Ok(Interrupt) = heard.interrupts.try_recv() {
+            wishes += 1;
+            if let Some((how, said)) = wish(args.discard_on_interrupt, wishes) {
+                progress.say(said);
+                stop(&running, how);
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
+        go_on(&heard.continued, &running);
     }
     progress.finish();
     running.wait()
+}
+
+/// What the user says while it runs.
+struct Heard {
+    interrupts: Receiver<Interrupt>,
+    /// That what waits for the operator shall try again.
+    continued: Arc<AtomicBool>,
+}
+
+impl Heard {
+    fn listen() -> Result<Heard> {
+        let other = |error| Failure::new(Exit::Other, error);
+        Ok(Heard {
+            interrupts: interrupt::listen().map_err(other)?,
+            continued: interrupt::continued().map_err(other)?,
+        })
+    }
+}
+
+/// Has the disks try again that wait for the operator to mend something, if that is wished. The wish stays while one of
+/// them says that it waits and does not yet.
+pub(crate) fn go_on(wish: &AtomicBool, running: &Running) {
+    if !wish.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    let stopped = running
+        .disks()
+        .iter()
+        .filter(|disk| disk.stopped().is_some());
+    let refused = stopped.filter(|disk| disk.job().resume().is_err());
+    if refused.count() > 0 {
+        wish.store(true, Ordering::Relaxed);
+    }
 }
 
 /// How the user's `wishes`-th wish stops a run, and what is said of that; further wishes change nothing.
@@ -209,6 +247,7 @@ pub(crate) fn now(running: &Running) -> Vec<DiskNow> {
             phase: at.phase.to_string(),
             done: at.done,
             total: at.total,
+            stopped: disk.stopped(),
         }
     };
     running.disks().iter().map(look).collect()

@@ -4,7 +4,7 @@ use cohort_backup::catalogue::{self, Contents, Decision, DiskName};
 use cohort_backup::{BitmapPolicy, Ended, fate};
 use serde::Serialize;
 
-use super::sources::{Policies, Source};
+use super::sources::{PerDisk, Source};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -48,7 +48,7 @@ struct Plan<'a> {
 }
 
 pub(super) fn run(args: &args::Explain) -> Result {
-    let policies = Policies::parse(&args.policy)?;
+    let policies = PerDisk::<BitmapPolicy>::parse("--policy", &args.policy)?;
     let disks = names(&args.sources)?;
     if disks.is_empty() {
         rules(args.output.json);
@@ -58,7 +58,12 @@ pub(super) fn run(args: &args::Explain) -> Result {
     let contents = args.to.as_deref().map(catalogue::read).transpose()?;
     for disk in &disks {
         // What is named on the command line is read, not served.
-        explain(Some(disk), policies.of(disk), false, args.output.json);
+        explain(
+            Some(disk),
+            policies.of(disk).unwrap_or_default(),
+            false,
+            args.output.json,
+        );
         if let Some(contents) = &contents {
             next_run(disk, contents, args.output.json);
         }

@@ -5,6 +5,7 @@ mod backup;
 mod bitmap;
 mod catalogue;
 mod completions;
+mod copy;
 mod exit_codes;
 mod explain;
 mod job;
@@ -18,10 +19,10 @@ mod sources;
 mod verify;
 mod watched;
 
-pub(crate) use backup::{Words, error_policy_text, now, stop};
+pub(crate) use backup::{Words, go_on, now, stop};
 pub(crate) use report::{Told, fence_line};
 pub(crate) use restore::restore_raw;
-pub(crate) use sources::policy_text;
+pub(crate) use sources::per_disk;
 
 use crate::args::Command;
 use crate::failure::Result;
@@ -30,6 +31,7 @@ use crate::failure::Result;
 pub(crate) fn run(command: &Command) -> Result {
     match command {
         Command::Backup(args) => backup::run(args),
+        Command::Copy(args) => copy::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Verify(args) => verify::run(args),
@@ -51,6 +53,7 @@ pub(crate) fn run(command: &Command) -> Result {
 pub(crate) fn wants_json(command: &Command) -> bool {
     match command {
         Command::Backup(args) => args.output.json,
+        Command::Copy(args) => args.output.json,
         Command::Restore(args) => args.output.json,
         Command::Serve(args) => args.output.json,
         Command::Verify(args) => args.output.json,

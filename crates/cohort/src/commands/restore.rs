@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use cohort_backup::catalogue::{self, PointName};
 use cohort_backup::{RestoreError, RestoreOptions, Restored, restore};
-use cohort_block::{Device, Format, OpenOptions};
+use cohort_block::{Device, Format, OpenError, OpenOptions};
 use serde::Serialize;
 
 use super::watched::{Shown, watched};
@@ -147,24 +147,50 @@ pub(super) fn open(directory: &Path, point: &str) -> Result<Opened> {
     let name: PointName = point
         .parse()
         .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match open_once(directory, &name, point)? {
+            Ok(opened) => return Ok(opened),
+            // A prune has put the merged image in the place of this one between the look at the one and the other. It does so
+            // once for a point.
+            Err(OpenError::Missing { .. } | OpenError::MissingBacking { .. })
+                if tries < OPENING_TRIES => {}
+            // What is wrong with a file of ours is not wrong with a source.
+            Err(error) => return Err(Failure::new(Exit::PointDamaged, error)),
+        }
+    }
+}
+
+/// How often a point is opened whose images are being merged: more than one prune may run meanwhile.
+const OPENING_TRIES: u32 = 5;
+
+fn open_once(
+    directory: &Path,
+    name: &PointName,
+    point: &str,
+) -> Result<std::result::Result<Opened, OpenError>> {
     let contents = catalogue::read(directory)?;
-    let (run, row) = contents.resolve(&name).map_err(|error| Failure {
+    let (run, row) = contents.resolve(name).map_err(|error| Failure {
         exit: Exit::NoSuchPoint,
         error: anyhow::Error::new(error).context(format!("there is no point {point}")),
     })?;
     let path: PathBuf = directory.join(row.file.to_string());
-    let device = cohort_block::open(&path, OpenOptions::read_only().format(Format::Qcow2));
-    // What is wrong with a file of ours is not wrong with a source.
-    let device = device.map_err(|error| Failure::new(Exit::PointDamaged, error))?;
-    Ok(Opened {
+    let opened = cohort_block::open(&path, OpenOptions::read_only().format(Format::Qcow2));
+    Ok(opened.map(|device| Opened {
         name: format!("{}@{run}", name.disk),
         device,
         row: row.clone(),
-    })
+    }))
 }
 
 fn failure(error: RestoreError) -> Failure {
-    let exit = match &error {
+    Failure::new(exit_of(&error), error)
+}
+
+/// How a process exits whose output could not be made.
+pub(super) fn exit_of(error: &RestoreError) -> Exit {
+    match error {
         RestoreError::Exists { .. } => Exit::OutputExists,
         RestoreError::NoSpace { .. } => Exit::TargetFull,
         RestoreError::Read(_) => Exit::PointDamaged,
@@ -178,6 +204,5 @@ fn failure(error: RestoreError) -> Failure {
         | RestoreError::Build { .. }
         | RestoreError::NotDurable { .. }
         | _ => Exit::TargetFailed,
-    };
-    Failure::new(exit, error)
+    }
 }

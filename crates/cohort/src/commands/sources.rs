@@ -1,11 +1,13 @@
 //! Disks and policies as the command line gives them: `[NAME=]PATH`, `[NAME=]POLICY`.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cohort_backup::DiskSpec;
 use cohort_backup::catalogue::DiskName;
-use cohort_backup::{BitmapPolicy, DiskSpec};
 use cohort_block::{Access, NbdDevice};
 use cohort_nbd::Uri;
 
@@ -33,21 +35,42 @@ pub(super) struct MachineSource {
     pub(super) disks: Vec<(Option<DiskName>, String)>,
 }
 
-/// The policies that were given: one for all, and some for disks by name.
-#[derive(Debug, Default)]
-pub(super) struct Policies {
-    all: BitmapPolicy,
-    by_name: Vec<(DiskName, BitmapPolicy)>,
+/// What was given for one option: for all disks, and for some by name. What comes later wins, so that the command line has
+/// the last word over a plan.
+#[derive(Debug)]
+pub(super) struct PerDisk<T> {
+    option: &'static str,
+    all: Option<T>,
+    by_name: Vec<(DiskName, T)>,
 }
 
-/// Looks whether a text is `[NAME=]POLICY`, so that what is wrong is told where it stands.
+/// Looks whether a text is `[NAME=]VALUE` for such values, so that what is wrong is told where it stands.
 ///
 /// # Errors
-/// As [`Policies::parse`].
-pub(crate) fn policy_text(text: &str) -> std::result::Result<String, String> {
-    match Policies::parse(&[text.to_owned()]) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(failure) => Err(failure.error.to_string()),
+/// As [`PerDisk::parse`].
+pub(crate) fn per_disk<T>(text: &str) -> std::result::Result<String, String>
+where
+    T: FromStr<Err: Display>,
+{
+    split::<T>(text).map(|_| text.to_owned())
+}
+
+fn split<T: FromStr<Err: Display>>(
+    text: &str,
+) -> std::result::Result<(Option<DiskName>, T), String> {
+    let value = |word: &str| {
+        word.parse::<T>()
+            .map_err(|error| format!("{text}: {error}"))
+    };
+    // A value may hold a `=` itself, behind its first comma.
+    let head = text.split(',').next().unwrap_or_default();
+    match head.split_once('=') {
+        None => Ok((None, value(text)?)),
+        Some((name, _)) => {
+            let word = &text[name.len() + 1..];
+            let name = DiskName::new(name).map_err(|error| format!("{text}: {error}"))?;
+            Ok((Some(name), value(word)?))
+        }
     }
 }
 
@@ -154,66 +177,46 @@ impl MachineSource {
     }
 }
 
-impl Policies {
-    /// Reads `[NAME=]POLICY`, any number of them.
+impl<T: FromStr<Err: Display> + Clone> PerDisk<T> {
+    /// Reads `[NAME=]VALUE`, any number of them, given to `option`.
     ///
     /// # Errors
-    /// Names the text that is no policy or no name, and any disk or default that is given two.
-    pub(super) fn parse(texts: &[String]) -> Result<Policies> {
-        let usage = |message: String| Failure::say(Exit::Usage, format_args!("--policy {message}"));
-        let mut policies = Policies::default();
-        let mut default_given = false;
+    /// Names the text that is no value or no name.
+    pub(super) fn parse(option: &'static str, texts: &[String]) -> Result<Self> {
+        let usage = |message: String| Failure::say(Exit::Usage, format_args!("{option} {message}"));
+        let mut values = PerDisk {
+            option,
+            all: None,
+            by_name: Vec::new(),
+        };
         for text in texts {
-            let (name, word) = match text.split_once('=') {
-                Some((name, word)) => (Some(name), word),
-                None => (None, text.as_str()),
-            };
-            let policy = word
-                .parse::<BitmapPolicy>()
-                .map_err(|e| usage(format!("{text}: {e}")))?;
-            match name {
-                None if default_given => {
-                    return Err(usage(format!(
-                        "{text}: a policy for all disks was given before"
-                    )));
-                }
-                None => (policies.all, default_given) = (policy, true),
-                Some(name) => {
-                    let name = DiskName::new(name).map_err(|e| usage(format!("{text}: {e}")))?;
-                    if policies.by_name.iter().any(|(other, _)| *other == name) {
-                        return Err(usage(format!("{text}: {name} was given a policy before")));
-                    }
-                    policies.by_name.push((name, policy));
-                }
+            match split(text).map_err(usage)? {
+                (None, value) => values.all = Some(value),
+                (Some(name), value) => values.by_name.push((name, value)),
             }
         }
-        Ok(policies)
+        Ok(values)
     }
 
-    /// The policy of a disk.
-    pub(super) fn of(&self, name: &DiskName) -> BitmapPolicy {
-        self.by_name
-            .iter()
-            .find(|(other, _)| other == name)
-            .map_or(self.all, |&(_, policy)| policy)
+    /// The value for a disk, if there is one.
+    pub(super) fn of(&self, name: &DiskName) -> Option<T> {
+        let named = self.by_name.iter().rfind(|(other, _)| other == name);
+        named.map(|(_, value)| value).or(self.all.as_ref()).cloned()
     }
 
-    /// Refuses a policy for a disk that is not among `disks`: it is a typing error, and would do nothing.
+    /// Refuses a value for a disk that is not among `disks`: it is a typing error, and would do nothing.
     ///
     /// # Errors
     /// Names the disk and those there are.
     pub(super) fn all_used(&self, disks: &[DiskName]) -> Result<()> {
-        let Some((name, policy)) = self.by_name.iter().find(|(name, _)| !disks.contains(name))
-        else {
+        let Some((name, _)) = self.by_name.iter().find(|(name, _)| !disks.contains(name)) else {
             return Ok(());
         };
-        let known = disks
-            .iter()
-            .map(DiskName::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let known: Vec<_> = disks.iter().map(DiskName::as_str).collect();
         let message = format!(
-            "--policy {name}={policy}: no disk of this run is called {name}; there are {known}"
+            "{} {name}=…: no disk of this run is called {name}; there are {}",
+            self.option,
+            known.join(", ")
         );
         Err(Failure::say(Exit::Usage, message))
     }
@@ -276,15 +279,20 @@ impl NamedBitmaps {
 
 #[cfg(test)]
 mod tests {
-    use cohort_backup::BitmapPolicy;
     use cohort_backup::catalogue::DiskName;
+    use cohort_backup::{BitmapPolicy, ErrorPolicy};
 
     use crate::exit::Exit;
 
-    use super::{MachineSource, NamedBitmaps, Policies, Source};
+    use super::{MachineSource, NamedBitmaps, PerDisk, Source};
 
     fn disk(name: &str) -> DiskName {
         DiskName::new(name).expect("a name")
+    }
+
+    fn policies(texts: &[&str]) -> crate::failure::Result<PerDisk<BitmapPolicy>> {
+        let texts: Vec<_> = texts.iter().map(|text| text.to_string()).collect();
+        PerDisk::parse("--policy", &texts)
     }
 
     #[test]
@@ -339,12 +347,25 @@ mod tests {
 
     #[test]
     fn a_policy_is_for_all_or_for_one() {
-        let texts = ["always", "b=ask"].map(String::from);
-        let policies = Policies::parse(&texts).expect("policies");
-        assert_eq!(policies.of(&disk("a")), BitmapPolicy::Always);
-        assert_eq!(policies.of(&disk("b")), BitmapPolicy::Ask);
-        assert!(policies.all_used(&[disk("a"), disk("b")]).is_ok());
-        assert!(policies.all_used(&[disk("a")]).is_err());
+        let given = policies(&["always", "b=ask"]).expect("policies");
+        assert_eq!(given.of(&disk("a")), Some(BitmapPolicy::Always));
+        assert_eq!(given.of(&disk("b")), Some(BitmapPolicy::Ask));
+        assert!(given.all_used(&[disk("a"), disk("b")]).is_ok());
+        assert!(given.all_used(&[disk("a")]).is_err());
+        let later = policies(&["ask", "b=ask", "always", "b=never"]).expect("policies");
+        assert_eq!(later.of(&disk("a")), Some(BitmapPolicy::Always));
+        assert_eq!(later.of(&disk("b")), Some(BitmapPolicy::Never));
+        let none = PerDisk::<BitmapPolicy>::parse("--policy", &[]).expect("none");
+        assert_eq!(none.of(&disk("a")), None);
+    }
+
+    #[test]
+    fn a_value_may_hold_the_sign_that_ends_a_name() {
+        let texts = ["ignore,attempts=3", "b=skip:2,attempts=9"].map(String::from);
+        let given = PerDisk::<ErrorPolicy>::parse("--on-error", &texts).expect("policies");
+        let of = |name| given.of(&disk(name)).map(|policy| policy.to_string());
+        assert_eq!(of("a").as_deref(), Some("ignore,attempts=3"));
+        assert_eq!(of("b").as_deref(), Some("skip:2,attempts=9"));
     }
 
     #[test]
@@ -366,13 +387,11 @@ mod tests {
     fn what_is_no_policy_is_refused() {
         for bad in [
             &["sometimes"][..],
-            &["always", "never"],
-            &["b=ask", "b=ask"],
-            &["1b=ask"],
+            &["always", "1b=ask"],
             &["b="],
+            &["=ask"],
         ] {
-            let texts: Vec<_> = bad.iter().map(|text| text.to_string()).collect();
-            assert!(Policies::parse(&texts).is_err(), "{bad:?}");
+            assert!(policies(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! take the same verbs; that they came and how they went is told to every client.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use cohort_qmp::{
 use super::events::Events;
 use super::jobs::Jobs;
 use super::{Answer, Daemon, ENDING, complain, generic, lock, nothing};
-use crate::commands::{Told, Words, now, stop};
+use crate::commands::{Told, Words, go_on, now, stop};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -48,6 +49,8 @@ struct Run {
     id: String,
     state: Mutex<State>,
     changed: Condvar,
+    /// That disks try again which wait for the operator.
+    continued: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -86,13 +89,18 @@ impl Daemon {
         nothing()
     }
 
+    pub(super) fn backup_resume(&self, run: &BackupRun) -> Answer {
+        self.runs.find(&run.id)?.go_on();
+        nothing()
+    }
+
     pub(super) fn query_backup(&self, run: &BackupRun) -> Answer {
         Ok(self.runs.find(&run.id)?.tell().write())
     }
 
     /// What is wrong with it is told in its report, as by the command line.
     fn plan_backup(&self, asked: &DirectoryBackup, directory: PathBuf) -> Result<Backup> {
-        let words = Words::asked(asked);
+        let words = Words::asked(asked)?;
         let disks = self.chosen(asked.disks.as_deref())?;
         let names: Vec<_> = disks.iter().map(|disk| disk.name().clone()).collect();
         words.all_used(&names)?;
@@ -147,6 +155,7 @@ impl Runs {
             id: format!("backup-{}", book.begun),
             state: Mutex::new(State::Starting(None)),
             changed: Condvar::new(),
+            continued: AtomicBool::new(false),
         });
         book.runs.push(run.clone());
         Ok(run)
@@ -208,6 +217,9 @@ impl Run {
         while unfinished(&state) {
             let wait = self.changed.wait_timeout(state, LOOK);
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
+            if let State::Under(running) = &*state {
+                go_on(&self.continued, running);
+            }
         }
         let State::Under(running) = std::mem::replace(&mut *state, State::Ending) else {
             unreachable!("only this thread changes what is under way");
@@ -223,6 +235,11 @@ impl Run {
             State::Under(running) => stop(running, how),
             State::Ending | State::Over { .. } => {}
         }
+    }
+
+    fn go_on(&self) {
+        self.continued.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     fn is_over(&self) -> bool {
@@ -276,6 +293,7 @@ fn disk_state(now: crate::progress::DiskNow) -> DiskState {
         phase: now.phase,
         done: now.done,
         total: now.total,
+        stopped: now.stopped,
     }
 }
 

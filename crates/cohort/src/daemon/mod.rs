@@ -154,6 +154,7 @@ impl Daemon {
             Command::DriveBackup(backup) => self.drive_backup(backup),
             Command::DirectoryBackup(backup) => self.directory_backup(&backup),
             Command::BackupStop(wish) => self.backup_stop(&wish),
+            Command::BackupResume(run) => self.backup_resume(&run),
             Command::QueryBackup(run) => self.query_backup(&run),
             Command::Transaction(transaction) => self.transaction(transaction),
             Command::JobPause(job) => self.on_job(&job.id, |job| job.pause()),

@@ -8,22 +8,28 @@ words! {
 }
 
 record! {
-    /// Arguments of `x-cohort-backup`. What is not given is as `cohort backup` has it.
+    /// Arguments of `x-cohort-backup`, most of them lists of `[NAME=]VALUE`. What is not given is as `cohort backup` has it.
     DirectoryBackup {
         directory: String,
         disks: Option<Vec<String>>,
         individual: Option<bool>,
+        mode: Option<Vec<String>>,
         policy: Option<Vec<String>>,
         undecided: Option<OnUndecided>,
-        on_error: Option<String>,
-        speed: Option<u64>,
+        on_error: Option<Vec<String>>,
+        on_source_error: Option<Vec<String>>,
+        on_target_error: Option<Vec<String>>,
+        compress: Option<Vec<String>>,
+        speed: Option<Vec<String>>,
+        cluster_size: Option<Vec<String>>,
+        min_cluster_size: Option<Vec<String>>,
         strict: Option<bool>,
         digests: Option<bool>,
     }
 }
 
 record! {
-    /// A run: what `x-cohort-backup` returns.
+    /// A run: what `x-cohort-backup` returns, and the argument of `x-cohort-backup-resume` and `x-cohort-query-backup`.
     BackupRun { id: String }
 }
 
@@ -43,8 +49,8 @@ record! {
 }
 
 record! {
-    /// Where a disk of a run is; in bytes of its present phase.
-    DiskState { name: String, phase: String, done: u64, total: u64 }
+    /// Where a disk of a run is, in bytes of its present phase, and what it waits for the operator to mend.
+    DiskState { name: String, phase: String, done: u64, total: u64, stopped: Option<String> }
 }
 
 record! {

@@ -124,6 +124,7 @@ commands! {
 
     "x-cohort-backup" DirectoryBackup(DirectoryBackup) -> BackupRun;
     "x-cohort-backup-stop" BackupStop(BackupStop) -> Nothing;
+    "x-cohort-backup-resume" BackupResume(BackupRun) -> Nothing;
     "x-cohort-query-backup" QueryBackup(BackupRun) -> BackupState;
 
     "job-pause" JobPause(JobId) -> Nothing;

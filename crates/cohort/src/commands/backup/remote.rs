@@ -1,6 +1,7 @@
 //! `cohort backup --socket`: the same run, by the daemon that serves the disks.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Instant;
 
@@ -10,12 +11,12 @@ use cohort_qmp::{
 use serde_json::Value;
 
 use super::words::Words;
-use super::{LOOK, wish};
+use super::{Heard, LOOK, wish};
 use crate::args;
 use crate::commands::report::Told;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::interrupt::{self, Interrupt};
+use crate::interrupt::Interrupt;
 use crate::monitor::{Monitor, MonitorError};
 use crate::progress::{DiskNow, Progress};
 
@@ -33,7 +34,7 @@ pub(super) fn run(args: &args::Backup, socket: &Path) -> Result {
         return Err(Failure::say(Exit::DirectoryUnusable, message));
     };
     // Before anything begins: a wish to stop must find somebody who hears it.
-    let interrupts = interrupt::listen().map_err(|error| Failure::new(Exit::Other, error))?;
+    let heard = Heard::listen()?;
     let mut remote = Remote::begin(socket, Words::ask(args, directory.to_owned()))?;
     let start = Instant::now();
     let mut progress = Progress::new(args.output.json);
@@ -44,7 +45,7 @@ pub(super) fn run(args: &args::Backup, socket: &Path) -> Result {
             break told(report);
         }
         progress.show(start.elapsed(), &now(&state));
-        match interrupts.recv_timeout(LOOK) {
+        match heard.interrupts.recv_timeout(LOOK) {
             Ok(Interrupt) => {
                 wishes += 1;
                 if let Some((how, said)) = wish(args.discard_on_interrupt, wishes) {
@@ -53,6 +54,9 @@ pub(super) fn run(args: &args::Backup, socket: &Path) -> Result {
                 }
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        if heard.continued.swap(false, Ordering::Relaxed) {
+            remote.go_on()?;
         }
     };
     progress.finish();
@@ -78,12 +82,17 @@ impl Remote {
 
     fn stop(&mut self, how: StopHow) -> Result<()> {
         let id = self.id.clone();
-        let stopped = self
-            .monitor
-            .carry_out(&Command::BackupStop(BackupStop { id, how }));
-        stopped
-            .map(drop)
-            .map_err(|error| lost(Some(&self.id), error))
+        self.say(&Command::BackupStop(BackupStop { id, how }))
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        let id = self.id.clone();
+        self.say(&Command::BackupResume(BackupRun { id }))
+    }
+
+    fn say(&mut self, command: &Command) -> Result<()> {
+        let said = self.monitor.carry_out(command);
+        said.map(drop).map_err(|error| lost(Some(&self.id), error))
     }
 }
 
@@ -101,6 +110,7 @@ fn now(state: &BackupState) -> Vec<DiskNow> {
         phase: disk.phase.clone(),
         done: disk.done,
         total: disk.total,
+        stopped: disk.stopped.clone(),
     };
     state.disks.iter().map(look).collect()
 }

@@ -241,6 +241,7 @@ impl Watched {
             phase: self.job.status.clone(),
             done: self.job.done,
             total: self.job.total,
+            stopped: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What people write themselves, and what else is there: the same jobs, as each would run them.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -173,6 +174,14 @@ impl StorageDaemon {
         Ok(Some(daemon))
     }
 
+    /// One without any node; none if it is not installed.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn empty() -> std::io::Result<Option<Self>> {
+        Self::spawn(&[])
+    }
+
     /// One with these options and no job; none if it is not installed.
     pub(crate) fn spawn(options: &[String]) -> std::io::Result<Option<Self>> {
         let spawned = Command::new("qemu-storage-daemon")
@@ -196,6 +205,36 @@ impl StorageDaemon {
         };
         daemon.call(r#"{"execute":"qmp_capabilities"}"#)?;
         Ok(Some(daemon))
+    }
+
+    /// Adds a node over a file.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn add_node(
+        &mut self,
+        name: &str,
+        format: &str,
+        file: &Path,
+        read_only: bool,
+    ) -> std::io::Result<()> {
+        let file = file.display();
+        self.call(&format!(
+            r#"{{"execute":"blockdev-add","arguments":{{"driver":"{format}","node-name":"{name}","read-only":{read_only},"file":{{"driver":"file","filename":"{file}","read-only":{read_only}}}}}}}"#
+        ))
+    }
+
+    /// Backs up node `s` to node `t` with these further arguments, and takes `t` away, which flushes its tables.
+    ///
+    /// # Errors
+    /// If it refuses or fails.
+    pub fn back_up(&mut self, arguments: &str) -> std::io::Result<()> {
+        writeln!(
+            self.input,
+            r#"{{"execute":"blockdev-backup","arguments":{{"job-id":"j","device":"s","target":"t",{arguments}}}}}"#
+        )?;
+        while !self.line()?.contains(r#""status": "null""#) {}
+        self.call(r#"{"execute":"blockdev-del","arguments":{"node-name":"t"}}"#)
     }
 
     /// One grouped transaction of backups, until the last has completed.
@@ -224,13 +263,21 @@ impl StorageDaemon {
         Ok(begin.elapsed())
     }
 
-    /// The most memory it had resident so far, in bytes.
-    pub fn resident_bytes(&self) -> Option<usize> {
-        crate::status_bytes(&self.child.id().to_string(), "VmHWM")
+    /// The number of its process.
+    pub fn process(&self) -> String {
+        self.child.id().to_string()
     }
 
-    /// Says a command and waits for its answer.
-    pub(crate) fn call(&mut self, command: &str) -> std::io::Result<()> {
+    /// The most memory it had resident so far, in bytes.
+    pub fn resident_bytes(&self) -> Option<usize> {
+        crate::status_bytes(&self.process(), "VmHWM")
+    }
+
+    /// One command that answers at once.
+    ///
+    /// # Errors
+    /// If it refuses.
+    pub fn call(&mut self, command: &str) -> std::io::Result<()> {
         writeln!(self.input, "{command}")?;
         while !self.line()?.contains(r#""return""#) {}
         Ok(())

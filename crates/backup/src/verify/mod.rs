@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::catalogue::{self, BadPointName, Contents, DiskName, NoSuchPoint, PointName, RunId};
+use crate::catalogue::{
+    self, BadPointName, ByteRange, Contents, DiskName, NoSuchPoint, PointName, RunId,
+};
 use crate::restore::RestoreError;
 
 pub use damage::Damage;
@@ -98,6 +100,8 @@ pub struct PointVerdict {
     pub state: PointState,
     /// Whether it was rebuilt, and compared.
     pub rebuilt: bool,
+    /// What could not be read when it was taken; what it shows there is not the disk.
+    pub skipped: Vec<ByteRange>,
 }
 
 /// Whether a point is what it was.
@@ -236,7 +240,9 @@ fn once(
             }
             () => PointState::Sound,
         };
+        let point = contents.point(&disk, run);
         points.push(PointVerdict {
+            skipped: point.map_or_else(Vec::new, |point| point.skipped.clone()),
             disk,
             run,
             state,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cohort_backup::{
     BitmapPolicy, Budget, DiskError, DiskOutcome, DiskSpec, ErrorPolicy, Options, Running,
-    StartError, SyncMode,
+    Selection, StartError, SyncMode, Verify,
 };
 use cohort_block::{Device, DeviceError, Extent, File, Operation};
 use cohort_job::Disposition;
@@ -231,6 +231,8 @@ fn what_was_left_out_is_tried_before_anything_else() {
     };
     let report = committed(world.backup().disk(spec()).start().unwrap().wait());
     assert_eq!(disk(&report, "a").skipped.len(), 1);
+    let verified = world.verified(Verify::new(Selection::All));
+    assert_eq!(verified.points[0].skipped, disk(&report, "a").skipped);
     for cluster in 0..40 {
         write(&a, cluster * CLUSTER, 0x77, 10);
     }

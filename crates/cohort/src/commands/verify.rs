@@ -22,16 +22,17 @@ struct JsonVerified<'a> {
     exit: &'static str,
     code: u8,
     read_bytes: u64,
-    points: Vec<JsonPoint>,
+    points: Vec<JsonPoint<'a>>,
     damage: Vec<JsonDamage<'a>>,
 }
 
 /// A point, as JSON gives it.
 #[derive(Debug, Serialize)]
-struct JsonPoint {
+struct JsonPoint<'a> {
     name: String,
     state: &'static str,
     rebuilt: bool,
+    skipped: &'a [ByteRange],
 }
 
 /// What is wrong with a file, as JSON gives it.
@@ -94,6 +95,7 @@ fn json(report: &VerifyReport, exit: Exit) -> JsonVerified<'_> {
                 name: name(point),
                 state: word(point.state),
                 rebuilt: point.rebuilt,
+                skipped: &point.skipped,
             })
             .collect(),
         damage: report
@@ -122,7 +124,15 @@ fn print(report: &VerifyReport) {
             PointState::NoDigests => "readable; not all of it has digests to compare with",
             PointState::Damaged => "DAMAGED",
         };
-        print_line(&format!("{}: {state}{rebuilt}", name(point)));
+        let missing: u64 = point.skipped.iter().map(|range| range.length).sum();
+        let missing = match missing {
+            0 => String::new(),
+            bytes => format!(
+                "; incomplete: {} could not be read when it was taken",
+                human::bytes(bytes)
+            ),
+        };
+        print_line(&format!("{}: {state}{rebuilt}{missing}", name(point)));
     }
     let read = human::bytes(report.read_bytes);
     let dead = report

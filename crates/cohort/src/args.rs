@@ -1,6 +1,7 @@
 //! The command line: every command and option, as clap reads them. No rules: values are only given their shape here.
 
 mod bitmap;
+mod doctor;
 mod job;
 mod serve;
 
@@ -14,6 +15,7 @@ use cohort_backup::{BitmapPolicy, Compression, ErrorPolicy, SyncMode};
 use crate::human::Bytes;
 
 pub(crate) use bitmap::*;
+pub(crate) use doctor::*;
 pub(crate) use job::*;
 pub(crate) use serve::*;
 
@@ -67,6 +69,12 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Show what a backup directory holds, and what every file in it is.
     List(List),
+    /// Show what kills and failures left in a directory, and what every answer to it would lead to.
+    ///
+    /// Groups of which it is not known whether all hooks ran, rows that cannot be read, partial copies that wait for an
+    /// answer, files that nothing names, scratch files. Nothing is changed without --resolve; what is left alone harms
+    /// nothing, and most of it the next run sees to.
+    Doctor(Doctor),
     /// Serve disks to NBD clients, or points of a backup directory for reading.
     ///
     /// Disks are raw or qcow2, each as PATH or NAME=PATH, and served under NAME or the file's name. With --read-only and

@@ -6,6 +6,7 @@ mod bitmap;
 mod catalogue;
 mod completions;
 mod copy;
+mod doctor;
 mod exit_codes;
 mod explain;
 mod job;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::Audit(args) => audit::run(args),
         Command::Prune(args) => prune::run(args),
         Command::List(args) => list::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Job(args) => job::run(args),
         Command::Bitmap(args) => bitmap::run(args),
         Command::Explain(args) => explain::run(args),
@@ -60,6 +62,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Audit(args) => args.output.json,
         Command::Prune(args) => args.output.json,
         Command::List(args) => args.output.json,
+        Command::Doctor(args) => args.output.json,
         Command::Job(args) => job::wants_json(args),
         Command::Bitmap(args) => bitmap::wants_json(args),
         Command::Explain(args) => args.output.json,

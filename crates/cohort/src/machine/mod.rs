@@ -10,5 +10,14 @@ mod keeper;
 mod marks;
 mod server;
 
+use cohort_backup::catalogue::{DirectoryId, RunId};
+
 pub(crate) use checkpoints::{Checkpoint, checkpoints};
 pub(crate) use instant::{Frozen, Machine, MachineError};
+
+/// The run of that directory for which the file of that name was made, to save what a machine overwrites; nothing if it is
+/// no such file.
+pub(crate) fn scratch_of(directory: DirectoryId, file: &str) -> Option<RunId> {
+    let mark = marks::Marks::of(directory).read(file.strip_suffix(".qcow2")?)?;
+    (!mark.is_checkpoint).then_some(mark.run)
+}

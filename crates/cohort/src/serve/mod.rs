@@ -150,7 +150,6 @@ impl Server {
                 .name(name)
                 .spawn(move || watch.watch())?,
         );
-        tell_manager("READY=1");
         Ok(Self {
             house,
             listeners,
@@ -194,7 +193,6 @@ impl Server {
     /// requests are not done after `patience` are cut off.
     pub(crate) fn stop(self, patience: Duration) -> Stopped {
         let deadline = Instant::now() + patience;
-        tell_manager("STOPPING=1");
         self.house.closing.store(true, Ordering::Release);
         for listener in &self.listeners {
             listener.close();

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{eprint_line, json_line};
-use crate::serve::{Encryption, Limits, Listener, Server, Stopped};
+use crate::serve::{Encryption, Limits, Listener, Server, Stopped, tell_manager};
 use disks::{open_disks, open_points, served};
 use ready::{JsonExport, JsonReady, show};
 
@@ -50,7 +50,9 @@ pub(super) fn run(args: &args::Serve) -> Result {
     let server = Server::start(catalogue, listeners, tls, limits(args))
         .map_err(|error| Failure::new(Exit::Other, error))?;
     show(&ready, args.output.json);
+    tell_manager("READY=1");
     wait(&interrupts);
+    tell_manager("STOPPING=1");
     finish(&server.stop(Duration::from_secs(args.drain)), args)
 }
 

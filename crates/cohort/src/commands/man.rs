@@ -85,7 +85,8 @@ mod tests {
     #[test]
     fn man_has_nothing_to_say_against_any_page() {
         if Command::new("man").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: there is no man");
+            assert!(std::env::var_os("CI").is_none(), "there is no man");
+            eprintln!("SKIPPED: there is no man, so no page was shown to it");
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -61,11 +61,12 @@ fuzz seconds:
     done
 
 # Tracking through kills and losses of power: ten thousand kills of a writer, three hundred of whole runs, and every fault at
-# every moment of a hundred sessions.
+# every moment of a hundred sessions, and of ten with their backups.
 torture:
     COHORT_TORTURE_RUN_KILLS=${COHORT_TORTURE_RUN_KILLS:-300} cargo test --release -p cohort-backup --test runs -- --nocapture stored_kills::whatever
     COHORT_TORTURE_KILLS=${COHORT_TORTURE_KILLS:-10000} cargo test --release -p cohort-tests --test tracking_kills -- --nocapture
     COHORT_TORTURE_SESSIONS=${COHORT_TORTURE_SESSIONS:-100} cargo test --release -p cohort-tests --test tracking_power_loss -- --nocapture
+    COHORT_TORTURE_BACKUPS=${COHORT_TORTURE_BACKUPS:-10} cargo test --release -p cohort-tests --test backup_power_loss -- --nocapture
 
 # Side-by-side figures: reported, never gated.
 bench:

@@ -162,7 +162,7 @@ fn member(random: &mut Random, disk: usize) -> Member {
         cluster: random.pick(&[4 << 10, 8 << 10, 16 << 10, 64 << 10]),
         workers: random.pick(&[1, 2, 4]),
         staging: random.pick(&[0, 16 * KIB, 1 << 20]),
-        skips: random.one_in(3).then(|| u64::from(random.below(3))),
+        skips: random.one_in(3).then(|| u64::from(1 + random.below(2))),
         impatient: random
             .one_in(12)
             .then(|| random.pick(&[OnMiss::BreakBackup, OnMiss::BreakWrite])),

@@ -59,7 +59,7 @@ fn launch(engine: &Engine, members: usize) -> TxnHandle {
     for _ in 0..members {
         // A name is taken until its group is over and forgotten, and groups overlap here.
         let number = NAMED.fetch_add(1, Ordering::Relaxed);
-        let spec = JobSpec::new(format!("disk {number}")).kind("backup");
+        let spec = JobSpec::new(format!("disk-{number}")).kind("backup");
         group.add(spec, Prepared).expect("a member");
     }
     group.launch()
@@ -100,7 +100,7 @@ fn verdicts(directory: &Path) {
 fn together(directory: &Path) {
     println!("\nGROUPS OF ONE A SECOND, each with a durable verdict, so many in flight");
     for flight in [1_usize, 16, 256, 1024] {
-        let engine = engine(directory);
+        let engine = engine(&directory.with_extension(flight.to_string()));
         let groups = (flight * 16).clamp(256, 8192);
         let mut open = std::collections::VecDeque::new();
         let time = timed(|| {
@@ -117,7 +117,7 @@ fn together(directory: &Path) {
 }
 
 fn entry(member: usize) -> Entry {
-    let name = format!("disk {member}");
+    let name = format!("disk-{member}");
     (
         name.as_str().into(),
         "backup".into(),

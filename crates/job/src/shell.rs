@@ -44,13 +44,19 @@ pub(crate) struct Settings {
     pub(crate) recorder: Option<Arc<dyn Recorder>>,
 }
 
+/// Writes to the journal at a time. A journal may let them share a sync, so more of them take hardly longer.
+const JOURNAL_THREADS: usize = 256;
+
 /// The shared half of an engine.
 pub(crate) struct Shell {
     settings: Settings,
     epoch: Instant,
     pub(crate) queue: Queue<Span>,
     pub(crate) timer: Timer<(Arc<Group>, u32)>,
+    /// Where tasks of jobs run.
     pub(crate) tasks: Arc<Tasks>,
+    /// Where the journal is written.
+    journal_tasks: Arc<Tasks>,
     pub(crate) directory: Directory,
     pub(crate) hub: Hub,
     pub(crate) desks: Mutex<Vec<Arc<Desk>>>,
@@ -93,6 +99,7 @@ impl Shell {
             queue: Queue::new(),
             timer: Timer::new(),
             tasks: Arc::new(Tasks::new()),
+            journal_tasks: Arc::new(Tasks::at_most(JOURNAL_THREADS)),
             directory: Directory::new(),
             hub: Hub::new(),
             desks: Mutex::new(Vec::new()),
@@ -169,7 +176,7 @@ impl Shell {
             return Some(Event::Decided(Ok(())));
         };
         let (shell, group, journal) = (Arc::clone(self), Arc::clone(group), Arc::clone(journal));
-        self.tasks.run(Box::new(move || {
+        self.journal_tasks.run(Box::new(move || {
             let records = group.take_records();
             let answer = shell.write(|| journal.decide(&group.name, &verdict, &records));
             drop(journal);
@@ -221,7 +228,7 @@ impl Shell {
             return;
         };
         let (shell, group, journal) = (Arc::clone(self), Arc::clone(group), Arc::clone(journal));
-        self.tasks.run(Box::new(move || {
+        self.journal_tasks.run(Box::new(move || {
             let done = catch_unwind(AssertUnwindSafe(|| journal.done(&group.name)));
             if !matches!(done, Ok(Ok(()))) {
                 tracing::warn!(group = %group.name, "the journal could not note that nothing is owed; the next start repeats the hooks");
@@ -328,6 +335,7 @@ impl Shell {
         self.queue.close();
         self.timer.close();
         self.tasks.close();
+        self.journal_tasks.close();
         self.hub.close();
     }
 

@@ -70,10 +70,12 @@ fn run_tasks(group: &Arc<Group>, member: u32, first: Task) {
 /// How long an idle thread waits for the next piece of work.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A pool without an upper bound of its own: each job has one, so a job whose target stalls ties up its
-/// own threads and nobody else's.
+/// A pool of threads that may block. That of jobs has no bound of its own, since each job has one: so a job whose target
+/// stalls ties up its own threads and nobody else's. That of the journal has one, since any number of groups may end at once.
 #[derive(Debug)]
 pub(crate) struct Tasks {
+    /// Threads at a time.
+    most: usize,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -96,6 +98,11 @@ impl std::fmt::Debug for Inner {
 
 impl Tasks {
     pub(crate) fn new() -> Self {
+        Self::at_most(usize::MAX)
+    }
+
+    /// With so many threads at a time: for work that waits for no other work of the pool.
+    pub(crate) fn at_most(most: usize) -> Self {
         let inner = Inner {
             queue: VecDeque::new(),
             idle: 0,
@@ -103,6 +110,7 @@ impl Tasks {
             closed: false,
         };
         Self {
+            most,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
         }
@@ -116,6 +124,10 @@ impl Tasks {
         if inner.idle >= inner.queue.len() {
             drop(inner);
             self.changed.notify_one();
+            return;
+        }
+        if inner.threads >= self.most {
+            // Whoever is done first takes it: none of them goes while something is in the queue.
             return;
         }
         inner.threads += 1;

@@ -1,11 +1,13 @@
 //! The verdict and the journal: written once, before any hook, and replayed at the next start.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, ThreadId};
 
 use cohort_job::{
-    Cause, Engine, Entry, ErasedDriver, GroupName, JobSpec, Journal, JournalError, MemoryJournal,
-    News, Owed, Verdict,
+    Cause, Context, Driver, Engine, Entry, ErasedDriver, GroupName, JobSpec, Journal, JournalError,
+    MemoryJournal, News, Owed, Step, Verdict,
 };
 
 use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, deadline, outcome};
@@ -303,4 +305,66 @@ fn a_replayed_job_takes_nobodys_name_and_frees_nobodys() {
     assert_eq!(found.id(), job.id());
     puppet.act(Act::Done);
     assert_eq!(outcome(&job), COMMITTED);
+}
+
+/// Keeps whoever comes until it is opened, and remembers which threads came.
+#[derive(Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+    threads: Mutex<HashSet<ThreadId>>,
+}
+
+impl Journal for Gate {
+    fn decide(&self, _: &GroupName, _: &Verdict, _: &[Entry]) -> Result<(), JournalError> {
+        self.threads.lock().unwrap().insert(thread::current().id());
+        let open = self.open.lock().unwrap();
+        drop(self.opened.wait_while(open, |open| !*open).unwrap());
+        Ok(())
+    }
+
+    fn owed(&self) -> Result<Vec<Owed>, JournalError> {
+        Ok(Vec::new())
+    }
+
+    fn done(&self, _: &GroupName) -> Result<(), JournalError> {
+        Ok(())
+    }
+}
+
+/// Has nothing to do.
+struct AtOnce;
+
+impl Driver for AtOnce {
+    fn step(&mut self, _: &mut Context<'_>) -> Step {
+        Step::done()
+    }
+}
+
+#[test]
+fn any_number_of_groups_write_from_a_bounded_number_of_threads() {
+    const GROUPS: usize = 1000;
+    const MOST: usize = 256;
+    let gate = Arc::new(Gate::default());
+    let journal = Arc::clone(&gate) as Arc<dyn Journal>;
+    let engine = Engine::builder().threads(2).journal(journal);
+    let engine = engine.build().unwrap();
+    let groups: Vec<_> = (0..GROUPS)
+        .map(|number| {
+            let mut group = engine.group("crowd");
+            group
+                .add(JobSpec::new(format!("j{number}")), AtOnce)
+                .unwrap();
+            group.launch()
+        })
+        .collect();
+    while gate.threads.lock().unwrap().len() < MOST {
+        thread::yield_now();
+    }
+    *gate.open.lock().unwrap() = true;
+    gate.opened.notify_all();
+    for group in &groups {
+        assert_eq!(group.wait(), Some(Verdict::Commit));
+    }
+    assert_eq!(gate.threads.lock().unwrap().len(), MOST);
 }

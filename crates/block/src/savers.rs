@@ -59,7 +59,6 @@ pub struct Savers {
 }
 
 struct Shared {
-    sink: Arc<dyn Sink>,
     queue: Monitor<Queue>,
     /// Rung when there is something to save.
     work: Bell,
@@ -78,7 +77,8 @@ struct Queue {
     spare: Vec<Vec<u8>>,
     area: Area,
     saving: usize,
-    finished: bool,
+    /// None once finished: of those that end then none holds the target but who has a save in hand.
+    sink: Option<Arc<dyn Sink>>,
 }
 
 impl Savers {
@@ -99,7 +99,6 @@ impl Savers {
         let (area, notify) = staging.into_parts();
         let savers = Self {
             shared: Arc::new(Shared {
-                sink,
                 queue: Monitor::new(Queue {
                     pressing: VecDeque::new(),
                     staged: VecDeque::new(),
@@ -107,7 +106,7 @@ impl Savers {
                     spare: Vec::new(),
                     area,
                     saving: 0,
-                    finished: false,
+                    sink: Some(sink),
                 }),
                 work: Bell::default(),
                 crowded: Bell::default(),
@@ -178,8 +177,8 @@ impl Savers {
 
     fn close(&self) {
         let mut queue = self.shared.queue.lock();
-        queue.finished = true;
         let waiting = (
+            queue.sink.take(),
             mem::take(&mut queue.pressing),
             mem::take(&mut queue.staged),
             mem::take(&mut queue.spilled),
@@ -210,8 +209,9 @@ impl Shared {
     /// What every saver does.
     fn work(&self) {
         let mut scratch = Vec::new();
-        while let Some(task) = self.next() {
-            let done = task.carry_out(&*self.sink, &mut scratch);
+        while let Some((task, sink)) = self.next() {
+            let done = task.carry_out(&*sink, &mut scratch);
+            drop(sink);
             let mut queue = self.queue.lock();
             queue.saving -= 1;
             queue.take_back(done);
@@ -222,15 +222,13 @@ impl Shared {
     }
 
     /// The next one to carry out; none once finished.
-    fn next(&self) -> Option<Task> {
+    fn next(&self) -> Option<(Task, Arc<dyn Sink>)> {
         let mut queue = self.queue.lock();
         loop {
-            if queue.finished {
-                return None;
-            }
+            queue.sink.as_ref()?;
             if let Some(task) = queue.take() {
                 queue.saving += 1;
-                return Some(task);
+                return Some((task, queue.sink.clone()?));
             }
             queue = self.work.wait(queue);
         }
@@ -260,7 +258,7 @@ impl Shared {
     fn next_to_spill(&self) -> Option<(Save, Slot)> {
         let mut queue = self.queue.lock();
         loop {
-            if queue.finished || queue.area.is_broken() {
+            if queue.sink.is_none() || queue.area.is_broken() {
                 return None;
             }
             if let Some(length) = queue.staged.back().map(|save| save.data.len())
@@ -331,7 +329,7 @@ impl Queue {
         let (spilled, buffer) = save.spilled(slot, file);
         self.area.moved(buffer.len());
         self.keep(buffer);
-        if !self.finished {
+        if self.sink.is_some() {
             self.spilled.push_back(spilled);
         }
         self.admit()

@@ -23,6 +23,18 @@ const LONG: Duration = Duration::from_secs(60);
 const OLD: u8 = 0x11;
 const NEW: u8 = 0x22;
 
+/// Whoever is refused a backup may open its target again at once.
+#[test]
+fn savers_that_have_nothing_in_hand_let_go_of_the_target_at_once() {
+    for _ in 0..100 {
+        let target = Faulty::new(Arc::new(MemoryDevice::new("target", SIZE)));
+        let sink = Arc::new(ToDevice(Arc::new(target)));
+        let savers = Savers::staging(sink.clone(), 4, Staging::in_memory(CLUSTER)).unwrap();
+        drop(savers);
+        assert_eq!(Arc::strong_count(&sink), 1);
+    }
+}
+
 #[test]
 fn stalled_target_costs_writers_nothing_while_there_is_room() {
     // A writer that may not wait at all, and a target that never answers.

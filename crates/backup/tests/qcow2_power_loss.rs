@@ -260,7 +260,8 @@ proptest! {
         check_every_loss(&session, &disk, Some(&image), seed);
     }
 
-    /// Whatever a file holds, opening it is an answer, not a panic; and what opens is exact.
+    /// Whatever a file holds, opening it is an answer, not a panic; and what opens has an exact map.
+    /// Contents are not looked at on opening: a digest or whoever inflates them finds their damage.
     #[test]
     fn garbage_is_refused(
         steps in prop::collection::vec(any_step(), 1..12),
@@ -313,7 +314,7 @@ fn a_table_that_moved_while_it_was_read_is_read_again() {
     let image = reader::read(&file.bytes()).unwrap();
     let first = |index: usize| match &image.clusters[index] {
         reader::Cluster::Data(data) => data[0],
-        reader::Cluster::Zero | reader::Cluster::Unmapped => 0,
+        _ => 0,
     };
     assert_eq!([0, 1, 41, 42, 50, 63].map(first), [1, 2, 3, 0, 4, 5]);
 }

@@ -10,6 +10,8 @@ pub(crate) enum Cluster {
     Unmapped,
     Zero,
     Data(Vec<u8>),
+    /// Compressed, and not to be inflated: the map is exact, what it leads to is not what was written.
+    Damaged,
 }
 
 /// A whole image.
@@ -69,7 +71,8 @@ pub(crate) fn read(file: &[u8]) -> Result<Image, String> {
                 _ if entry >> 62 == 1 => {
                     let (offset, length) = compressed(entry, bits);
                     refer(offset, length, 512)?;
-                    Cluster::Data(inflate(bytes(file, offset, length)?, cluster_size)?)
+                    inflate(bytes(file, offset, length)?, cluster_size)
+                        .map_or(Cluster::Damaged, Cluster::Data)
                 }
                 _ => {
                     let offset = flagged(entry)?;
@@ -152,11 +155,11 @@ fn compressed(entry: u64, cluster_bits: u64) -> (u64, u64) {
     (offset, (sectors + 1) * 512 - offset % 512)
 }
 
-fn inflate(packed: &[u8], length: u64) -> Result<Vec<u8>, String> {
+fn inflate(packed: &[u8], length: u64) -> Option<Vec<u8>> {
     let mut whole = vec![0; length as usize];
     let mut reader = flate2::read::DeflateDecoder::new(packed);
-    reader.read_exact(&mut whole).map_err(|e| e.to_string())?;
-    Ok(whole)
+    reader.read_exact(&mut whole).ok()?;
+    Some(whole)
 }
 
 fn number(file: &[u8], at: u64, length: u64) -> Result<u64, String> {

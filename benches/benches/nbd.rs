@@ -45,11 +45,10 @@ fn main() -> ExitCode {
     for name in ["disk.raw", "data.raw"] {
         fill(&lab.join(name), mib);
     }
-    let servers = SERVERS.map(|name| Served::start(lab, name));
     for row in rows() {
         let is_wanted = wanted.is_empty() || wanted.iter().any(|word| row.name.contains(word));
         if is_wanted {
-            measure(&row, &servers, rounds, lab, mib);
+            measure(&row, rounds, lab, mib);
         }
     }
     ExitCode::SUCCESS
@@ -101,21 +100,23 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// One row: all servers in turn, round after round.
-fn measure(row: &Row, servers: &[Served; 4], rounds: u64, lab: &Path, mib: u64) {
+/// One row: the servers take turns, round after round, and another one begins each time.
+fn measure(row: &Row, rounds: u64, lab: &Path, mib: u64) {
     let mut figures = [const { Vec::new() }; 4];
-    for round in 0..=rounds {
-        for (server, figures) in servers.iter().zip(&mut figures) {
+    for round in 0..=rounds as usize {
+        for turn in 0..4 {
+            let which = (round + turn) % 4;
+            let server = Served::start(lab, SERVERS[which]);
             let figure = match row.work {
-                Work::Copy { to_server } => copy(server, to_server, lab, mib),
+                Work::Copy { to_server } => copy(&server, to_server, lab, mib),
                 Work::Random {
                     way,
                     depth,
                     connections,
-                } => random(server, way, depth, connections),
+                } => random(&server, way, depth, connections),
             };
             if round > 0 {
-                figures.push(figure);
+                figures[which].push(figure);
             }
         }
     }
@@ -193,7 +194,8 @@ fn fill(path: &Path, mib: u64) {
     file.sync_all().expect("it is on disk");
 }
 
-/// A server over a file of its own, all with the same bytes. Killed when dropped.
+/// A server over the one file, alone with it: how large the pieces are that the page cache holds of a file differs between
+/// copies of it, and makes more of a difference than servers do. Killed when dropped.
 struct Served {
     child: Child,
     uri: String,
@@ -201,8 +203,8 @@ struct Served {
 
 impl Served {
     fn start(lab: &Path, name: &str) -> Self {
-        let (disk, socket) = (lab.join(format!("{name}.raw")), lab.join(name));
-        fs::copy(lab.join("disk.raw"), &disk).expect("its disk");
+        let (disk, socket) = (lab.join("disk.raw"), lab.join(name));
+        let _ = fs::remove_file(&socket);
         let mut command = Self::command(name, &disk, &socket);
         let child = command
             .stdout(Stdio::null())

@@ -50,7 +50,10 @@ pub(super) struct Connection {
     /// Replies that were not sent yet; held by whoever sends.
     output: Mutex<Vec<u8>>,
     crew: Mutex<Crew>,
-    crew_changed: Condvar,
+    /// Somebody is called to the input, or it is over.
+    called: Condvar,
+    /// One of the crew ended.
+    left: Condvar,
     /// No more requests come: the client said goodbye, left, or was thrown out.
     over: AtomicBool,
     /// Whether the client's requests come soon after one another.
@@ -86,7 +89,8 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
         input: Mutex::new(Input::new()),
         output: Mutex::default(),
         crew: Mutex::default(),
-        crew_changed: Condvar::new(),
+        called: Condvar::new(),
+        left: Condvar::new(),
         over: AtomicBool::new(false),
         habit: Habit::new(),
         mean_ns: AtomicU64::new(0),
@@ -246,12 +250,13 @@ impl Connection {
         Ok(more)
     }
 
-    /// Remembers how long a request took.
+    /// Remembers how long a request took. One that stalled is the watch's business: it counts as no more than a slow
+    /// one, or a single wait for the kernel to write back would have twenty others wake a thread each.
     pub(super) fn took(&self, begin: Instant) {
         self.began_ms.store(0, Ordering::Relaxed);
         let took = u64::try_from(begin.elapsed().as_nanos())
             .unwrap_or(u64::MAX)
-            .min(1 << 40);
+            .min(2 * SLOW_NS);
         let mean = self.mean_ns.load(Ordering::Relaxed);
         self.mean_ns
             .store(mean - mean / 8 + took / 8, Ordering::Relaxed);
@@ -331,14 +336,14 @@ impl Connection {
         }
         if crew.idle > crew.calls {
             crew.calls += 1;
-            self.crew_changed.notify_all();
+            self.called.notify_one();
         } else if crew.size < MOST_THREADS - 1 {
             let connection = self.clone();
             let work = move || {
                 // What went wrong is told by the connection's first thread, if by anybody.
                 let _ = connection.work();
                 lock(&connection.crew).size -= 1;
-                connection.crew_changed.notify_all();
+                connection.left.notify_one();
             };
             // Without another thread it is as quick as this one is.
             if thread::Builder::new()
@@ -374,7 +379,7 @@ impl Connection {
                 break false;
             }
             let left = if left.is_zero() { IDLE } else { left };
-            let wait = self.crew_changed.wait_timeout(crew, left);
+            let wait = self.called.wait_timeout(crew, left);
             crew = wait.unwrap_or_else(PoisonError::into_inner).0;
         };
         crew.idle -= 1;
@@ -385,7 +390,7 @@ impl Connection {
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Release);
         let _crew = lock(&self.crew);
-        self.crew_changed.notify_all();
+        self.called.notify_all();
     }
 
     fn is_over(&self) -> bool {
@@ -397,10 +402,7 @@ impl Connection {
         self.end();
         let mut crew = lock(&self.crew);
         while crew.size > 0 {
-            crew = self
-                .crew_changed
-                .wait(crew)
-                .unwrap_or_else(PoisonError::into_inner);
+            crew = self.left.wait(crew).unwrap_or_else(PoisonError::into_inner);
         }
         drop(crew);
         let _ = self.send(&[], &[]);

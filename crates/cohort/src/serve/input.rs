@@ -81,6 +81,7 @@ impl Input {
     pub(super) fn fill(&mut self, stream: &Stream, to: &mut [u8]) -> io::Result<()> {
         let (now, later) = to.split_at_mut(to.len().min(self.end - self.start));
         self.take(now);
-        stream.read_all(later)
+        let rest = stream.read_soon(later)?;
+        stream.read_all(rest)
     }
 }

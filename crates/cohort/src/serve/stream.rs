@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cohort_block::{Secured, Socket, TlsServer};
@@ -15,6 +16,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a client may take for the whole of one piece of a reply: who takes a byte now and then is given up, too.
 const PIECE_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long bytes on their way are looked for before sleep: about what being woken costs.
+const MOMENT: Duration = Duration::from_micros(50);
 
 /// How much the system holds for a client of a unix socket. Its default is less than one request of `nbdcopy`.
 const UNIX_BUFFER_BYTES: usize = 512 << 10;
@@ -110,6 +114,23 @@ impl Stream {
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Reads what comes within a moment, and says what is left to read. Who announced these bytes is sending them: they
+    /// are here before a thread could sleep and be woken.
+    pub(super) fn read_soon<'a>(&self, mut buf: &'a mut [u8]) -> io::Result<&'a mut [u8]> {
+        if !self.can_look() {
+            return Ok(buf);
+        }
+        let begin = Instant::now();
+        while !buf.is_empty() && begin.elapsed() < MOMENT {
+            match self.read_now(buf)? {
+                None => thread::yield_now(),
+                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(read) => buf = &mut buf[read..],
+            }
+        }
+        Ok(buf)
     }
 
     /// Reads all of `buf`. Who stops in the middle for [`PATIENCE`] has failed.

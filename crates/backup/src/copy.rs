@@ -103,8 +103,7 @@ impl Copier {
                 self.copy_data(piece, &mut buffer, &mut copied);
             }
         }
-        // If that fails the target takes nothing more, and its seal says why.
-        let _ = self.target.push_out();
+        self.target.push_out();
         if let Ok(mut free) = self.buffers.lock() {
             free.push(buffer);
         }

@@ -21,8 +21,8 @@ use crate::scan::is_zero;
 /// Puts something of the caller's between a target and its file.
 pub(crate) type Through = Arc<dyn Fn(&ImageName, Arc<dyn File>) -> Arc<dyn File> + Send + Sync>;
 
-/// Bytes after which the storage is asked to take what was written: some tenths of a second of a fast disk.
-const MUCH: u64 = 128 << 20;
+/// Bytes after which what was written is sent on its way to the storage: enough that the call does not show.
+const MUCH: u64 = 4 << 20;
 
 /// A target under construction.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) struct Target {
     compress: Compression,
     /// What is copied at once: a cluster of the file, or several.
     unit: Granularity,
-    /// Bytes written since the storage was last asked to take what it has.
+    /// Bytes written since they were last sent on their way to the storage.
     waiting: AtomicU64,
     /// Bytes of data written in this run, by the copier and by copy-before-write.
     written: AtomicU64,
@@ -258,16 +258,15 @@ impl Target {
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Has the storage take what it was given, once that is much, so that it works while the rest is copied and the last
-    /// flush finds little to do. To be called while no claim is held.
-    pub(crate) fn push_out(&self) -> Result<(), BuildError> {
+    /// Sends what was written on its way to the storage, once that is much, so that it works while the rest is copied and
+    /// the last flush finds little to do. To be called while no claim is held.
+    pub(crate) fn push_out(&self) {
         let much = |waiting| (waiting >= MUCH).then_some(0);
         let pushed = self
             .waiting
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, much);
-        match pushed {
-            Ok(_) => self.builder.push_out(),
-            Err(_) => Ok(()),
+        if pushed.is_ok() {
+            self.builder.push_out();
         }
     }
 

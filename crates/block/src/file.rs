@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use cohort_bitmap::store::write_plain_zeroes;
 pub use cohort_bitmap::store::{File, FileRun};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
 use crate::lock;
@@ -158,6 +158,12 @@ impl File for OsFile {
             Err(error) if is_unsupported(error) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn push_out(&self) {
+        // What need not stay in memory is written back, without waiting, and what was written back is dropped. A system
+        // that does neither writes all of it at the next sync.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -402,19 +402,9 @@ impl<F: File> Qcow2Builder<F> {
         })
     }
 
-    /// Has the storage take what was written so far. Nothing counts for it: a seal flushes again.
-    ///
-    /// # Errors
-    /// [`BuildError::Distrusted`]: what was written may be lost, also if a later flush succeeds, so nothing more is taken.
-    pub(crate) fn push_out(&self) -> Result<(), BuildError> {
-        let pushed = self.file.sync_data();
-        pushed.map_err(|source| {
-            let error = BuildError::Distrusted {
-                source: Arc::new(source),
-            };
-            lock(&self.state).closed = Some(error.clone());
-            error
-        })
+    /// Has what was written so far begin its way to the storage. Nothing counts for it: a seal flushes.
+    pub(crate) fn push_out(&self) {
+        self.file.push_out();
     }
 
     /// Locks the state with one L2 table at hand, reading it first if it is not, without the lock.

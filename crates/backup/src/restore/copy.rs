@@ -16,7 +16,7 @@ use crate::qcow2_builder::{BuildError, Qcow2Builder};
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// As much, where the kernel copies it.
-const OFFLOADED_BYTES: u64 = 8 << 20;
+const OFFLOADED_BYTES: u64 = 4 << 20;
 
 /// What is read and written at once: still in the processor's cache when it is written.
 const READ_BYTES: u64 = 256 << 10;
@@ -24,8 +24,8 @@ const READ_BYTES: u64 = 256 << 10;
 /// Pieces that are read begin at multiples of this at least.
 const ALIGNMENT: u64 = 64 << 10;
 
-/// Bytes after which the storage is asked to take what was written, so that the last flush finds little to do.
-const MUCH: u64 = 128 << 20;
+/// Bytes after which what was written is sent on its way to the storage, so that the last flush finds little to do.
+const MUCH: u64 = 4 << 20;
 
 /// What to copy, and who is told.
 pub(super) struct Copy<'a> {
@@ -45,8 +45,8 @@ pub(super) trait Writer: Sync {
     fn block(&self) -> u64;
     /// Has the kernel bring whole blocks of a device to their place; false if it did not.
     fn take_over(&self, source: &dyn Device, bytes: Range<u64>) -> bool;
-    /// Has the storage take what was written so far.
-    fn push_out(&self) -> Result<(), Self::Error>;
+    /// Sends what was written so far on its way to the storage.
+    fn push_out(&self);
     /// Writes whole blocks; the last of the disk may be partial.
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Self::Error>;
 }
@@ -66,8 +66,8 @@ impl Writer for RawWriter<'_> {
         offload(source, bytes, self.0, to)
     }
 
-    fn push_out(&self) -> Result<(), Self::Error> {
-        self.0.sync_data()
+    fn push_out(&self) {
+        self.0.push_out();
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Self::Error> {
@@ -98,8 +98,8 @@ impl Writer for Qcow2Writer<'_> {
         taken.is_ok_and(|taken| taken)
     }
 
-    fn push_out(&self) -> Result<(), Self::Error> {
-        self.builder.push_out()
+    fn push_out(&self) {
+        self.builder.push_out();
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Self::Error> {
@@ -119,7 +119,7 @@ struct Shared {
     data_until: u64,
     done: u64,
     data: u64,
-    /// Bytes written since the storage was last asked to take them.
+    /// Bytes written since they were last sent on their way to the storage.
     waiting: u64,
     /// Where pieces begin, and how long they are.
     align: u64,
@@ -198,7 +198,7 @@ impl Copy<'_> {
                 self.copy_piece(writer, failed, bytes, &mut buffer)?
             };
             if self.note(shared, length, data) {
-                writer.push_out().map_err(failed)?;
+                writer.push_out();
             }
         }
         Ok(())

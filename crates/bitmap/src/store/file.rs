@@ -72,6 +72,10 @@ pub trait File: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Has what was written begin its way to where it lasts, without waiting for any of it: a sync later finds less left
+    /// to do, and says what went wrong meanwhile. Does nothing where an implementation knows no such thing.
+    fn push_out(&self) {}
+
     /// What the operating system knows it by, if it may copy from it by itself.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -141,6 +145,10 @@ macro_rules! forward {
 
             fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
                 (**self).discard(offset, length)
+            }
+
+            fn push_out(&self) {
+                (**self).push_out();
             }
 
             fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -1,7 +1,8 @@
 //! The journal of a directory: what its groups are owed, in `journal.redb`.
 //!
 //! A row is a verdict whose hooks are not all known to have returned; it is deleted when they have. So the file is as
-//! large as what is owed at one time, and a start reads no history.
+//! large as what is owed at one time, and a start reads no history. Beside them lie the notes of whoever opened the
+//! journal: what he wants to find again, which is nobody else's to read.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -31,16 +32,20 @@ const NAME: &str = "journal";
 const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("journal");
 const VERSION_KEY: &str = "version";
 const OWED: TableDefinition<'_, u64, &'static [u8]> = TableDefinition::new("owed");
+/// Made with the first note.
+const NOTES: TableDefinition<'_, &'static str, &'static [u8]> = TableDefinition::new("notes");
 /// Each further try means that another writer died, or started, in between.
 const READ_TRIES: usize = 64;
 
-/// What a journal holds: the verdicts whose hooks may still have to run, oldest first.
+/// What a journal holds: the verdicts whose hooks may still have to run, oldest first, and the notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// By their numbers.
     pub owed: BTreeMap<u64, Decided>,
     /// Rows that cannot be read.
     pub unreadable: Vec<Unreadable>,
+    /// What was [noted](FileJournal::note), by its keys.
+    pub notes: BTreeMap<String, Vec<u8>>,
 }
 
 /// Where the verdicts of one process outlive it: a journal in a directory of its own.
@@ -81,7 +86,11 @@ struct State {
 enum Change {
     Put(u64, Vec<u8>),
     Remove(u64),
+    Note(Vec<Note>),
 }
+
+/// What is to be found under a key from now on; nothing, to forget it.
+pub type Note = (String, Option<Vec<u8>>);
 
 impl FileJournal {
     /// Opens a directory's journal; makes the directory (not its parents) and the journal if they are not there.
@@ -149,6 +158,38 @@ impl FileJournal {
             self.submit(Change::Remove(number))?;
         }
         Ok(known)
+    }
+
+    /// Writes notes down, all in one transaction. They share writes with the verdicts that are reached meanwhile.
+    ///
+    /// ```
+    /// use cohort_journal::FileJournal;
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let journal = FileJournal::open(folder.path())?;
+    /// journal.note(vec![("a".into(), Some(b"1".to_vec())), ("b".into(), Some(b"2".to_vec()))])?;
+    /// journal.note(vec![("a".into(), None)])?;
+    /// drop(journal);
+    /// let notes = FileJournal::open(folder.path())?.contents().notes;
+    /// assert_eq!(notes.into_iter().collect::<Vec<_>>(), [("b".to_owned(), b"2".to_vec())]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If that could not be written; then nobody knows whether it was, until the next start.
+    pub fn note(&self, notes: Vec<Note>) -> Result<(), JournalError> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        self.submit(Change::Note(notes.clone()))?;
+        let known = &mut self.lock().contents.notes;
+        for (key, note) in notes {
+            match note {
+                Some(note) => drop(known.insert(key, note)),
+                None => drop(known.remove(&key)),
+            }
+        }
+        Ok(())
     }
 
     fn submit(&self, change: Change) -> Result<(), JournalError> {
@@ -285,6 +326,16 @@ fn apply(txn: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             Change::Remove(number) => {
                 table.remove(number).map_err(redb::Error::from)?;
             }
+            Change::Note(changed) => {
+                let mut notes = txn.open_table(NOTES).map_err(redb::Error::from)?;
+                for (key, note) in changed {
+                    let done = match note {
+                        Some(note) => notes.insert(&**key, &**note),
+                        None => notes.remove(&**key),
+                    };
+                    done.map_err(redb::Error::from)?;
+                }
+            }
         }
     }
     Ok(())
@@ -305,7 +356,22 @@ fn read_rows(txn: &ReadTransaction) -> Result<Contents, Fault<Infallible>> {
             }),
         }
     }
+    contents.notes = read_notes(txn)?;
     Ok(contents)
+}
+
+fn read_notes(txn: &ReadTransaction) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
+    let table = match txn.open_table(NOTES) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        Err(error) => return Err(redb::Error::from(error).into()),
+    };
+    let mut notes = BTreeMap::new();
+    for row in table.iter().map_err(redb::Error::from)? {
+        let (key, note) = row.map_err(redb::Error::from)?;
+        notes.insert(key.value().to_owned(), note.value().to_vec());
+    }
+    Ok(notes)
 }
 
 /// Looks at the version alone: rows of a newer one need not be readable.

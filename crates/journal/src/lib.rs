@@ -40,7 +40,7 @@ mod sync;
 mod verdict;
 
 pub use error::{OpenError, Unreadable};
-pub use file_journal::{Contents, FileJournal, JOURNAL_VERSION, read};
+pub use file_journal::{Contents, FileJournal, JOURNAL_VERSION, Note, read};
 pub use hex::{NotHex, RecordBytes};
 pub use verdict::{AbortCause, Aborted, Decided, Member, Outcome, Settling};
 

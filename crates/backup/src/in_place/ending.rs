@@ -50,6 +50,12 @@ impl Ending {
         self.settle(aborted.into());
     }
 
+    /// What was left out, in granules of the bitmap.
+    pub(super) fn skipped(&self) -> Option<DirtyBitmap> {
+        let split = self.split.as_ref()?;
+        Some(in_granules(&self.manifest(split), &self.ledger.skipped()))
+    }
+
     fn settle(&mut self, ended: Ended) {
         self.plan.source.drop_spent_filters();
         let settled = self.split.take().map(|split| {

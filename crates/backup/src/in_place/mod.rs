@@ -17,7 +17,7 @@ use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split, View};
 use cohort_block::{
     BeforeWrite, ClosedGate, Device, DeviceError, Gated, Ledger, Patience, Savers, Sink,
 };
-use cohort_job::{Abort, Commit, Context, Driver, Step};
+use cohort_job::{Abort, Commit, Context, Driver, Record, Step};
 
 use crate::BitmapPolicy;
 use crate::scan::allocated;
@@ -77,6 +77,15 @@ pub struct InPlace {
 pub trait Observer: Send + Sync + 'static {
     /// A copy failed, and this is what comes of it.
     fn failed(&self, side: Side, error: &DeviceError, reaction: Reaction);
+    /// Everything is copied and durable, and nothing is decided. `skipped` is what was left out, if there is a bitmap. The
+    /// record is what must be known of the job to settle its bitmap after a crash.
+    ///
+    /// # Errors
+    /// Whatever forbids that the job commits.
+    fn prepared(&self, skipped: Option<&DirtyBitmap>) -> Result<Record, cohort_job::Error> {
+        let _ = skipped;
+        Ok(Record::default())
+    }
     /// The bitmap, if there was one, is settled; its job is about to end.
     fn settled(&self, settled: Option<Settled>, ended: Ended);
     /// The last word: source and target are not used any more.
@@ -219,6 +228,13 @@ enum Stage {
     Over,
 }
 
+impl InPlaceDriver {
+    /// What records the writes since the instant, if there is a bitmap: it takes its old recorder's place in the gate.
+    pub fn since(&self) -> Option<&Recorder> {
+        self.ending.split.as_ref().map(Split::successor)
+    }
+}
+
 impl Driver for InPlaceDriver {
     fn step(&mut self, cx: &mut Context<'_>) -> Step {
         match &mut self.stage {
@@ -243,6 +259,11 @@ impl Driver for InPlaceDriver {
             },
             Stage::Over => Step::done(),
         }
+    }
+
+    fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, cohort_job::Error> {
+        let skipped = self.ending.skipped();
+        self.ending.observer.prepared(skipped.as_ref())
     }
 
     fn commit(&mut self, _: &Commit) {

@@ -9,7 +9,8 @@ use super::Output;
 /// `cohort doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// A backup directory, or one with the journal of a program that embeds the engine.
+    /// A backup directory, the state directory of a `cohort serve`, or one with the journal of a program that embeds the
+    /// engine.
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Answer for what was found: the finding as it is listed, and one of its answers. Nobody else may write into the

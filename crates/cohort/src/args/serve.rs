@@ -39,6 +39,11 @@ pub(crate) struct Serve {
     /// Let QMP clients have nothing opened or made outside this folder.
     #[arg(long, value_name = "DIR", requires = "qmp")]
     pub(crate) restrict: Option<PathBuf>,
+    /// Remember in this directory what QMP clients add: nodes, bitmaps, exports, the NBD server, jobs. The next server with
+    /// it, whether this one ended in order or was killed, has them again. Disks and sockets of the command line are as that
+    /// says each time, and win over what would take their names.
+    #[arg(long, value_name = "DIR", requires = "qmp")]
+    pub(crate) state: Option<PathBuf>,
     /// Let nothing be written.
     #[arg(long)]
     pub(crate) read_only: bool,

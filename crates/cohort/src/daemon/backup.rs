@@ -7,9 +7,10 @@ use cohort_backup::{
     BitmapPolicy, Ended, InPlace, Observer, OnError, OnMiss, Part, Prepared, Reaction, Settled,
     Side,
 };
-use cohort_bitmap::Granularity;
+use cohort_bitmap::store::SetId;
+use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{Device, DeviceError, Patience};
-use cohort_job::{JobSpec, Txn};
+use cohort_job::{JobSpec, Record, Txn};
 use cohort_qmp::{
     Backup, BitmapMode, BlockJobError, CreateFile, DriveBackup, Driver, Error, Event, FileOptions,
     NewImageMode, NodeOptions, NodeRef, OnCbwError, Qcow2Options, RawOptions, SyncMode,
@@ -18,10 +19,11 @@ use cohort_qmp::{
 use super::bitmaps::Bitmap;
 use super::drivers::Builder;
 use super::events::Events;
-use super::jobs::{Entry, MOST_JOBS, SharedIoStatus};
+use super::jobs::{Entry, Jobs, MOST_JOBS, SharedIoStatus};
 use super::nodes::{Graph, Node, Owner, Use, UseKind, is_identifier};
+use super::state::{Clears, Fresh, JobEnd};
 use super::transaction::{Done, Gates};
-use super::{Daemon, GATE_WAIT, create, generic, lock};
+use super::{Daemon, GATE_WAIT, StateDirectory, complain, create, generic, lock};
 
 /// QEMU's least unit of copying.
 const LEAST_CLUSTER: u64 = 64 << 10;
@@ -72,6 +74,7 @@ impl Daemon {
         gates: &mut Gates<'_>,
         backup: &Backup,
         early: Early,
+        fresh: Option<Fresh>,
         group: &mut Option<Txn>,
     ) -> Result<Done, Error> {
         let source = graph.either(&backup.device)?;
@@ -94,18 +97,29 @@ impl Daemon {
         let io_status = Arc::new(SharedIoStatus::default());
         let observer = Arc::new(JobObserver {
             events: self.events.clone(),
+            jobs: self.jobs.clone(),
+            state: self.state.clone(),
             id: id.to_owned(),
             io_status: io_status.clone(),
             held: Mutex::new(Some(Held {
                 bitmap: bitmap.clone(),
+                clears: backup.bitmap_mode != Some(BitmapMode::Never),
+                lent: Vec::new(),
+                source: source.clone(),
                 target: target.clone(),
                 _uses: [source.claim(UseKind::Source), target.claim(UseKind::Target)],
             })),
         });
         let recording = bitmap.as_ref().is_some_and(|bitmap| bitmap.is_enabled());
         let view = bitmap.as_ref().and_then(|bitmap| bitmap.lend());
-        let driver = prepared.start(closed, view, recording, observer);
+        let driver = prepared.start(closed, view, recording, observer.clone());
         let driver = driver.map_err(|error| Error::generic(error.to_string()))?;
+        if let Some((bitmap, since)) = bitmap.as_ref().zip(driver.since()) {
+            let lent = bitmap.record_since(since, fresh, closed);
+            if let Some(held) = &mut *lock(&observer.held) {
+                held.lent = lent;
+            }
+        }
 
         let (auto_finalize, auto_dismiss) = (
             backup.auto_finalize.unwrap_or(true),
@@ -434,6 +448,8 @@ fn on_error(word: Option<cohort_qmp::OnError>) -> OnError {
 /// Tells clients of a backup's errors, and takes back what it had when it ends.
 struct JobObserver {
     events: Arc<Events>,
+    jobs: Arc<Jobs>,
+    state: Arc<StateDirectory>,
     id: String,
     io_status: Arc<SharedIoStatus>,
     held: Mutex<Option<Held>>,
@@ -442,6 +458,11 @@ struct JobObserver {
 /// What a backup has as long as it lasts.
 struct Held {
     bitmap: Option<Arc<Bitmap>>,
+    /// Whether the bitmap is cleared of what is copied, if all goes well.
+    clears: bool,
+    /// The sets that the bitmap was made of.
+    lent: Vec<SetId>,
+    source: Arc<Node>,
     target: Arc<Node>,
     _uses: [Arc<Use>; 2],
 }
@@ -470,11 +491,63 @@ impl Observer for JobObserver {
         }
     }
 
-    fn settled(&self, settled: Option<Settled>, _: Ended) {
-        if let Some(held) = &*lock(&self.held)
-            && let Some((bitmap, settled)) = held.bitmap.as_ref().zip(settled)
+    fn prepared(&self, skipped: Option<&DirtyBitmap>) -> Result<Record, cohort_job::Error> {
+        let held = lock(&self.held);
+        let Some((held, bitmap)) = held
+            .as_ref()
+            .and_then(|held| Some((held, held.bitmap.as_ref()?)))
+        else {
+            return Ok(Record::default());
+        };
+        let Some(store) = self
+            .state
+            .store_of(&held.source.name)
+            .filter(|_| held.clears)
+        else {
+            return Ok(Record::default());
+        };
+        if store.outlives_power() {
+            // Else a loss of power could take back writes of which the bitmap is about to be cleared.
+            let flushed = held.source.disk.flush();
+            flushed.map_err(|error| {
+                cohort_job::Error::with_source("the disk must be durable first", error)
+            })?;
+        }
+        if let Some(skipped) = skipped.filter(|skipped| !skipped.is_empty())
+            && let Some(set) = store.write(&bitmap.name, skipped)
         {
-            bitmap.come_back(settled, &held.target);
+            bitmap.add_set(set);
+        }
+        let clears = Clears::of(&held.source.name, &bitmap.name, store.id(), &held.lent);
+        let record = serde_json::to_vec(&clears).map_err(|error| error.to_string())?;
+        Ok(Record(record))
+    }
+
+    fn settled(&self, settled: Option<Settled>, ended: Ended) {
+        let mut error = None;
+        if self.state.is_kept() && ended != Ended::Committed {
+            // What the engine has said of the job until now.
+            self.events.catch_up();
+            let job = self.jobs.find(&self.id);
+            let said = job.and_then(|job| job.error);
+            error = said.or_else(|| Some("Operation canceled".to_owned()));
+        }
+        let held = lock(&self.held);
+        let Some(held) = &*held else { return };
+        let lent = held.bitmap.as_ref().zip(settled);
+        let bitmap = lent.map(|(bitmap, settled)| {
+            let durable: &[SetId] = if ended == Ended::Committed && held.clears {
+                &held.lent
+            } else {
+                &[]
+            };
+            bitmap.come_back(settled, &held.target, durable);
+            bitmap
+        });
+        let ended = JobEnd { error };
+        let written = self.state.settle_job(&self.id, ended, &held.source, bitmap);
+        if let Err(error) = written {
+            complain(&format!("job '{}': {}", self.id, error.text));
         }
     }
 

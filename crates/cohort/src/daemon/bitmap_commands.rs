@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::bitmaps::{Before, Bitmap, MOST_BITMAPS};
 use super::nodes::{Graph, Node};
+use super::state::Fresh;
 use super::{Answer, Daemon, lock, nothing};
 
 /// What undoes a change, inside the same closed gates.
@@ -45,7 +46,8 @@ impl Undo {
                 bitmap.set_leaving(false);
                 detach(&node, &bitmap, closed);
             }
-            Self::Added(..) | Self::Changed(..) | Self::Enabled(..) => {}
+            Self::Changed(_, bitmap, before) => bitmap.forget(before),
+            Self::Added(..) | Self::Enabled(..) => {}
         }
     }
 }
@@ -73,15 +75,10 @@ pub(super) fn find(
 pub(super) fn add(
     node: &Arc<Node>,
     add: &BitmapAdd,
+    fresh: Option<Fresh>,
     closed: &mut ClosedGate<'_>,
 ) -> Result<Undo, Error> {
-    let granularity = match add.granularity {
-        Some(bytes) => Granularity::tracked(bytes.into())
-            .map_err(|_| Error::generic("Granularity must be power of 2 and at least 512"))?,
-        None => node
-            .cluster
-            .map_or(Granularity::DEFAULT, Granularity::for_cluster),
-    };
+    let granularity = granularity(node, add)?;
     if add.persistent == Some(true) {
         let node = &node.name;
         let text = format!("Can't store persistent bitmaps to {node}: Operation not supported");
@@ -105,9 +102,20 @@ pub(super) fn add(
     let empty = DirtyBitmap::new(node.disk.size(), granularity);
     let empty = empty.map_err(|error| Error::generic(error.to_string()))?;
     let enabled = !add.disabled.unwrap_or(false);
-    let bitmap = Arc::new(Bitmap::new(name, empty, enabled, closed));
+    let bitmap = Arc::new(Bitmap::new(name, empty, enabled, fresh, closed));
     bitmaps.push(bitmap.clone());
     Ok(Undo::Added(node.clone(), bitmap))
+}
+
+/// That of a bitmap to be added.
+pub(super) fn granularity(node: &Node, add: &BitmapAdd) -> Result<Granularity, Error> {
+    match add.granularity {
+        Some(bytes) => Granularity::tracked(bytes.into())
+            .map_err(|_| Error::generic("Granularity must be power of 2 and at least 512")),
+        None => Ok(node
+            .cluster
+            .map_or(Granularity::DEFAULT, Granularity::for_cluster)),
+    }
 }
 
 /// The node of an addition, which is told otherwise than elsewhere if it is not there.
@@ -130,11 +138,12 @@ pub(super) fn remove(graph: &Graph, of: &BitmapRef) -> Result<Undo, Error> {
 pub(super) fn clear(
     graph: &Graph,
     of: &BitmapRef,
+    fresh: Option<Fresh>,
     closed: &mut ClosedGate<'_>,
 ) -> Result<Undo, Error> {
     let (node, bitmap) = find(graph, &of.node, &of.name)?;
     bitmap.check_free()?;
-    let before = bitmap.clear(closed);
+    let before = bitmap.clear(fresh, closed);
     Ok(Undo::Changed(node, bitmap, before))
 }
 

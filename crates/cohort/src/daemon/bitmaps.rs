@@ -3,12 +3,17 @@
 use std::sync::{Arc, Mutex};
 
 use cohort_backup::Settled;
+use cohort_bitmap::store::SetId;
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Stretch, View};
 use cohort_block::ClosedGate;
 use cohort_qmp::{BitmapInfo, Error};
 
 use super::lock;
 use super::nodes::Node;
+use super::state::{BitmapRow, Fresh, NodeStore, SetNames, Sets};
+
+/// A bitmap is made of no more sets than this while nobody has it.
+const MOST_SETS: usize = 3;
 
 /// Most bitmaps of one node.
 pub(super) const MOST_BITMAPS: usize = 1024;
@@ -30,6 +35,12 @@ struct State {
     exports: usize,
     /// It is to be removed by a transaction that is not over.
     leaving: bool,
+    /// What it is made of in its node's store; without any it comes back all dirty.
+    sets: Option<Sets>,
+    /// Whether those lack something that a command added.
+    stale: bool,
+    /// Sets of which it is made no more, and that are still there.
+    gone: Vec<SetId>,
 }
 
 /// What it holds.
@@ -50,30 +61,36 @@ enum Content {
 
 /// What a bitmap held, to be put back.
 #[derive(Debug)]
-pub(super) struct Before(Box<Content>);
+pub(super) struct Before {
+    content: Box<Content>,
+    sets: Option<Sets>,
+}
 
 impl Bitmap {
-    /// An empty one, which records from now on if it is enabled.
+    /// One that holds this, and records from now on if it is enabled; in a store, if it is given a set there.
     pub(super) fn new(
         name: &str,
-        empty: DirtyBitmap,
+        bits: DirtyBitmap,
         enabled: bool,
+        fresh: Option<Fresh>,
         closed: &mut ClosedGate<'_>,
     ) -> Self {
-        let granularity = empty.granularity();
-        let view = View::new(empty);
-        if enabled {
-            closed.install_recorder(view.recorder().clone());
-        }
+        let granularity = bits.granularity();
+        let view = View::new(bits);
+        let state = State {
+            sets: fresh.map(|fresh| fresh.begin(view.recorder())),
+            content: point(view),
+            enabled,
+            exports: 0,
+            leaving: false,
+            stale: false,
+            gone: Vec::new(),
+        };
+        state.install(closed);
         Self {
             name: name.to_owned(),
             granularity,
-            state: Mutex::new(State {
-                content: point(view),
-                enabled,
-                exports: 0,
-                leaving: false,
-            }),
+            state: Mutex::new(state),
         }
     }
 
@@ -118,13 +135,13 @@ impl Bitmap {
     }
 
     /// Empties it; gives what it held.
-    pub(super) fn clear(&self, closed: &mut ClosedGate<'_>) -> Before {
+    pub(super) fn clear(&self, fresh: Option<Fresh>, closed: &mut ClosedGate<'_>) -> Before {
         let mut state = lock(&self.state);
         let mut empty = self.shape(&state);
         empty.clear();
         let view = View::new(empty);
-        let fresh = view.recorder().clone();
-        self.put(&mut state, point(view), fresh, closed)
+        let sets = fresh.map(|fresh| fresh.begin(view.recorder()));
+        self.put(&mut state, point(view), sets, closed)
     }
 
     /// Adds what is dirty in these; gives what it held.
@@ -153,26 +170,39 @@ impl Bitmap {
                 since: since.clone(),
             },
         };
-        Before(Box::new(std::mem::replace(&mut state.content, content)))
+        state.stale = true;
+        Before {
+            content: Box::new(std::mem::replace(&mut state.content, content)),
+            sets: state.sets.clone(),
+        }
+    }
+
+    /// What it held is needed no more.
+    pub(super) fn forget(&self, before: Before) {
+        let mut state = lock(&self.state);
+        let left = before.sets.iter().flat_map(|sets| sets.all());
+        let used = |set: &&SetId| {
+            state
+                .sets
+                .as_ref()
+                .is_some_and(|sets| sets.all().contains(set))
+        };
+        let left: Vec<_> = left.filter(|set| !used(set)).copied().collect();
+        state.gone.extend(left);
     }
 
     /// Puts back what it held.
     pub(super) fn restore(&self, before: Before, closed: &mut ClosedGate<'_>) {
         let mut state = lock(&self.state);
-        let recorder = before.0.recorder();
-        self.put(&mut state, *before.0, recorder, closed);
+        self.put(&mut state, *before.content, before.sets, closed);
     }
 
     /// Lets writes count from now on, or not.
     pub(super) fn set_enabled(&self, enabled: bool, closed: &mut ClosedGate<'_>) {
         let mut state = lock(&self.state);
+        state.uninstall(closed);
         state.enabled = enabled;
-        let recorder = state.content.recorder();
-        if enabled {
-            closed.install_recorder(recorder);
-        } else {
-            closed.remove_recorder(&recorder);
-        }
+        state.install(closed);
     }
 
     /// Marks it as to be removed, or not.
@@ -182,7 +212,7 @@ impl Bitmap {
 
     /// Records no more; it is not of its node any longer.
     pub(super) fn retire(&self, closed: &mut ClosedGate<'_>) {
-        closed.remove_recorder(&lock(&self.state).content.recorder());
+        lock(&self.state).uninstall(closed);
     }
 
     /// Gives the view to a job; [`come_back`](Self::come_back) ends that. Nothing if it is lent already.
@@ -198,10 +228,87 @@ impl Bitmap {
         Some(lent)
     }
 
-    /// Takes back what a job left, and remembers the target that a partial's view speaks of.
-    pub(super) fn come_back(&self, settled: Settled, target: &Arc<Node>) {
+    /// What was lent records here from now on, in a new set if there is one. Gives the sets that the job was lent.
+    pub(super) fn record_since(
+        &self,
+        since: &Recorder,
+        fresh: Option<Fresh>,
+        closed: &mut ClosedGate<'_>,
+    ) -> Vec<SetId> {
+        let mut state = lock(&self.state);
+        state.uninstall(closed);
+        closed.remove_recorder(since);
+        let before = state.sets.take();
+        let lent = before
+            .as_ref()
+            .map(|sets| sets.all().to_vec())
+            .unwrap_or_default();
+        match before.and(fresh) {
+            Some(fresh) => {
+                let mut sets = fresh.begin(since);
+                lent.iter().for_each(|set| sets.add(*set));
+                state.sets = Some(sets);
+            }
+            // Without those before, or without a new one, they would say too little.
+            None => state.gone.extend(&lent),
+        }
+        state.install_as(since, closed);
+        lent
+    }
+
+    /// Takes back what a job left, and remembers the target that a partial's view speaks of. `durable` are sets whose
+    /// granules a target holds now.
+    pub(super) fn come_back(&self, settled: Settled, target: &Arc<Node>, durable: &[SetId]) {
         let partial = settled.partial().map(|_| Arc::downgrade(target));
-        lock(&self.state).content = Content::Settled { settled, partial };
+        let mut state = lock(&self.state);
+        state.content = Content::Settled { settled, partial };
+        let gone = state.sets.as_mut().map(|sets| sets.remove(durable));
+        state.gone.extend(gone.into_iter().flatten());
+    }
+
+    /// It is made of this set, too.
+    pub(super) fn add_set(&self, set: SetId) {
+        if let Some(sets) = &mut lock(&self.state).sets {
+            sets.add(set);
+        }
+    }
+
+    /// Names a set in its row, into which it may record next.
+    pub(super) fn name_next(&self, set: SetId) {
+        if let Some(sets) = &mut lock(&self.state).sets {
+            sets.add_next(set);
+        }
+    }
+
+    /// What may have recorded next does, or never will.
+    pub(super) fn forget_next(&self) {
+        if let Some(sets) = &mut lock(&self.state).sets {
+            sets.forget_next();
+        }
+    }
+
+    /// Whether it is made of this set, among others.
+    pub(super) fn is_made_of(&self, set: SetId) -> bool {
+        let state = lock(&self.state);
+        state
+            .sets
+            .as_ref()
+            .is_some_and(|sets| sets.all().contains(&set))
+    }
+
+    /// How it is written down, and the sets that may be dropped once it is. Makes it of few sets first, and of some that
+    /// lack nothing.
+    pub(super) fn row(&self, node: &str, store: Option<&NodeStore>) -> (BitmapRow, Vec<SetId>) {
+        let mut state = lock(&self.state);
+        state.condense(&self.name, store);
+        let row = BitmapRow {
+            node: node.to_owned(),
+            name: self.name.clone(),
+            granularity: self.granularity.bytes(),
+            enabled: state.enabled,
+            sets: state.sets.as_ref().map(SetNames::of),
+        };
+        (row, std::mem::take(&mut state.gone))
     }
 
     /// Answers for a partial that waits for a word. An error if none does.
@@ -279,20 +386,71 @@ impl Bitmap {
         &self,
         state: &mut State,
         content: Content,
-        fresh: Recorder,
+        sets: Option<Sets>,
         closed: &mut ClosedGate<'_>,
     ) -> Before {
-        closed.remove_recorder(&state.content.recorder());
-        if state.enabled {
-            closed.install_recorder(fresh);
-        }
-        Before(Box::new(std::mem::replace(&mut state.content, content)))
+        state.uninstall(closed);
+        let before = Before {
+            content: Box::new(std::mem::replace(&mut state.content, content)),
+            sets: std::mem::replace(&mut state.sets, sets),
+        };
+        state.install(closed);
+        before
     }
 }
 
 impl State {
     fn is_busy(&self) -> bool {
         matches!(self.content, Content::Lent { .. }) || self.exports > 0 || self.leaving
+    }
+
+    /// Lets writes count, if they do.
+    fn install(&self, closed: &mut ClosedGate<'_>) {
+        self.install_as(&self.content.recorder(), closed);
+    }
+
+    fn install_as(&self, recorder: &Recorder, closed: &mut ClosedGate<'_>) {
+        match &self.sets {
+            _ if !self.enabled => {}
+            Some(sets) => closed.install_recording(sets.recording().clone()),
+            None => closed.install_recorder(recorder.clone()),
+        }
+    }
+
+    /// Lets no write count.
+    fn uninstall(&self, closed: &mut ClosedGate<'_>) {
+        closed.remove_recorder(&self.content.recorder());
+        if let Some(sets) = &self.sets {
+            closed.remove_recording(sets.recording());
+        }
+    }
+
+    /// Has it be made of what it holds and what records, if that is less or more than its sets.
+    fn condense(&mut self, name: &str, store: Option<&NodeStore>) {
+        let Content::Settled { settled, .. } = &self.content else {
+            return;
+        };
+        let Some(sets) = &mut self.sets else { return };
+        if !self.stale && sets.all().len() <= MOST_SETS {
+            return;
+        }
+        let now = settled.point().snapshot();
+        let Some(one) = store.and_then(|store| store.write(name, &now)) else {
+            if self.stale {
+                self.sets = None;
+            }
+            return;
+        };
+        let recording = sets.recording().set();
+        let others: Vec<_> = sets
+            .all()
+            .iter()
+            .copied()
+            .filter(|set| *set != recording)
+            .collect();
+        self.gone.extend(sets.remove(&others));
+        sets.add(one);
+        self.stale = false;
     }
 }
 

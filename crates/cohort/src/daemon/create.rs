@@ -8,17 +8,26 @@ use cohort_backup::{Backing, CreateOptions as ImageOptions, Qcow2Builder};
 use cohort_block::File as _;
 use cohort_job::{Error as JobError, JobSpec, blocking};
 use cohort_qmp::{
-    CreateDriver, CreateFile, CreateJob, CreateQcow2, Error, NodeRef, Preallocation, Qcow2Version,
+    Argument, CreateDriver, CreateFile, CreateJob, CreateQcow2, Error, NodeRef, Preallocation,
+    Qcow2Version,
 };
 
 use super::drivers::errno;
 use super::jobs::{Entry, SharedIoStatus};
 use super::nodes::Node;
+use super::state::{JobRow, Row};
 use super::{Answer, Daemon, generic, nothing};
 
 impl Daemon {
     pub(super) fn blockdev_create(&self, create: CreateJob) -> Answer {
         let CreateJob { job_id, options } = create;
+        let row = JobRow {
+            id: job_id.clone(),
+            kind: "create".to_owned(),
+            command: "blockdev-create".to_owned(),
+            arguments: options.write(),
+            ended: None,
+        };
         let driver = options.driver;
         let make: Box<dyn FnOnce() -> Result<(), Error> + Send> = match driver {
             CreateDriver::File(file) => {
@@ -64,6 +73,7 @@ impl Daemon {
             error: None,
             io_status: Arc::new(SharedIoStatus::default()),
         });
+        self.state.change(|rows| rows.add(Row::Job(row)))?;
         group.launch();
         nothing()
     }

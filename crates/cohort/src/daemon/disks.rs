@@ -17,7 +17,7 @@ use super::{Daemon, lock};
 use crate::serve::{Dirt, Disk, Encryption, Ending, Limits, Listener, Server, Stopped, Tracking};
 
 /// How long whoever still has a disk may take to let it go.
-const LETTING_GO: Duration = Duration::from_secs(2);
+pub(super) const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// All of them, in the order of the command line.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use cohort_qmp::{BlockJobPending, BlockJobState, Event, JobStatusChange};
 
 use super::jobs::{Entry, Jobs};
 use super::monitor::Client;
-use super::{complain, lock};
+use super::{StateDirectory, complain, lock};
 
 /// Notices of the engine that may wait to be told. Far more than a bounded number of jobs make in a moment.
 const NOTICES: usize = 1 << 20;
@@ -25,6 +25,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Events {
     engine: Engine,
+    state: Arc<StateDirectory>,
     clients: Mutex<Vec<Arc<Client>>>,
     told: Mutex<u64>,
     progress: Condvar,
@@ -35,9 +36,14 @@ impl Events {
     ///
     /// # Errors
     /// The system has no thread.
-    pub(super) fn start(engine: &Engine, jobs: Arc<Jobs>) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        engine: &Engine,
+        jobs: Arc<Jobs>,
+        state: Arc<StateDirectory>,
+    ) -> io::Result<Arc<Self>> {
         let events = Arc::new(Self {
             engine: engine.clone(),
+            state,
             clients: Mutex::default(),
             told: Mutex::new(0),
             progress: Condvar::new(),
@@ -136,8 +142,15 @@ impl Events {
             }
             entry.clone()
         });
+        if let (Status::Concluded, Some(entry)) = (status, &entry) {
+            self.state.end_job(name.as_str(), entry.error.clone());
+        }
         if status == Status::Null {
             jobs.forget(job.job);
+            // Not the job of an earlier daemon whose owed hooks ran.
+            if entry.is_some() {
+                self.state.forget_job(name.as_str());
+            }
         }
         self.tell_status(name.as_str(), status.as_str());
         let Some(entry) = entry.filter(Entry::is_block_job) else {

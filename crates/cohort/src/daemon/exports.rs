@@ -69,6 +69,11 @@ impl Exports {
         *lock(&self.server) = Some(server);
     }
 
+    /// Whether a server runs.
+    pub(super) fn is_served(&self) -> bool {
+        lock(&self.server).is_some()
+    }
+
     /// Ends everything: what was asked for is answered, but clients are cut off after `patience`.
     pub(super) fn end(&self, patience: Duration) -> Stopped {
         let server = lock(&self.server).take();

@@ -23,6 +23,7 @@ mod nodes;
 mod objects;
 mod part;
 mod restrict;
+pub(crate) mod state;
 mod transaction;
 
 use std::io;
@@ -47,6 +48,7 @@ use nodes::Graph;
 use restrict::Restrict;
 
 pub(crate) use monitor::Monitor;
+pub(crate) use state::{StateDirectory, StateError};
 
 /// How long a command waits for writes to end where it needs a moment without any.
 const GATE_WAIT: Duration = Duration::from_secs(10);
@@ -55,12 +57,14 @@ const GATE_WAIT: Duration = Duration::from_secs(10);
 const ENDING: Duration = Duration::from_secs(30);
 
 /// Where the daemon may go, and how much it may hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Settings {
     /// What may be opened or made lies in this folder.
     pub(crate) restrict: Option<PathBuf>,
     /// How long requests of NBD clients may take at the end.
     pub(crate) drain: Duration,
+    /// What the daemon before left.
+    pub(crate) state: Arc<StateDirectory>,
 }
 
 /// All that QMP commands work on.
@@ -75,6 +79,7 @@ pub(crate) struct Daemon {
     disks: Disks,
     runs: Runs,
     restrict: Restrict,
+    state: Arc<StateDirectory>,
     drain: Duration,
     quit: Mutex<Sender<Interrupt>>,
 }
@@ -87,9 +92,13 @@ impl Daemon {
     /// # Errors
     /// The system has no threads for it, or there is no such folder to be restricted to.
     pub(crate) fn start(settings: Settings, quit: Sender<Interrupt>) -> io::Result<Arc<Self>> {
-        let engine = Engine::new()?;
+        let mut engine = Engine::builder();
+        if let Some(journal) = settings.state.journal() {
+            engine = engine.journal(journal);
+        }
+        let engine = engine.build()?;
         let jobs = Arc::new(Jobs::default());
-        let events = Events::start(&engine, jobs.clone())?;
+        let events = Events::start(&engine, jobs.clone(), settings.state.clone())?;
         Ok(Arc::new(Self {
             engine,
             graph: Mutex::default(),
@@ -100,12 +109,14 @@ impl Daemon {
             runs: Runs::default(),
             drain: settings.drain,
             restrict: Restrict::to(settings.restrict.as_deref())?,
+            state: settings.state,
             quit: Mutex::new(quit),
         }))
     }
 
     /// Ends every export and job, then forgets every node and closes what recorded the writes to them. To be called once.
     pub(crate) fn stop(&self) -> Stopped {
+        self.state.begin_end();
         self.runs.end();
         let mut stopped = self.exports.end(self.drain);
         let rest = self.engine.shutdown(Instant::now() + ENDING);
@@ -115,14 +126,16 @@ impl Daemon {
         self.events.catch_up();
         self.graph().clear();
         self.disks.end(&mut stopped);
+        self.state.close(&mut stopped);
         self.events.close();
         stopped
     }
 
     /// Carries a command out. What it set off has been told to every client before this returns.
     fn execute(self: &Arc<Self>, command: Command) -> Answer {
-        let answer = self.dispatch(command);
+        let answer = self.carry_out_and_keep(command);
         self.events.catch_up();
+        self.state.flush();
         answer
     }
 
@@ -182,6 +195,7 @@ impl Daemon {
             Command::BlockExportAdd(export) => self.block_export_add(export),
             Command::BlockExportDel(export) => self.block_export_del(&export),
             Command::QueryBlockExports(_) => Ok(self.query_block_exports()),
+            Command::QueryState(_) => Ok(self.query_state()),
         }
     }
 

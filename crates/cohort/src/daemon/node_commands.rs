@@ -44,7 +44,9 @@ impl Daemon {
                 "node {name}: what was written may be lost: {error}"
             ));
         }
-        graph.remove(&node);
+        let gone = graph.remove(&node);
+        drop(node);
+        self.state.forget_bitmaps(&gone)?;
         nothing()
     }
 

@@ -122,6 +122,11 @@ impl Node {
         }
     }
 
+    /// Whether somebody gave it its name, so that it is called so again.
+    pub(super) fn has_name(&self) -> bool {
+        !self.name.starts_with('#')
+    }
+
     /// Uses it until the answer is dropped.
     pub(super) fn claim(&self, kind: UseKind) -> Arc<Use> {
         let claim = Arc::new(Use(kind));
@@ -229,14 +234,16 @@ impl Graph {
         self.nodes.iter().any(lies_on)
     }
 
-    /// Takes a node away, and those beneath it that were there for its sake alone.
-    pub(super) fn remove(&mut self, node: &Arc<Node>) {
+    /// Takes a node away, and those beneath it that were there for its sake alone. Gives all of them.
+    pub(super) fn remove(&mut self, node: &Arc<Node>) -> Vec<Arc<Node>> {
         self.nodes.retain(|known| !Arc::ptr_eq(known, node));
+        let mut gone = vec![node.clone()];
         for child in &node.children {
             if child.owner == Owner::Parent && !self.has_parent(child) {
-                self.remove(child);
+                gone.extend(self.remove(child));
             }
         }
+        gone
     }
 
     /// Forgets everything.

@@ -19,6 +19,12 @@ impl Restrict {
         folder.map(Path::canonicalize).transpose().map(Self)
     }
 
+    /// From where relative paths are taken.
+    pub(super) fn folder(&self) -> PathBuf {
+        let folder = self.0.clone().map_or_else(std::env::current_dir, Ok);
+        folder.unwrap_or_default()
+    }
+
     /// The path to use for this one, which lies in the folder also when all its symbolic links are followed.
     ///
     /// # Errors

@@ -7,16 +7,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use cohort_bitmap::store::SetId;
 use cohort_block::{ClosedGate, close_all};
 use cohort_job::{JobHandle, Txn};
 use cohort_qmp::{
-    ActionKind, Backup, BitmapAdd, BitmapMerge, BitmapRef, CompletionMode, Error, Transaction,
+    ActionKind, Argument, Backup, BitmapAdd, BitmapMerge, BitmapRef, CompletionMode, Error,
+    Transaction,
 };
 
 use super::backup::Early;
 use super::bitmap_commands::{self, Undo, node_to_add_to};
 use super::nodes::{Graph, Node};
-use super::{Answer, Daemon, GATE_WAIT, generic, nothing};
+use super::state::{Fresh, JobRow};
+use super::{Answer, Daemon, GATE_WAIT, generic, lock, nothing};
 
 /// A change of a bitmap.
 pub(super) enum Change {
@@ -39,19 +42,24 @@ impl Change {
     }
 
     /// Does it.
-    fn apply(&self, graph: &Graph, gates: &mut Gates<'_>) -> Result<Undo, Error> {
+    fn apply(
+        &self,
+        graph: &Graph,
+        gates: &mut Gates<'_>,
+        fresh: Option<Fresh>,
+    ) -> Result<Undo, Error> {
         let missing = || Error::generic(format!("Node '{}' not found", self.node()));
         match self {
             Self::Add(add) => {
                 let node = node_to_add_to(graph, add)?;
                 let closed = gates.of(&node).ok_or_else(missing)?;
-                bitmap_commands::add(&node, add, closed)
+                bitmap_commands::add(&node, add, fresh, closed)
             }
             Self::Remove(of) => bitmap_commands::remove(graph, of),
             Self::Merge(merge) => bitmap_commands::merge(graph, merge),
             Self::Clear(of) => {
                 let closed = gates.named(graph, &of.node).ok_or_else(missing)?;
-                bitmap_commands::clear(graph, of, closed)
+                bitmap_commands::clear(graph, of, fresh, closed)
             }
             Self::Enable(of) => {
                 let closed = gates.named(graph, &of.node).ok_or_else(missing)?;
@@ -112,6 +120,22 @@ enum Task {
     Abort,
     Change(Change),
     Backup(Box<Backup>, Box<Early>),
+}
+
+impl Task {
+    /// How a job is written down.
+    fn row(&self) -> Option<JobRow> {
+        let Task::Backup(backup, _) = self else {
+            return None;
+        };
+        Some(JobRow {
+            id: backup.job_id.clone().unwrap_or_default(),
+            kind: "backup".to_owned(),
+            command: "blockdev-backup".to_owned(),
+            arguments: backup.write(),
+            ended: None,
+        })
+    }
 }
 
 /// What was done.
@@ -186,14 +210,21 @@ impl Daemon {
     fn carry_out(self: &Arc<Self>, tasks: Vec<Task>, grouped: bool) -> Answer {
         let graph = self.graph();
         let nodes = nodes_of(&graph, &tasks);
+        let fresh = self.prepare_sets(&graph, &nodes, &tasks)?;
+        let prepared = fresh.iter().flatten();
+        let prepared: Vec<_> = prepared.map(|fresh| (fresh.store(), fresh.set())).collect();
+        let rows = tasks.iter().filter_map(Task::row).collect();
         let mut gates = Gates::close(&nodes, "a command")?;
-        let mut group = grouped.then(|| self.engine.group("transaction"));
+        let mut group = grouped.then(|| self.engine.group(self.state.group_name()));
         let mut done = Vec::new();
-        for task in tasks {
-            match self.do_one(&graph, &mut gates, task, &mut group) {
+        for (task, fresh) in tasks.into_iter().zip(fresh) {
+            match self.do_one(&graph, &mut gates, task, fresh, &mut group) {
                 Ok(one) => done.push(one),
                 Err(error) => {
                     roll_back(done, group, &mut gates);
+                    drop(gates);
+                    // What was refused is what counts.
+                    let _ = self.settle_sets(&nodes, &prepared, Vec::new());
                     return Err(error);
                 }
             }
@@ -210,8 +241,82 @@ impl Daemon {
             }
         }
         drop(gates);
+        let written = self.settle_sets(&nodes, &prepared, rows);
         launch(groups, &jobs);
-        nothing()
+        written.and_then(|()| nothing())
+    }
+
+    /// Makes the sets durable into which bitmaps record once the gates were closed, one for each task that begins one, and
+    /// names them in the rows of those bitmaps: whatever is written from then on is in a set that is named.
+    fn prepare_sets(
+        &self,
+        graph: &Graph,
+        nodes: &[Arc<Node>],
+        tasks: &[Task],
+    ) -> Result<Vec<Option<Fresh>>, Error> {
+        let mut fresh = Vec::new();
+        for (index, task) in tasks.iter().enumerate() {
+            fresh.push(self.prepare_set(graph, task, &tasks[..index]));
+        }
+        if fresh.iter().any(Option::is_some) {
+            self.write_down(nodes, Vec::new())?;
+        }
+        Ok(fresh)
+    }
+
+    fn prepare_set(&self, graph: &Graph, task: &Task, before: &[Task]) -> Option<Fresh> {
+        let (node, name) = match task {
+            Task::Change(Change::Add(add)) => {
+                let node = graph.find(&add.node)?;
+                let granularity = bitmap_commands::granularity(node, add).ok()?;
+                return self.state.store_for(node)?.prepare(&add.name, granularity);
+            }
+            Task::Change(Change::Clear(of)) => (graph.find(&of.node)?, &of.name),
+            Task::Backup(backup, _) => (graph.find(&backup.device)?, backup.bitmap.as_ref()?),
+            Task::Abort | Task::Change(_) => return None,
+        };
+        let added = before.iter().find_map(|task| match task {
+            Task::Change(Change::Add(add)) if add.node == node.name && add.name == *name => {
+                bitmap_commands::granularity(node, add).ok()
+            }
+            Task::Abort | Task::Change(_) | Task::Backup(..) => None,
+        });
+        // Whoever has it goes on recording into the set that there is.
+        let bitmap = node
+            .bitmap(name)
+            .filter(|bitmap| bitmap.check_free().is_ok());
+        let granularity = added.or(bitmap.as_ref().map(|bitmap| bitmap.granularity))?;
+        let fresh = self.state.store_for(node)?.prepare(name, granularity)?;
+        if let Some(bitmap) = bitmap {
+            bitmap.name_next(fresh.set());
+        }
+        Some(fresh)
+    }
+
+    /// Writes down what bitmaps are made of now, and drops those of the prepared sets that are of none.
+    fn settle_sets(
+        &self,
+        nodes: &[Arc<Node>],
+        prepared: &[([u8; 16], SetId)],
+        jobs: Vec<JobRow>,
+    ) -> Result<(), Error> {
+        for node in nodes {
+            lock(&node.bitmaps)
+                .iter()
+                .for_each(|bitmap| bitmap.forget_next());
+        }
+        self.write_down(nodes, jobs)?;
+        for node in nodes {
+            let Some(store) = self.state.store_of(&node.name) else {
+                continue;
+            };
+            let bitmaps = lock(&node.bitmaps).clone();
+            let is_used = |set: SetId| bitmaps.iter().any(|bitmap| bitmap.is_made_of(set));
+            let of_node = prepared.iter().filter(|(id, _)| *id == store.id());
+            let unused = of_node.map(|(_, set)| *set).filter(|set| !is_used(*set));
+            store.drop_sets(&unused.collect::<Vec<_>>());
+        }
+        Ok(())
     }
 
     fn do_one(
@@ -219,12 +324,15 @@ impl Daemon {
         graph: &Graph,
         gates: &mut Gates<'_>,
         task: Task,
+        fresh: Option<Fresh>,
         group: &mut Option<Txn>,
     ) -> Result<Done, Error> {
         match task {
             Task::Abort => Err(Error::generic("Transaction aborted using Abort action")),
-            Task::Change(change) => change.apply(graph, gates).map(Done::Changed),
-            Task::Backup(backup, early) => self.start_backup(graph, gates, &backup, *early, group),
+            Task::Change(change) => change.apply(graph, gates, fresh).map(Done::Changed),
+            Task::Backup(backup, early) => {
+                self.start_backup(graph, gates, &backup, *early, fresh, group)
+            }
         }
     }
 }

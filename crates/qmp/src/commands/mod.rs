@@ -11,6 +11,7 @@ mod info;
 mod job;
 mod node;
 mod object;
+mod state;
 mod transaction;
 
 use serde_json::{Map, Value, json};
@@ -29,6 +30,7 @@ pub use info::*;
 pub use job::*;
 pub use node::*;
 pub use object::*;
+pub use state::*;
 pub use transaction::*;
 
 record! {
@@ -154,6 +156,8 @@ commands! {
 
     "object-add" ObjectAdd(ObjectOptions) -> Nothing;
     "object-del" ObjectDel(ObjectId) -> Nothing;
+
+    "x-cohort-query-state" QueryState(Nothing) -> StateInfo;
 }
 
 /// The answer to `query-commands`.

@@ -1,4 +1,4 @@
-//! What is left in the journal of a program that embeds the engine.
+//! What is left in the journal of a program that embeds the engine, or of a daemon.
 
 use std::path::Path;
 
@@ -7,11 +7,22 @@ use cohort_journal::{
     Contents, Decided, FileJournal, OpenError, Outcome, Settling, Unreadable, read,
 };
 
-use super::{Finding, LEAVE, chosen, only_left, resolved, show};
+use serde::Serialize;
+
+use super::{Finding, LEAVE, chosen, daemon, only_left, resolved, show};
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::human;
+
+/// What an answer is carried out on.
+#[derive(Debug, Serialize)]
+pub(super) enum Subject {
+    /// A row of the journal.
+    Row(u64),
+    /// A note, by its key.
+    Note(String),
+}
 
 pub(super) fn run(args: &args::Doctor) -> Result {
     let seen = findings(&read(&args.dir)?);
@@ -26,7 +37,10 @@ pub(super) fn run(args: &args::Doctor) -> Result {
     let findings = findings(&journal.contents());
     for (finding, answer) in chosen(args, &findings)? {
         if answer.answer != LEAVE {
-            let forgotten = journal.forget(finding.subject);
+            let forgotten = match &finding.subject {
+                Subject::Row(number) => journal.forget(*number).map(drop),
+                Subject::Note(key) => journal.note(vec![(key.clone(), None)]),
+            };
             forgotten.map_err(|error| Failure::new(Exit::InDoubt, error))?;
         }
         resolved(args, finding, answer);
@@ -40,15 +54,16 @@ fn has_writer(directory: &Path) -> Result<bool> {
     Ok(matches!(found, Found::Writer))
 }
 
-fn findings(contents: &Contents) -> Vec<Finding<u64>> {
+fn findings(contents: &Contents) -> Vec<Finding<Subject>> {
     let owed = contents.owed.iter();
     let owed = owed.map(|(number, decided)| group(*number, decided));
     owed.chain(contents.unreadable.iter().map(quarantined))
+        .chain(daemon::findings(&contents.notes))
         .collect()
 }
 
 /// A verdict whose hooks are owed.
-fn group(number: u64, decided: &Decided) -> Finding<u64> {
+fn group(number: u64, decided: &Decided) -> Finding<Subject> {
     let (verdict, hooks) = match &decided.outcome {
         Outcome::Commit => ("commit", "commit"),
         Outcome::Abort(aborted) => match aborted.disposition {
@@ -72,18 +87,18 @@ fn group(number: u64, decided: &Decided) -> Finding<u64> {
         "their {hooks} hooks never run again: what they had not done yet stays undone, and what was prepared stays"
     );
     let id = format!("row:{number}");
-    Finding::new(id, what, &left, &[("forget", forget)], number)
+    Finding::new(id, what, &left, &[("forget", forget)], Subject::Row(number))
 }
 
 /// A row that nobody can read.
-fn quarantined(row: &Unreadable) -> Finding<u64> {
+fn quarantined(row: &Unreadable) -> Finding<Subject> {
     let forget = "is removed: whatever its group was owed is never done".to_owned();
     Finding::new(
         format!("row:{}", row.number),
         format!("cannot be read ({}), so whose it is is not known", row.why),
         "stays, holds up no other group, and is told at every start; a newer program may read it",
         &[("forget", forget)],
-        row.number,
+        Subject::Row(row.number),
     )
 }
 

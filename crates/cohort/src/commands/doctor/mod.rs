@@ -1,6 +1,7 @@
 //! `cohort doctor`: what kills and failures left in a directory, what every answer to it would mean, and the answers.
 
 mod backup;
+mod daemon;
 mod journal;
 
 use serde::Serialize;

@@ -11,6 +11,7 @@ use crate::driver::panic_error;
 use crate::group::Group;
 use crate::pause::Pass;
 use crate::seat::Task;
+use crate::shell::now;
 use crate::sync::{Condvar, Mutex};
 
 /// Starts the waiting tasks of a job, as many as it may have at a time.
@@ -160,10 +161,17 @@ impl Tasks {
                 break;
             }
             inner.idle += 1;
-            inner = self.changed.wait_timeout(inner, LINGER);
+            let until = now() + LINGER;
+            // A wake may be for nothing: whoever finished meanwhile took what it was for.
+            while inner.queue.is_empty() && !inner.closed {
+                let left = until.saturating_duration_since(now());
+                if left.is_zero() {
+                    break;
+                }
+                inner = self.changed.wait_timeout(inner, left);
+            }
             inner.idle -= 1;
             if inner.queue.is_empty() {
-                // Whether this was the time or a wake for nothing, a thread that has no work may go.
                 break;
             }
         }
@@ -180,6 +188,30 @@ impl Tasks {
         drop(inner);
         if let Some(task) = task {
             task();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_woken_for_nothing_stays() {
+        let pool = Arc::new(Tasks::new());
+        pool.run(Box::new(|| {}));
+        while pool.inner.lock().idle == 0 {
+            thread::yield_now();
+        }
+        for _ in 0..10_000 {
+            pool.changed.notify_all();
+            thread::yield_now();
+        }
+        let threads = pool.inner.lock().threads;
+        assert_eq!(threads, 1, "it waits for work of its own");
+        pool.close();
+        while pool.inner.lock().threads > 0 {
+            thread::yield_now();
         }
     }
 }

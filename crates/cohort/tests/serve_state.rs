@@ -442,12 +442,13 @@ fn a_job_cut_short_is_told_until_it_is_dismissed_and_leaves_its_bitmap_dirty() {
     daemon.kill();
     let daemon = Daemon::start(&lab, &[]);
     assert_eq!(told(&daemon), error);
-    daemon.does("job-dismiss", json!({ "id": "slow" }));
+    let job = daemon.does("query-jobs", json!({}));
+    daemon.does("job-dismiss", json!({ "id": job[0]["id"] }));
     daemon.kill();
     let daemon = Daemon::start(&lab, &[]);
     assert_eq!(daemon.does("query-jobs", json!({})), json!([]));
-    // The anchor of what was copied was the target, while the daemon lived: all of it is copied again.
-    back_up(&lab, &daemon, "full", "on-success");
+    // The anchor of what was copied was the target, while the daemon lived: all that was dirty is copied again.
+    back_up(&lab, &daemon, "incremental", "on-success");
     assert!(same(&lab));
 }
 
@@ -616,4 +617,67 @@ fn what_a_newer_program_wrote_stays_and_is_told() {
     let daemon = Daemon::start(&lab, &[]);
     assert!(daemon.missing().is_empty());
     assert_eq!(daemon.quit().said, "");
+}
+
+#[test]
+fn another_job_of_that_name_takes_the_place_of_one_that_was_cut_short() {
+    let lab = Lab::new();
+    let daemon = Daemon::start(&lab, &[]);
+    with_bitmap(&lab, &daemon);
+    let backup = json!({ "job-id": "j", "device": "a", "target": "t", "sync": "full", "speed": 1 });
+    daemon.does("blockdev-backup", backup.clone());
+    let options = json!({ "driver": "file", "filename": "x", "size": 512 });
+    let same = json!({ "job-id": "j", "options": options });
+    let refused = daemon.ask("blockdev-create", same).unwrap_err();
+    assert!(refused.contains("already in use"), "{refused}");
+    daemon.kill();
+    let daemon = Daemon::start(&lab, &[]);
+    daemon.does("blockdev-backup", backup);
+    let jobs = daemon.does("query-jobs", json!({}));
+    assert_eq!(
+        (jobs.as_array().unwrap().len(), &jobs[0]["status"]),
+        (1, &json!("running"))
+    );
+    daemon.does("job-cancel", json!({ "id": "j" }));
+    while daemon.does("query-jobs", json!({})) != json!([]) {}
+    daemon.kill();
+    assert_eq!(
+        Daemon::start(&lab, &[]).does("query-jobs", json!({})),
+        json!([])
+    );
+}
+
+#[test]
+fn a_run_into_a_directory_that_was_cut_short_is_told_and_the_next_goes_on() {
+    let lab = Lab::new();
+    raw_disk(&lab, "a.raw");
+    let daemon = Daemon::start(&lab, &["a.raw"]);
+    let slow = json!({ "directory": "R", "speed": ["4K"] });
+    daemon.does("x-cohort-backup", slow);
+    let noted = || {
+        lab.cohort(["doctor", "S"])
+            .exits(0)
+            .stdout
+            .contains("job:run-1.a")
+    };
+    while !noted() {}
+    daemon.kill();
+    let daemon = Daemon::start(&lab, &["a.raw"]);
+    let jobs = daemon.does("query-jobs", json!({}));
+    assert_eq!(
+        (&jobs[0]["id"], &jobs[0]["status"]),
+        (&json!("run-1.a"), &json!("concluded"))
+    );
+    assert!(
+        jobs[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("the next run into R goes on"),
+        "{jobs}"
+    );
+    lab.cohort(["backup", "--socket", "qmp.sock", "--to", "R"])
+        .exits(0);
+    daemon.does("job-dismiss", json!({ "id": "run-1.a" }));
+    assert_eq!(daemon.quit().code, Some(0));
+    lab.restores_to("R", "a", "a.raw");
 }

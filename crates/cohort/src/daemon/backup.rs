@@ -149,6 +149,7 @@ impl Daemon {
             auto_finalize,
             auto_dismiss,
             started: false,
+            before: false,
             outside: false,
             error: None,
             io_status,
@@ -161,7 +162,12 @@ impl Daemon {
         if !is_identifier(id) {
             return Err(Error::generic(format!("Invalid job ID '{id}'")));
         }
-        if self.jobs.find(id).is_some() {
+        let known = self.jobs.find(id);
+        if let Some(before) = known.as_ref().filter(|job| job.before) {
+            // Whoever begins another of that name has no use for the one before.
+            self.jobs.forget(before.handle.id());
+            let _ = before.handle.dismiss();
+        } else if known.is_some() {
             return Err(Error::generic(format!("Job ID '{id}' already in use")));
         }
         if self.jobs.len() >= MOST_JOBS {

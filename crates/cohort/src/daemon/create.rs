@@ -69,6 +69,7 @@ impl Daemon {
             auto_finalize: true,
             auto_dismiss: false,
             started: false,
+            before: false,
             outside: false,
             error: None,
             io_status: Arc::new(SharedIoStatus::default()),

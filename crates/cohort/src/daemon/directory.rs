@@ -10,15 +10,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cohort_backup::{Backup, DiskSpec, Running, Tracked};
-use cohort_job::JobHandle;
+use cohort_job::{JobHandle, Outcome};
 use cohort_qmp::{
     Argument, BackupRun, BackupState, BackupStop, DirectoryBackup, DiskState, Error, Report,
     ReportLine, StopHow,
 };
+use serde_json::Value;
 
 use super::events::Events;
 use super::jobs::Jobs;
-use super::{Answer, Daemon, ENDING, complain, generic, lock, nothing};
+use super::state::{JobRow, Row};
+use super::{Answer, Daemon, ENDING, StateDirectory, complain, generic, lock, nothing};
 use crate::commands::{Told, Words, go_on, now, stop};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -71,8 +73,14 @@ impl Daemon {
         let directory = self.restrict.check(&asked.directory)?;
         let backup = self.plan_backup(asked, directory);
         let run = self.runs.begin()?;
-        let (work, jobs, events) = (run.clone(), self.jobs.clone(), self.events.clone());
-        let carry_out = move || work.carry_out(backup, &jobs, &events);
+        let listing = Listing {
+            jobs: self.jobs.clone(),
+            events: self.events.clone(),
+            state: self.state.clone(),
+            asked: asked.write(),
+        };
+        let work = run.clone();
+        let carry_out = move || work.carry_out(backup, &listing);
         let started = thread::Builder::new()
             .name("backup".into())
             .spawn(carry_out);
@@ -192,10 +200,10 @@ impl Runs {
 
 impl Run {
     /// From its start to its report.
-    fn carry_out(&self, backup: Result<Backup>, jobs: &Jobs, events: &Events) {
+    fn carry_out(&self, backup: Result<Backup>, listing: &Listing) {
         let started = backup.and_then(|backup| backup.start().map_err(Failure::from));
         let told = match started {
-            Ok(running) => self.watch(running, jobs, events),
+            Ok(running) => self.watch(running, listing),
             Err(failure) => Told::from(&failure),
         };
         *lock(&self.state) = State::Over {
@@ -205,8 +213,8 @@ impl Run {
         self.changed.notify_all();
     }
 
-    fn watch(&self, running: Running, jobs: &Jobs, events: &Events) -> Told {
-        let listed = list(&running, jobs, events);
+    fn watch(&self, running: Running, listing: &Listing) -> Told {
+        let listed = listing.list(&running);
         let mut state = lock(&self.state);
         if let State::Starting(Some(how)) = *state {
             stop(&running, how);
@@ -225,7 +233,7 @@ impl Run {
             unreachable!("only this thread changes what is under way");
         };
         drop(state);
-        unlist(listed, jobs, events);
+        listing.unlist(listed);
         Told::of(&running.wait())
     }
 
@@ -308,31 +316,64 @@ fn report(told: &Told) -> Report {
     }
 }
 
-/// Lists the jobs of a run, and tells that they are there.
-fn list(running: &Running, jobs: &Jobs, events: &Events) -> Vec<(String, JobHandle)> {
-    let run = running.run().map_or(0, |run| run.0);
-    let mut listed = Vec::new();
-    for disk in running.disks() {
-        let handle = disk.job().clone();
-        let id = jobs.add_outside(&format!("run-{run}.{}", disk.name()), handle.clone());
-        for status in ["created", "running"] {
-            events.tell_status(&id, status);
-        }
-        listed.push((id, handle));
-    }
-    listed
+/// Where the jobs of a run are listed, told of and written down.
+struct Listing {
+    jobs: Arc<Jobs>,
+    events: Arc<Events>,
+    state: Arc<StateDirectory>,
+    /// The command's arguments.
+    asked: Value,
 }
 
-/// Tells how the jobs of a run went, and forgets them.
-fn unlist(listed: Vec<(String, JobHandle)>, jobs: &Jobs, events: &Events) {
-    for (id, handle) in listed {
-        let entry = jobs.find(&id);
-        if let Some((entry, outcome)) = entry.zip(handle.outcome()) {
-            events.tell_end(entry, &outcome);
+impl Listing {
+    /// Lists the jobs of a run, and tells that they are there.
+    fn list(&self, running: &Running) -> Vec<(String, JobHandle)> {
+        let run = running.run().map_or(0, |run| run.0);
+        let mut listed = Vec::new();
+        for disk in running.disks() {
+            let handle = disk.job().clone();
+            let name = format!("run-{run}.{}", disk.name());
+            let id = self.jobs.add_outside(&name, handle.clone());
+            for status in ["created", "running"] {
+                self.events.tell_status(&id, status);
+            }
+            listed.push((id, handle));
         }
-        for status in ["concluded", "null"] {
-            events.tell_status(&id, status);
+        let rows = listed.iter().map(|(id, _)| JobRow {
+            id: id.clone(),
+            kind: "backup".to_owned(),
+            command: "x-cohort-backup".to_owned(),
+            arguments: self.asked.clone(),
+            ended: None,
+        });
+        let written = self
+            .state
+            .change(|all| rows.for_each(|row| all.add(Row::Job(row))));
+        if let Err(error) = written {
+            complain(&format!("run {run}: {}", error.text));
         }
-        jobs.forget_outside(&id);
+        listed
+    }
+
+    /// Tells how the jobs of a run went, and forgets them.
+    fn unlist(&self, listed: Vec<(String, JobHandle)>) {
+        for (id, handle) in listed {
+            let entry = self.jobs.find(&id);
+            if let Some((entry, outcome)) = entry.zip(handle.outcome()) {
+                let error = match &outcome {
+                    Outcome::Committed { .. } => None,
+                    Outcome::Failed { error, .. } => Some(error.message().to_owned()),
+                    Outcome::Cancelled { .. } => Some("Operation canceled".to_owned()),
+                };
+                self.state.end_job(&id, error);
+                self.events.tell_end(entry, &outcome);
+            }
+            for status in ["concluded", "null"] {
+                self.events.tell_status(&id, status);
+            }
+            self.jobs.forget_outside(&id);
+            self.state.forget_job(&id);
+        }
+        self.state.flush();
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub(super) auto_dismiss: bool,
     /// Whether it ever ran.
     pub(super) started: bool,
+    /// Whether it only tells what became of a job of the daemon before.
+    pub(super) before: bool,
     /// Whether it is of another engine than the daemon's, so that its number means nothing here.
     pub(super) outside: bool,
     /// Why it does not end well.
@@ -114,6 +116,7 @@ impl Jobs {
             auto_finalize: true,
             auto_dismiss: true,
             started: true,
+            before: false,
             outside: true,
             error: None,
             io_status: Arc::default(),

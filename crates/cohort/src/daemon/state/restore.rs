@@ -176,6 +176,9 @@ impl Daemon {
         let cut_short = || {
             let mut said = "the daemon ended before there was a verdict".to_owned();
             let argument = |name: &str| row.arguments[name].as_str();
+            if let Some(directory) = argument("directory") {
+                said += &format!("; the next run into {directory} goes on from what is there");
+            }
             if let Some((node, bitmap)) = argument("device").zip(argument("bitmap")) {
                 said += &format!(
                     "; bitmap '{bitmap}' of node '{node}' has what it had, and what was written since"
@@ -212,6 +215,7 @@ impl Daemon {
             auto_finalize: true,
             auto_dismiss: false,
             started: false,
+            before: true,
             outside: false,
             error: ended.error.clone(),
             io_status: Arc::new(SharedIoStatus::default()),

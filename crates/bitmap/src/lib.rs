@@ -49,6 +49,7 @@
 
 mod algebra;
 mod bitmap;
+mod checksum;
 mod chunks;
 mod codec;
 mod granularity;

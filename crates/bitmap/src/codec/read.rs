@@ -9,6 +9,7 @@ use super::{
 use crate::{
     DirtyBitmap, Granularity,
     bitmap::checked_granules,
+    checksum,
     levels::{CHUNK_BITS, Levels},
 };
 
@@ -205,7 +206,7 @@ impl<I: Input> Source<I> {
     fn take(&mut self, length: usize) -> Result<&[u8], ReadError> {
         let bytes = taken(&mut self.input, length, self.piece)?;
         self.read += length as u64;
-        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        self.checksum = checksum::append(self.checksum, bytes);
         Ok(bytes)
     }
 
@@ -214,7 +215,7 @@ impl<I: Input> Source<I> {
         let bytes = taken(&mut self.input, length + CHECKSUM_BYTES, self.piece)?;
         self.read += bytes.len() as u64;
         let (bytes, stored) = bytes.split_at(length);
-        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        self.checksum = checksum::append(self.checksum, bytes);
         let (at, stored, computed) = (self.piece, u32_of(stored), self.checksum);
         if stored == computed {
             return Ok(bytes);

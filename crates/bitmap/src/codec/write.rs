@@ -7,7 +7,7 @@ use super::{
     granules_of_block,
 };
 use crate::{
-    DirtyBitmap,
+    DirtyBitmap, checksum,
     levels::{Chunk, Content, FEW, bits_of, ones_of},
 };
 
@@ -126,7 +126,7 @@ impl<W: io::Write> Writer<W> {
     fn summed(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let start = self.buffer.len();
         fill(&mut self.buffer);
-        self.checksum = crc32c::crc32c_append(self.checksum, &self.buffer[start..]);
+        self.checksum = checksum::append(self.checksum, &self.buffer[start..]);
         self.buffer.extend_from_slice(&self.checksum.to_le_bytes());
         if self.buffer.len() >= self.most {
             self.out.write_all(&self.buffer)?;

@@ -7,6 +7,7 @@
 use std::io;
 
 use super::File;
+use crate::checksum;
 
 /// Bytes that are written together or not at all.
 pub(super) const SECTOR: usize = 512;
@@ -127,9 +128,9 @@ pub(super) fn read_part(file: &dyn File, at: u64, length: usize) -> io::Result<V
 }
 
 fn checksum(bytes: &[u8; SECTOR], id: &StoreId, place: u64) -> u32 {
-    let sum = crc32c::crc32c(id);
-    let sum = crc32c::crc32c_append(sum, &place.to_le_bytes());
-    crc32c::crc32c_append(sum, &bytes[..SECTOR - 4])
+    let sum = checksum::of(id);
+    let sum = checksum::append(sum, &place.to_le_bytes());
+    checksum::append(sum, &bytes[..SECTOR - 4])
 }
 
 #[cfg(test)]

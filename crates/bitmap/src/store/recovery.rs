@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::DirtyBitmap;
+use crate::{DirtyBitmap, checksum};
 
 use super::descriptor::{Descriptor, State, decode_body};
 use super::header::{Header, read_header};
@@ -44,7 +44,7 @@ pub fn inspect(file: &dyn File, disk: Option<&DiskState>) -> Result<Inspection, 
 fn fingerprint(file: &dyn File) -> Result<u32, StoreError> {
     let bytes = read_part(file, 0, TABLES[1] as usize * 2)
         .map_err(StoreError::reading("the table of sets"))?;
-    Ok(crc32c::crc32c(&bytes))
+    Ok(checksum::of(&bytes))
 }
 
 /// Everything in a store file.
@@ -318,7 +318,7 @@ impl Judge<'_> {
         }
         let mut bytes = vec![0; body.length as usize];
         self.file.read_at(&mut bytes, body.at).map_err(reading)?;
-        if crc32c::crc32c(&bytes) != body.checksum {
+        if checksum::of(&bytes) != body.checksum {
             return Ok(None);
         }
         Ok(decode_body(&bytes))

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::DirtyBitmap;
+use crate::{DirtyBitmap, checksum};
 
 use super::descriptor::{Body, Descriptor, State, encode_body};
 use super::layout::{BODIES, BODY_ALIGNMENT, Found, PAIRS, SECTOR, StoreId, TABLES, read_part};
@@ -100,7 +100,7 @@ impl Table {
             let body = Body {
                 at: self.room(bytes.len() as u64, &bodies),
                 length: bytes.len() as u64,
-                checksum: crc32c::crc32c(&bytes),
+                checksum: checksum::of(&bytes),
             };
             file.write_at(&bytes, body.at)?;
             bodies.push(body);

@@ -87,6 +87,7 @@ impl Contents {
                 directory,
                 created_unix_ms,
                 next_run: RunId(1),
+                sweep_from: RunId(1),
                 next_verdict: 1,
             },
             disks: BTreeMap::new(),
@@ -260,6 +261,8 @@ impl Contents {
     }
 
     fn check_runs(&self) -> Result<(), Broken> {
+        let known = self.meta.sweep_from <= self.meta.next_run;
+        ensure(known, || "meta".to_owned(), "sweep_from is beyond next_run")?;
         for (id, run) in &self.runs {
             let row = || format!("run {id}");
             ensure(
@@ -531,6 +534,7 @@ mod tests {
         let (one, two) = (disk("disk-1.img"), disk("disk-2.img"));
         let range = |offset, length| ByteRange { offset, length };
         for (expected, found) in [
+            ("meta: sweep_from is beyond next_run", broken(|c| c.meta.sweep_from = RunId(5))),
             ("run 3: its number was never given out", broken(|c| c.meta.next_run = RunId(3))),
             ("run 1: it names a disk twice", broken(|c| c.runs.get_mut(&RunId(1)).unwrap().disks.push(one.clone()))),
             ("run 1: it names a disk that is not here", broken(|c| drop(c.disks.remove(&two)))),

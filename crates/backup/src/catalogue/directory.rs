@@ -118,15 +118,16 @@ pub(super) fn load(directory: &Path, mut contents: Contents) -> Result<Opened, O
     if exists(&path)? {
         return Err(OpenError::HasCatalogue(directory.to_owned()));
     }
-    // Runs that the dump knows nothing of keep their numbers to themselves: their files are never
-    // taken for garbage of a later run.
+    // What became of runs after the dump is not known: their numbers are not given out again, and no
+    // file of a run before the load is ever taken for garbage.
     let listing = list_files(directory)?;
     let images = listing
         .iter()
         .filter_map(|name| name.to_str()?.parse::<ImageName>().ok());
-    if let Some(last) = images.map(|image| image.run()).max() {
-        contents.meta.next_run = contents.meta.next_run.max(RunId(last.0.saturating_add(1)));
-    }
+    let last = images.map(|image| image.run()).max().unwrap_or(RunId(0));
+    let meta = &mut contents.meta;
+    meta.next_run = meta.next_run.max(RunId(last.0.saturating_add(1)));
+    meta.sweep_from = meta.next_run;
     create_catalogue(directory, &contents)?;
     open_locked(directory, lock, gate, None)
 }

@@ -2,8 +2,9 @@
 //!
 //! A file is a point or a partial only if the catalogue says so. A file that the catalogue does not
 //! name is garbage only if its name shows that a run of this very catalogue created it: the exact
-//! pattern, this directory's mark, and a run number that this catalogue gave out. Every other file
-//! is somebody else's and is never touched.
+//! pattern, this directory's mark, and a run number that this catalogue gave out (one that was loaded
+//! from a dump: since the load, for earlier files may be points that the dump did not know). Every
+//! other file is somebody else's and is never touched.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -93,8 +94,8 @@ impl Contents {
             Some(partial) if is(&partial.digests) => return FileRole::PartialDigests(disk.clone()),
             Some(_) | None => {}
         }
-        let made_here =
-            image.belongs_to(self.meta.directory) && self.runs.contains_key(&image.run());
+        let runs = self.meta.sweep_from..self.meta.next_run;
+        let made_here = image.belongs_to(self.meta.directory) && runs.contains(&image.run());
         if made_here {
             FileRole::Unfinished(image)
         } else {

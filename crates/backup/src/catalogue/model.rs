@@ -11,9 +11,10 @@ use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
 
 /// The version of the catalogue that this library writes, and the newest that it reads.
 ///
-/// Version 1 had no digests and no bitmaps of images, up to version 2 no view named a set of a tracking store, and up to
-/// version 3 no view was refuted; they are read as they stand, and become this one with the next change.
-pub const CATALOGUE_VERSION: u32 = 4;
+/// Version 1 had no digests and no bitmaps of images, up to version 2 no view named a set of a tracking store, up to
+/// version 3 no view was refuted, and up to version 4 nobody knew where sweeping begins; they are read as they stand, and
+/// become this one with the next change.
+pub const CATALOGUE_VERSION: u32 = 5;
 
 /// What the catalogue says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +28,17 @@ pub struct Meta {
     pub created_unix_ms: u64,
     /// The number that the next run gets; larger than that of every run so far.
     pub next_run: RunId,
+    /// The first run whose left-over files may be removed: 1, or after a load the first run since, because what became of
+    /// the files of earlier runs is not known any more.
+    #[serde(default = "first_run")]
+    pub sweep_from: RunId,
     /// The number that the next verdict gets; larger than that of every verdict so far.
     pub next_verdict: u64,
+}
+
+/// Where sweeping began before a catalogue said so.
+fn first_run() -> RunId {
+    RunId(1)
 }
 
 /// A disk that was backed up here, or was meant to be.

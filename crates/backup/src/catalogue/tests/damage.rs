@@ -14,7 +14,8 @@ use crate::catalogue::{Catalogue, Contents, OpenError, read};
 fn file() -> (Vec<u8>, Contents) {
     let directory = tempfile::tempdir().unwrap();
     let contents = small();
-    drop(Catalogue::load(directory.path(), contents.clone()).unwrap());
+    drop(Catalogue::load(directory.path(), contents).unwrap());
+    let contents = read(directory.path()).unwrap();
     (
         fs::read(directory.path().join(CATALOGUE_FILE)).unwrap(),
         contents,

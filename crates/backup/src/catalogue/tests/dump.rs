@@ -39,7 +39,10 @@ fn loaded_catalogue_is_the_dumped_one() {
         )
         .unwrap(),
     );
-    assert_eq!(read(directory.path()).unwrap(), contents);
+    let loaded = read(directory.path()).unwrap();
+    assert_eq!(loaded.meta.sweep_from, contents.meta.next_run);
+    let meta = contents.meta.clone();
+    assert_eq!(Contents { meta, ..loaded }, contents);
 }
 
 #[test]
@@ -56,10 +59,15 @@ fn loading_over_a_catalogue_is_refused() {
 }
 
 #[test]
-fn runs_after_a_load_never_claim_the_files_of_forgotten_runs() {
+fn files_of_runs_before_a_load_are_never_garbage() {
     let directory = tempfile::tempdir().unwrap();
     let contents = small();
-    // A run that the dump knows nothing of left a point here.
+    // A run that was under way when the dump was made became a point, and so did a later one.
+    let under_way = format!(
+        "disk-2.img.3-{:08x}00000000.qcow2",
+        contents.meta.directory.mark()
+    );
+    std::fs::write(directory.path().join(&under_way), b"somebody's only copy").unwrap();
     let forgotten = format!(
         "disk-1.img.9-{:08x}00000000.qcow2",
         contents.meta.directory.mark()
@@ -69,6 +77,7 @@ fn runs_after_a_load_never_claim_the_files_of_forgotten_runs() {
     assert_eq!(catalogue.begin_run(&[]).unwrap(), RunId(10));
     assert_eq!(catalogue.sweep().unwrap(), []);
     assert!(directory.path().join(&forgotten).exists());
+    assert!(directory.path().join(&under_way).exists());
 }
 
 #[test]
@@ -79,10 +88,10 @@ fn wrong_dumps_are_told_apart() {
         Contents::undump(&other),
         Err(DumpError::OtherFormat(_))
     ));
-    let newer = text.replacen("\"version\": 4", "\"version\": 5", 1);
+    let newer = text.replacen("\"version\": 5", "\"version\": 6", 1);
     assert!(matches!(
         Contents::undump(&newer),
-        Err(DumpError::Version(5))
+        Err(DumpError::Version(6))
     ));
     assert!(matches!(
         Contents::undump(&text[..text.len() / 2]),
@@ -106,7 +115,7 @@ fn wrong_dumps_are_told_apart() {
     ));
 }
 
-/// Version 1 is this version without digests.
+/// Version 1 is this version without digests, and sweeps from the first run on.
 #[test]
 fn older_dumps_are_read() {
     let mut contents = small();
@@ -114,6 +123,8 @@ fn older_dumps_are_read() {
         .points
         .values_mut()
         .for_each(|point| point.digests = None);
-    let older = contents.dump().replace("\"version\": 2", "\"version\": 1");
+    let older = contents.dump().replace("\"version\": 5", "\"version\": 1");
+    let older = older.replace("    \"sweep_from\": 1,\n", "");
+    assert!(!older.contains("sweep_from"));
     assert_eq!(Contents::undump(&older).unwrap(), contents);
 }

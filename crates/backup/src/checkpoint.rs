@@ -230,9 +230,8 @@ impl Disk {
         let Some(row) = self.partial_now().filter(|row| row.digests.is_some()) else {
             return Ok(());
         };
-        let remaining = ledger.remaining();
         let named = Named {
-            digests: self.store_some_digests(target, &remaining, &|| true),
+            digests: self.store_some_digests(target, &ledger.remaining(), &|| true),
             digested: row.durable_bytes,
             remaining: None,
         };
@@ -243,7 +242,10 @@ impl Disk {
             digests: named.digests.clone(),
             ..row
         };
-        self.write_row(row, named, None)
+        // Whether the group is decided or not: an abort seals after its verdict.
+        self.catalogue.rewrite_partial(&self.name, row)?;
+        self.state().named = Some(named);
+        Ok(())
     }
 
     fn copied(&self) -> Option<Copied> {

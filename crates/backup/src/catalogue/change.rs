@@ -159,6 +159,15 @@ impl Contents {
         self.partials.insert(disk.clone(), partial);
     }
 
+    /// Another row for a disk's partial, if it still is that file.
+    pub(super) fn rewrite_partial(&mut self, disk: &DiskName, row: Partial) {
+        if let Some(partial) = self.partials.get_mut(disk)
+            && partial.file == row.file
+        {
+            *partial = row;
+        }
+    }
+
     /// Drops a disk's partial and the view against it; the view against the point stays. Returns
     /// it: its files are garbage from now on.
     pub(super) fn drop_partial(&mut self, disk: &DiskName) -> Option<Partial> {

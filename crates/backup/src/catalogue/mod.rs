@@ -262,6 +262,17 @@ impl Catalogue {
         })
     }
 
+    /// Says something else of a disk's partial, as long as it is that file; its views stay.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn rewrite_partial(&self, disk: &DiskName, row: Partial) -> Result<(), ChangeError> {
+        self.change(|contents| {
+            contents.rewrite_partial(disk, row);
+            Ok(())
+        })
+    }
+
     /// Says where the bits of a disk's views are from now on: of the view against the point of the run `anchor`, and of
     /// the view against the partial, as far as there are such views. One against another point then has no sets.
     ///

@@ -156,6 +156,37 @@ fn only_discard_drops_the_partials_that_were_enlisted() {
     }
 }
 
+/// An abort seals what is kept after its verdict, and what is sealed must not contradict the digests that are named.
+#[test]
+fn a_partial_is_rewritten_after_the_verdict_too() {
+    for (disposition, left) in [(Disposition::Keep, true), (Disposition::Discard, false)] {
+        let (_directory, catalogue, [root, _], run) = two_disks();
+        keep(&catalogue, &root, run);
+        let now = || catalogue.snapshot().unwrap().partials.get(&root).cloned();
+        let row = Partial {
+            digests: Some(StoredDigests {
+                file: catalogue.new_digests(&root, run).unwrap(),
+                root: Root([7; 32]),
+            }),
+            ..now().unwrap()
+        };
+        catalogue.enlist("g", &root);
+        catalogue
+            .decide(&"g".into(), &abort(disposition), &[])
+            .unwrap();
+        catalogue.rewrite_partial(&root, row.clone()).unwrap();
+        assert_eq!(now(), left.then(|| row.clone()));
+        // One that is another file by now stays as it is.
+        let file = catalogue.new_image(&root, run).unwrap();
+        let other = Partial {
+            file,
+            ..row.clone()
+        };
+        catalogue.rewrite_partial(&root, other).unwrap();
+        assert_eq!(now(), left.then_some(row));
+    }
+}
+
 #[test]
 fn aborts_make_no_points_of_what_members_prepared() {
     let (_directory, catalogue, [root, _], run) = two_disks();

@@ -61,13 +61,15 @@ fuzz seconds:
     done
 
 # Tracking through kills and losses of power: ten thousand kills of a writer, three hundred of whole runs, a thousand of a
-# daemon under load, and every fault at every moment of a hundred sessions, and of ten with their backups.
+# daemon under load, and every fault at every moment of a hundred sessions, and of ten with their backups. Then kills and
+# faults at every durable operation of a group, and at so many points of every mix of policies.
 torture:
     COHORT_TORTURE_RUN_KILLS=${COHORT_TORTURE_RUN_KILLS:-300} cargo test --release -p cohort-backup --test runs -- --nocapture stored_kills::whatever
     COHORT_TORTURE_KILLS=${COHORT_TORTURE_KILLS:-10000} cargo test --release -p cohort-tests --test tracking_kills -- --nocapture
     COHORT_TORTURE_DAEMON=${COHORT_TORTURE_DAEMON:-1000} cargo test --release -p cohort --test serve_kills -- --nocapture
     COHORT_TORTURE_SESSIONS=${COHORT_TORTURE_SESSIONS:-100} cargo test --release -p cohort-tests --test tracking_power_loss -- --nocapture
     COHORT_TORTURE_BACKUPS=${COHORT_TORTURE_BACKUPS:-10} cargo test --release -p cohort-tests --test backup_power_loss -- --nocapture
+    COHORT_TORTURE_CRASH=${COHORT_TORTURE_CRASH:-12} cargo test --release -p cohort-tests --test crash -- --nocapture
 
 # Side-by-side figures: reported, never gated.
 bench:

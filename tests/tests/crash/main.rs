@@ -1,0 +1,11 @@
+//! A process that backs up a group is killed at every durable operation and at every boundary of a hook, in every phase,
+//! under every policy and ending; what it leaves is recomputed from the files alone, and the next run goes on from there.
+//!
+//! Every cell (point, phase, policy, ending) is hit, or has a reason never to be: see `cells.rs`. Groups have one to four
+//! disks; `COHORT_TORTURE_CRASH=1` has every mix of policies, and kills at every single operation.
+
+mod cells;
+mod faults;
+mod judge;
+mod kills;
+mod play;

@@ -41,6 +41,8 @@ use crate::{Device, DeviceError, Extent, Operation};
 #[derive(Debug)]
 pub struct Gated {
     device: Arc<dyn Device>,
+    /// What it was made with.
+    meter: Option<Arc<WriteMeter>>,
     /// What is installed changes only while the gate is closed, except that spent filters and meters go
     /// at any time.
     gate: Gate<Installed>,
@@ -79,8 +81,26 @@ impl Gated {
     pub fn new(device: Arc<dyn Device>) -> Self {
         Self {
             device,
+            meter: None,
             gate: Gate::new(),
         }
+    }
+
+    /// As [`new`](Self::new), with a meter that counts every write from the first on. It costs each of them two looks
+    /// at the clock.
+    pub fn metered(device: Arc<dyn Device>) -> Self {
+        let meter = Arc::new(WriteMeter::default());
+        let gated = Self {
+            meter: Some(meter.clone()),
+            ..Self::new(device)
+        };
+        gated.gate.change(|installed| installed.meters.push(meter));
+        gated
+    }
+
+    /// The meter that it was made with.
+    pub fn meter(&self) -> Option<&Arc<WriteMeter>> {
+        self.meter.as_ref()
     }
 
     /// Its place in the order of closing.

@@ -44,6 +44,14 @@ impl LiveBitmap {
         self.written.granularity()
     }
 
+    /// How many bytes of the disk are dirty now.
+    pub fn dirty_bytes(&self) -> u64 {
+        let mut all = self.written.snapshot();
+        let before = self.held.bits().fitted_to(&all);
+        all.merge(&before).expect("fitted to the same disk");
+        all.dirty_bytes()
+    }
+
     /// Whether the byte at `start` is dirty now, and for how many bytes at least, at most `length`, that stays so: as
     /// [`Recorder::status`].
     pub fn status(&self, start: u64, length: u64) -> Option<Stretch> {

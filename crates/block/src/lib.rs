@@ -100,7 +100,7 @@ pub use gated::{CloseError, ClosedGate, Gated, close_all};
 pub use kept::LiveBitmap;
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
-pub use meter::{Delays, DeviceTime, WriteMeter};
+pub use meter::{Delays, DeviceTime, Spread, WriteMeter};
 pub use nbd::NbdDevice;
 pub use null::NullDevice;
 pub use open::{Access, Beneath, Format, Image, ImageFile, LayerBitmaps, OpenOptions, open};

@@ -5,6 +5,7 @@
 //! 2012): a percentile is at most one eighth too large, the worst is exact.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -26,6 +27,17 @@ pub struct Delays {
     pub p99: Duration,
     /// The longest.
     pub worst: Duration,
+}
+
+/// How many writes were held up for how long, since the meter was installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// For some times, each twice the one before and a nanosecond: how many writes were held up no longer.
+    pub up_to: Vec<(Duration, u64)>,
+    /// How many writes there are in all.
+    pub writes: u64,
+    /// Their delays added up.
+    pub total: Duration,
 }
 
 /// What a device took for writes, in all, since the meter was installed.
@@ -59,6 +71,11 @@ impl WriteMeter {
         Histogram::sum(meters.into_iter().map(|meter| &meter.fences))
     }
 
+    /// What [`delays`](Self::delays) sums up, time by time: from a microsecond to seventeen seconds.
+    pub fn spread(&self) -> Spread {
+        self.delays.spread()
+    }
+
     /// What the disk itself took.
     pub fn device(&self) -> DeviceTime {
         DeviceTime {
@@ -86,26 +103,60 @@ const PARTS_SHIFT: u32 = PARTS.trailing_zeros();
 /// Up to 2^44 ns, five hours; what is longer is in the last one, and the worst is exact anyway.
 const BUCKETS: usize = PARTS * 42;
 
+/// The times of a [`Spread`], as powers of two of nanoseconds.
+const SPREAD_POWERS: std::ops::RangeInclusive<u32> = 10..=34;
+
+#[derive(Default)]
 struct Histogram {
-    buckets: Box<[AtomicU64; BUCKETS]>,
+    /// Made for the first time that is counted: most gates never hold anybody up, and many see no write at all.
+    buckets: OnceLock<Box<[AtomicU64; BUCKETS]>>,
+    total: AtomicU64,
     worst: AtomicU64,
 }
 
 impl Histogram {
     fn record(&self, time: Duration) {
         let nanos = nanos(time);
-        self.buckets[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        let buckets = self
+            .buckets
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]));
+        buckets[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        if nanos == 0 {
+            return;
+        }
+        self.total.fetch_add(nanos, Ordering::Relaxed);
         if nanos > self.worst.load(Ordering::Relaxed) {
             self.worst.fetch_max(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what is in the buckets to `counts`.
+    fn add_to(&self, counts: &mut [u64; BUCKETS]) {
+        let buckets = self.buckets.get().into_iter().flat_map(|all| all.iter());
+        for (count, bucket) in counts.iter_mut().zip(buckets) {
+            *count += bucket.load(Ordering::Relaxed);
+        }
+    }
+
+    fn spread(&self) -> Spread {
+        let mut counts = [0; BUCKETS];
+        self.add_to(&mut counts);
+        let up_to = SPREAD_POWERS.map(|power| {
+            let longest = Duration::from_nanos((1 << power) - 1);
+            let below = bucket(1 << power);
+            (longest, counts[..below].iter().sum())
+        });
+        Spread {
+            up_to: up_to.collect(),
+            writes: counts.iter().sum(),
+            total: Duration::from_nanos(self.total.load(Ordering::Relaxed)),
         }
     }
 
     fn sum<'a>(all: impl Iterator<Item = &'a Histogram>) -> Delays {
         let (mut counts, mut worst) = ([0; BUCKETS], 0);
         for one in all {
-            for (count, bucket) in counts.iter_mut().zip(one.buckets.iter()) {
-                *count += bucket.load(Ordering::Relaxed);
-            }
+            one.add_to(&mut counts);
             worst = worst.max(one.worst.load(Ordering::Relaxed));
         }
         let writes: u64 = counts.iter().sum();
@@ -145,15 +196,6 @@ fn end_of(bucket: usize) -> u64 {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self {
-            buckets: Box::new([const { AtomicU64::new(0) }; BUCKETS]),
-            worst: AtomicU64::new(0),
-        }
-    }
 }
 
 impl fmt::Debug for Histogram {
@@ -198,5 +240,26 @@ mod tests {
         assert_eq!(meter.device().total, 2 * Duration::from_micros(500_500));
         let both = WriteMeter::all_delays([&meter, &meter]);
         assert_eq!((both.writes, both.p99), (2000, delays.p99));
+    }
+
+    #[test]
+    fn spread_counts_each_write_at_its_time_and_after() {
+        let meter = WriteMeter::default();
+        let nanos = [0, 1_023, 1_024, 1 << 20, (1 << 34) - 1, 1 << 34, 1 << 50];
+        for nanos in nanos {
+            meter.count(None, Duration::from_nanos(nanos), Duration::ZERO);
+        }
+        let spread = meter.spread();
+        let total: u64 = nanos.iter().sum();
+        assert_eq!(
+            (spread.writes, spread.total),
+            (7, Duration::from_nanos(total))
+        );
+        for (longest, writes) in &spread.up_to {
+            let longest = u64::try_from(longest.as_nanos()).unwrap();
+            let no_longer = nanos.iter().filter(|nanos| **nanos <= longest).count();
+            assert_eq!(*writes, no_longer as u64, "{longest}");
+        }
+        assert_eq!(spread.up_to.len(), 25);
     }
 }

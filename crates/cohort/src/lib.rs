@@ -11,11 +11,13 @@ mod failure;
 mod human;
 mod interrupt;
 mod machine;
+mod metrics;
 mod monitor;
 mod output;
 #[cfg(test)]
 mod pages;
 mod plan;
+mod process;
 mod progress;
 mod serve;
 

@@ -1,5 +1,5 @@
-//! The pages of the reference that are printed from the code, `docs/cli.md` and `docs/exit-codes.md`, and the arguments that
-//! the service is given.
+//! The pages of the reference that are printed from the code, `docs/cli.md`, `docs/exit-codes.md` and `docs/metrics.md`, and the
+//! arguments that the service is given.
 //!
 //! A test fails when a page says anything else. `COHORT_PAGES=write cargo test -p cohort --lib pages` writes them anew.
 
@@ -10,6 +10,7 @@ use clap::{Arg, Command, CommandFactory, Parser};
 
 use crate::args::Cli;
 use crate::exit::Exit;
+use crate::metrics::Family;
 
 #[test]
 fn the_page_tells_every_command_and_option() {
@@ -30,6 +31,18 @@ fn the_page_tells_every_exit_code() {
         writeln!(table, "| {code} | `{word}` | {meaning} |").unwrap();
     }
     assert_printed("exit-codes.md", "exit-codes", &table);
+}
+
+#[test]
+fn the_page_tells_every_metric() {
+    let mut table = "| metric | kind | labels | says |\n|---|---|---|---|\n".to_owned();
+    for family in Family::ALL {
+        let labels: Vec<_> = family.labels().iter().map(|l| format!("`{l}`")).collect();
+        let (name, kind, labels) = (family.name(), family.kind().word(), labels.join(", "));
+        let help = family.help();
+        writeln!(table, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
+    }
+    assert_printed("metrics.md", "metrics", &table);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Handles to jobs and groups: cheap to clone, and dropping one changes nothing.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,7 +60,7 @@ pub struct JobHandle {
     owner: Arc<Owner>,
 }
 
-/// One group. In an async program, await it (or a reference to it): [`TxnHandle::wait`] without the thread.
+/// One group; handles are equal if they are of the same one. In an async program, await it (or a reference to it): [`TxnHandle::wait`] without the thread.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -373,6 +374,20 @@ impl TxnHandle {
     /// The same, but not longer than until the deadline; none if it is not over by then.
     pub fn wait_until(&self, deadline: Instant) -> Option<Verdict> {
         self.group.wait(Some(deadline)).then(|| self.verdict())?
+    }
+}
+
+impl PartialEq for TxnHandle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.group, &other.group)
+    }
+}
+
+impl Eq for TxnHandle {}
+
+impl Hash for TxnHandle {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.group).hash(state);
     }
 }
 

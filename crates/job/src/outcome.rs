@@ -1,5 +1,7 @@
 //! How jobs and groups end: cause, disposition, verdict, outcome, and a group's phases.
 
+use std::fmt;
+
 use crate::error::Error;
 
 /// What becomes of what a job did, when its group does not commit. It only ever rises.
@@ -155,6 +157,30 @@ impl Phase {
             Self::Aborting   => &[Self::Done],
             Self::Done       => &[],
         }
+    }
+
+    /// Its name in lower case.
+    ///
+    /// ```
+    /// assert_eq!(cohort_job::Phase::Open.to_string(), "open");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Preparing => "preparing",
+            Self::Stopping => "stopping",
+            Self::Deciding => "deciding",
+            Self::Committing => "committing",
+            Self::Aborting => "aborting",
+            Self::Done => "done",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -44,6 +44,10 @@ pub(crate) struct Serve {
     /// says each time, and win over what would take their names.
     #[arg(long, value_name = "DIR", requires = "qmp")]
     pub(crate) state: Option<PathBuf>,
+    /// Tell metrics in Prometheus's text format at this unix socket, which only its owner may use, or at an address with its
+    /// port, such as 127.0.0.1:9470, to whoever reaches it: GET /metrics.
+    #[arg(long, value_name = "PATH|ADDRESS:PORT")]
+    pub(crate) metrics: Option<crate::metrics::Address>,
     /// Let nothing be written.
     #[arg(long)]
     pub(crate) read_only: bool,

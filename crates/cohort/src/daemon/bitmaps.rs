@@ -114,6 +114,11 @@ impl Bitmap {
         }
     }
 
+    /// How many bytes of the disk are dirty now, as clients see it.
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        self.snapshot().dirty_bytes()
+    }
+
     /// What queries say of it.
     pub(super) fn info(&self) -> BitmapInfo {
         let count = self.snapshot().count();

@@ -3,6 +3,7 @@
 //! A run has an engine of its own, whose journal is the directory's catalogue. Its jobs are listed among the others and
 //! take the same verbs; that they came and how they went is told to every client.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cohort_backup::{Backup, DiskSpec, Running, Tracked};
-use cohort_job::{JobHandle, Outcome};
+use cohort_job::{JobHandle, Outcome, TxnHandle};
 use cohort_qmp::{
     Argument, BackupRun, BackupState, BackupStop, DirectoryBackup, DiskState, Error, Report,
     ReportLine, StopHow,
@@ -20,6 +21,7 @@ use serde_json::Value;
 use super::events::Events;
 use super::jobs::Jobs;
 use super::state::{JobRow, Row};
+use super::tally::Tally;
 use super::{Answer, Daemon, ENDING, StateDirectory, complain, generic, lock, nothing};
 use crate::commands::{Told, Words, go_on, now, stop};
 use crate::exit::Exit;
@@ -76,6 +78,7 @@ impl Daemon {
         let listing = Listing {
             jobs: self.jobs.clone(),
             events: self.events.clone(),
+            tally: self.tally.clone(),
             state: self.state.clone(),
             asked: asked.write(),
         };
@@ -233,8 +236,13 @@ impl Run {
             unreachable!("only this thread changes what is under way");
         };
         drop(state);
+        listing.count_groups(&listed);
         listing.unlist(listed);
-        Told::of(&running.wait())
+        let report = running.wait();
+        if let Some(fence) = &report.fence {
+            listing.tally.fenced(fence.closed_for);
+        }
+        Told::of(&report)
     }
 
     fn stop(&self, how: StopHow) {
@@ -316,10 +324,11 @@ fn report(told: &Told) -> Report {
     }
 }
 
-/// Where the jobs of a run are listed, told of and written down.
+/// Where the jobs of a run are listed, told of, counted and written down.
 struct Listing {
     jobs: Arc<Jobs>,
     events: Arc<Events>,
+    tally: Arc<Tally>,
     state: Arc<StateDirectory>,
     /// The command's arguments.
     asked: Value,
@@ -353,6 +362,17 @@ impl Listing {
             complain(&format!("run {run}: {}", error.text));
         }
         listed
+    }
+
+    /// Counts how the groups of a run were decided.
+    #[allow(
+        clippy::mutable_key_type,
+        reason = "which group a handle is of never changes"
+    )]
+    fn count_groups(&self, listed: &[(String, JobHandle)]) {
+        let groups: HashSet<_> = listed.iter().map(|(_, handle)| handle.txn()).collect();
+        let verdicts = groups.iter().filter_map(TxnHandle::verdict);
+        verdicts.for_each(|verdict| self.tally.decided(&verdict));
     }
 
     /// Tells how the jobs of a run went, and forgets them.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cohort_backup::{Tracked, UntrackError};
 use cohort_block::{Access, Format};
 use cohort_nbd::BitmapName;
-use cohort_qmp::{DetectZeroes, Error};
+use cohort_qmp::{BitmapStatistics, DetectZeroes, Error};
 
 use super::exports::Wish;
 use super::nodes::{Node, Owner, Traits};
@@ -112,6 +112,18 @@ impl Disks {
     pub(super) fn tracked(&self) -> Vec<Arc<Tracked>> {
         let disks = lock(&self.0);
         disks.iter().map(|own| own.tracked.clone()).collect()
+    }
+
+    /// How much the bitmaps of a disk's image say is dirty.
+    pub(super) fn image_bitmaps(&self, disk: &str) -> Vec<BitmapStatistics> {
+        let disks = lock(&self.0);
+        let own = disks.iter().find(|own| own.tracked.name().as_str() == disk);
+        let bitmaps = own.map_or(&[][..], |own| &own.bitmaps);
+        let told = bitmaps.iter().map(|(name, bitmap)| BitmapStatistics {
+            name: name.as_str().to_owned(),
+            dirty_bytes: bitmap.dirty_bytes(),
+        });
+        told.collect()
     }
 
     /// Makes all of them durable, and closes what recorded the writes to them once nobody has them any more.

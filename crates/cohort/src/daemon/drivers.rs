@@ -121,7 +121,7 @@ impl Builder<'_> {
             driver,
             owner,
             traits,
-            Arc::new(Gated::new(made.disk)),
+            Arc::new(Gated::metered(made.disk)),
             made.children,
             made.filename,
         );

@@ -10,6 +10,7 @@ use cohort_qmp::{BlockJobPending, BlockJobState, Event, JobStatusChange};
 
 use super::jobs::{Entry, Jobs};
 use super::monitor::Client;
+use super::tally::Tally;
 use super::{StateDirectory, complain, lock};
 
 /// Notices of the engine that may wait to be told. Far more than a bounded number of jobs make in a moment.
@@ -40,6 +41,7 @@ impl Events {
         engine: &Engine,
         jobs: Arc<Jobs>,
         state: Arc<StateDirectory>,
+        tally: Arc<Tally>,
     ) -> io::Result<Arc<Self>> {
         let events = Arc::new(Self {
             engine: engine.clone(),
@@ -54,7 +56,7 @@ impl Events {
                 let Some(events) = teller.upgrade() else {
                     return;
                 };
-                events.forward(update, &jobs);
+                events.forward(update, &jobs, &tally);
             }
         };
         thread::Builder::new()
@@ -102,7 +104,7 @@ impl Events {
         let _ = self.progress.wait_timeout_while(told, PATIENCE, behind);
     }
 
-    fn forward(&self, update: Update, jobs: &Jobs) {
+    fn forward(&self, update: Update, jobs: &Jobs, tally: &Tally) {
         let seq = match update {
             Update::Lagged { missed } => {
                 complain(&format!("{missed} notices of jobs could not be told"));
@@ -117,13 +119,9 @@ impl Events {
                             entry.error = Some(error.message().to_owned())
                         });
                     }
+                    News::Decided(verdict) => tally.decided(&verdict),
                     // Told in the log of the rooms below; QMP has no word for them.
-                    News::Stuck(_)
-                    | News::GivenUp(_)
-                    | News::Decided(_)
-                    | News::InDoubt(_)
-                    | News::Owed(..)
-                    | _ => {}
+                    News::Stuck(_) | News::GivenUp(_) | News::InDoubt(_) | News::Owed(..) | _ => {}
                 }
                 notice.seq
             }

@@ -12,6 +12,7 @@ use cohort_nbd::{BitmapName, Name};
 use cohort_qmp::{
     Argument, BitmapSource, Error, Event, ExportDel, ExportDeleted, ExportInfo, ExportKind,
     ExportOptions, LegacyAddress, NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode,
+    Statistics,
 };
 use serde_json::Value;
 
@@ -72,6 +73,11 @@ impl Exports {
     /// Whether a server runs.
     pub(super) fn is_served(&self) -> bool {
         lock(&self.server).is_some()
+    }
+
+    /// What the server has counted, if it runs.
+    pub(super) fn statistics(&self) -> Option<Statistics> {
+        lock(&self.server).as_ref().map(Server::statistics)
     }
 
     /// Ends everything: what was asked for is answered, but clients are cut off after `patience`.
@@ -238,6 +244,9 @@ impl Daemon {
         );
         let served = Served {
             name,
+            // The node's own is told with the node.
+            meter: None,
+            traffic: Default::default(),
             tracking: None,
             size: node.disk.size(),
             read_only: !writable,
@@ -363,6 +372,10 @@ struct Live(Arc<Bitmap>);
 impl Dirt for Live {
     fn status(&self, start: u64, length: u64) -> Option<Stretch> {
         self.0.status(start, length)
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        self.0.dirty_bytes()
     }
 }
 

@@ -83,18 +83,22 @@ impl Daemon {
     }
 
     pub(super) fn query_jobs(&self) -> Value {
+        self.job_infos().iter().map(JobInfo::write).collect()
+    }
+
+    /// What is told of every job, newest first.
+    pub(super) fn job_infos(&self) -> Vec<JobInfo> {
         let jobs = self.jobs.newest_first();
         let told = jobs.into_iter().map(|entry| {
             let progress = entry.handle.progress();
-            let info = JobInfo {
+            JobInfo {
                 status: entry.handle.status().to_string(),
                 id: entry.id,
                 r#type: entry.kind.to_owned(),
                 current_progress: progress.done,
                 total_progress: progress.total,
                 error: entry.error,
-            };
-            info.write()
+            }
         });
         told.collect()
     }

@@ -24,6 +24,8 @@ mod objects;
 mod part;
 mod restrict;
 pub(crate) mod state;
+mod stats;
+mod tally;
 mod transaction;
 
 use std::io;
@@ -33,10 +35,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cohort_job::Engine;
-use cohort_qmp::{Command, Error, VersionInfo, VersionNumbers, query_commands, query_qmp_schema};
+use cohort_qmp::{
+    Argument, Command, Error, VersionInfo, VersionNumbers, query_commands, query_qmp_schema,
+};
 use serde_json::{Value, json};
 
 use crate::interrupt::Interrupt;
+use crate::metrics::Source;
 use crate::output::eprint_line;
 use crate::serve::Stopped;
 use directory::Runs;
@@ -46,6 +51,7 @@ use exports::Exports;
 use jobs::Jobs;
 use nodes::Graph;
 use restrict::Restrict;
+use tally::Tally;
 
 pub(crate) use monitor::Monitor;
 pub(crate) use state::{StateDirectory, StateError};
@@ -74,6 +80,7 @@ pub(crate) struct Daemon {
     graph: Mutex<Graph>,
     jobs: Arc<Jobs>,
     events: Arc<Events>,
+    tally: Arc<Tally>,
     exports: Arc<Exports>,
     /// Those of the command line.
     disks: Disks,
@@ -98,12 +105,15 @@ impl Daemon {
         }
         let engine = engine.build()?;
         let jobs = Arc::new(Jobs::default());
-        let events = Events::start(&engine, jobs.clone(), settings.state.clone())?;
+        let tally = Arc::new(Tally::new());
+        let (state, told) = (settings.state.clone(), tally.clone());
+        let events = Events::start(&engine, jobs.clone(), state, told)?;
         Ok(Arc::new(Self {
             engine,
             graph: Mutex::default(),
             jobs,
             events,
+            tally,
             exports: Arc::default(),
             disks: Disks::default(),
             runs: Runs::default(),
@@ -142,7 +152,7 @@ impl Daemon {
     fn dispatch(self: &Arc<Self>, command: Command) -> Answer {
         match command {
             Command::Capabilities(_) => nothing(),
-            Command::QueryVersion(_) => Ok(cohort_qmp::Argument::write(&version())),
+            Command::QueryVersion(_) => Ok(Argument::write(&version())),
             Command::QueryCommands(_) => Ok(query_commands()),
             Command::QueryQmpSchema(_) => Ok(query_qmp_schema()),
             // Who asked is answered first: see `Daemon::quit`.
@@ -186,6 +196,7 @@ impl Daemon {
             Command::BlockJobFinalize(job) => self.on_block_job(&job.id, |job| job.finalize()),
             Command::BlockJobDismiss(job) => self.on_block_job(&job.id, |job| job.dismiss()),
             Command::QueryBlockJobs(_) => Ok(self.query_block_jobs()),
+            Command::QueryStatistics(_) => Ok(Argument::write(&self.statistics())),
             Command::ObjectAdd(object) => self.object_add(object),
             Command::ObjectDel(object) => self.object_del(&object.id),
             Command::NbdServerStart(start) => self.nbd_server_start(&start),
@@ -203,6 +214,12 @@ impl Daemon {
     fn quit(&self) {
         // Nobody hears it who is ending already.
         let _ = lock(&self.quit).send(Interrupt);
+    }
+
+    /// For whoever tells of it, and does not keep it from ending.
+    pub(crate) fn source(self: &Arc<Self>) -> std::sync::Weak<dyn Source> {
+        let daemon: Arc<dyn Source> = self.clone();
+        Arc::downgrade(&daemon)
     }
 
     fn graph(&self) -> MutexGuard<'_, Graph> {

@@ -19,6 +19,7 @@ use super::backup::Early;
 use super::bitmap_commands::{self, Undo, node_to_add_to};
 use super::nodes::{Graph, Node};
 use super::state::{Fresh, JobRow};
+use super::tally::Tally;
 use super::{Answer, Daemon, GATE_WAIT, generic, lock, nothing};
 
 /// A change of a bitmap.
@@ -73,19 +74,27 @@ impl Change {
     }
 }
 
-/// The gates that are closed, with their nodes.
+/// The gates that are closed, with their nodes. When they open, it is counted how long they were closed.
 pub(super) struct Gates<'a> {
     nodes: &'a [Arc<Node>],
     closed: Vec<ClosedGate<'a>>,
+    began: Instant,
+    tally: &'a Tally,
 }
 
 impl<'a> Gates<'a> {
     /// Closes the gates of these nodes, each of which is named once.
-    fn close(nodes: &'a [Arc<Node>], who: &str) -> Result<Self, Error> {
+    fn close(nodes: &'a [Arc<Node>], who: &str, tally: &'a Tally) -> Result<Self, Error> {
         let gated: Vec<_> = nodes.iter().map(|node| &*node.disk).collect();
-        let closed = close_all(&gated, who, Instant::now() + GATE_WAIT);
+        let began = Instant::now();
+        let closed = close_all(&gated, who, began + GATE_WAIT);
         let closed = closed.map_err(|error| Error::generic(error.to_string()))?;
-        Ok(Self { nodes, closed })
+        Ok(Self {
+            nodes,
+            closed,
+            began,
+            tally,
+        })
     }
 
     /// The gate of a node, if it is among them.
@@ -111,6 +120,15 @@ impl<'a> Gates<'a> {
         };
         if let Some(closed) = self.of(&node) {
             how(undo, closed);
+        }
+    }
+}
+
+impl Drop for Gates<'_> {
+    fn drop(&mut self) {
+        if !self.closed.is_empty() {
+            self.closed.clear();
+            self.tally.fenced(self.began.elapsed());
         }
     }
 }
@@ -214,7 +232,7 @@ impl Daemon {
         let prepared = fresh.iter().flatten();
         let prepared: Vec<_> = prepared.map(|fresh| (fresh.store(), fresh.set())).collect();
         let rows = tasks.iter().filter_map(Task::row).collect();
-        let mut gates = Gates::close(&nodes, "a command")?;
+        let mut gates = Gates::close(&nodes, "a command", &self.tally)?;
         let mut group = grouped.then(|| self.engine.group(self.state.group_name()));
         let mut done = Vec::new();
         for (task, fresh) in tasks.into_iter().zip(fresh) {

@@ -214,6 +214,7 @@ impl Connection {
                 skip,
             } => {
                 self.skip(&mut input, skip)?;
+                self.disk.traffic.refuse();
                 let more = input.has(length);
                 drop(input);
                 let mut head = Vec::new();

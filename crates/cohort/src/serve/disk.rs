@@ -34,6 +34,8 @@ impl Disk {
         Ok(Served {
             name: Name::new(self.name.as_str())?,
             size: self.gated.size(),
+            meter: self.gated.meter().cloned(),
+            traffic: Default::default(),
             disk: self.gated,
             tracking: self.tracking,
             read_only: self.access == Access::ReadOnly,

@@ -5,10 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use cohort_backup::UntrackError;
 use cohort_bitmap::{DirtyBitmap, Stretch};
-use cohort_block::{Device, DeviceError, ExtentKind, LiveBitmap};
+use cohort_block::{Device, DeviceError, ExtentKind, LiveBitmap, WriteMeter};
 use cohort_nbd::{BitmapName, Context, Export, Exports, Name, Status};
 
 use super::tracking::{Ending, Tracking};
+use super::traffic::Traffic;
 
 /// The length of requests that suits files best.
 const PREFERRED_BYTES: u32 = 64 << 10;
@@ -23,6 +24,10 @@ pub(crate) struct Served {
     pub(crate) name: Name,
     /// The disk. Every write passes its gate.
     pub(crate) disk: Arc<dyn Device>,
+    /// What counts the writes, if nobody else tells of them.
+    pub(crate) meter: Option<Arc<WriteMeter>>,
+    /// What counts the requests.
+    pub(crate) traffic: Traffic,
     /// Where its writes are recorded, if they are.
     pub(crate) tracking: Option<Tracking>,
     /// How much of it is served: all, or without what its file has more because of its format.
@@ -39,6 +44,9 @@ pub(crate) trait Dirt: fmt::Debug + Send + Sync {
     /// Whether the byte at `start` is dirty, and for how many bytes at least, at most `length`, that stays so. A write that
     /// was answered before the call is in it. Nothing past the end of what the bitmap speaks of.
     fn status(&self, start: u64, length: u64) -> Option<Stretch>;
+
+    /// How many bytes are dirty now.
+    fn dirty_bytes(&self) -> u64;
 }
 
 /// As it was when it was read.
@@ -47,11 +55,19 @@ impl Dirt for DirtyBitmap {
         let length = length.min(self.size().checked_sub(start)?);
         DirtyBitmap::status(self, start, length).ok()
     }
+
+    fn dirty_bytes(&self) -> u64 {
+        DirtyBitmap::dirty_bytes(self)
+    }
 }
 
 impl Dirt for LiveBitmap {
     fn status(&self, start: u64, length: u64) -> Option<Stretch> {
         LiveBitmap::status(self, start, length)
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        LiveBitmap::dirty_bytes(self)
     }
 }
 
@@ -206,6 +222,8 @@ mod tests {
         let served = Served {
             name: Name::new("m").unwrap(),
             disk: Arc::new(Gated::new(Arc::new(MemoryDevice::new("m", size)))),
+            meter: None,
+            traffic: Traffic::default(),
             tracking: None,
             size,
             read_only: false,

@@ -78,6 +78,14 @@ impl Listener {
         };
     }
 
+    /// The address of the network at which it is, if it is at one.
+    pub(crate) fn address(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Unix { .. } => Ok(None),
+            Self::Tcp(socket) => socket.local_addr().map(Some),
+        }
+    }
+
     /// What clients are told to connect to.
     pub(crate) fn server(&self) -> io::Result<cohort_nbd::Server> {
         Ok(match self {

@@ -17,6 +17,7 @@ const KEPT: usize = 4;
 /// All buffers.
 #[derive(Debug)]
 pub(super) struct Budget {
+    most: usize,
     state: Mutex<State>,
 }
 
@@ -40,8 +41,17 @@ impl Budget {
         let left = usize::try_from(bytes / PIECE_BYTES as u64).unwrap_or(usize::MAX);
         let free = Vec::new();
         Self {
+            most: left,
             state: Mutex::new(State { left, free }),
         }
+    }
+
+    /// The bytes of all buffers that somebody has, and the most that there may be.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = |buffers: usize| (buffers as u64).saturating_mul(PIECE_BYTES as u64);
+        let lent = self.most - state.left - state.free.len();
+        (bytes(lent), bytes(self.most))
     }
 
     /// A buffer for a request of that many bytes.
@@ -102,7 +112,10 @@ mod tests {
         assert_eq!(sizes[..6], [PIECE_BYTES; 6]);
         assert_eq!(sizes[6..], [SMALL_BYTES; 2]);
         assert_eq!(budget.lend(512).bytes().len(), 512);
+        let piece = PIECE_BYTES as u64;
+        assert_eq!(budget.bytes(), (6 * piece, 6 * piece));
         drop(leases);
+        assert_eq!(budget.bytes(), (0, 6 * piece));
         assert_eq!(budget.state.lock().unwrap().free.len(), KEPT);
         let mut again: Vec<_> = (0..7).map(|_| budget.lend(PIECE_BYTES)).collect();
         let large = again

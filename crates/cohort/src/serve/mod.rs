@@ -12,8 +12,10 @@ mod lookout;
 mod memory;
 mod ready;
 mod requests;
+mod stats;
 mod stream;
 mod tracking;
+mod traffic;
 
 use std::io;
 use std::net::Shutdown;
@@ -34,6 +36,7 @@ pub(crate) use disk::Disk;
 pub(crate) use export::{Catalogue, Dirt, Served};
 pub(crate) use listen::Listener;
 pub(crate) use ready::tell_manager;
+pub(crate) use stats::{nanos, nothing as nothing_counted, writes as writes_through};
 pub(crate) use stream::Stream;
 pub(crate) use tracking::{Ending, Tracking};
 
@@ -84,6 +87,10 @@ struct House {
 struct Guests {
     /// Clients that were accepted and are not gone.
     count: usize,
+    /// All that were ever accepted.
+    accepted: u64,
+    /// Those for which there was no room.
+    turned_away: u64,
     /// Those of them that are inside an export.
     inside: Vec<Arc<Connection>>,
 }
@@ -257,9 +264,11 @@ impl House {
         {
             let mut guests = lock(&self.guests);
             if guests.count >= self.limits.connections {
+                guests.turned_away += 1;
                 return;
             }
             guests.count += 1;
+            guests.accepted += 1;
         }
         let house = self.clone();
         let attend = move || {
@@ -365,6 +374,7 @@ mod tests {
 
     use cohort_block::MemoryDevice;
 
+    use super::traffic::Traffic;
     use super::*;
 
     /// Tells when it is let go.
@@ -374,6 +384,10 @@ mod tests {
     impl Dirt for Tells {
         fn status(&self, _: u64, _: u64) -> Option<cohort_bitmap::Stretch> {
             None
+        }
+
+        fn dirty_bytes(&self) -> u64 {
+            0
         }
     }
 
@@ -387,6 +401,8 @@ mod tests {
         Served {
             name: Name::new(name).unwrap(),
             disk: Arc::new(MemoryDevice::new(name, 4096)),
+            meter: None,
+            traffic: Traffic::default(),
             tracking: None,
             size: 4096,
             read_only: false,

@@ -36,9 +36,9 @@ impl Connection {
                 let later = self.release(input, command)?;
                 let begin = Instant::now();
                 if length as usize <= SMALL_BYTES {
-                    self.read_small(&reply, offset, length, later, scratch)?;
+                    self.read_small(&reply, command, (offset, length), later, scratch)?;
                 } else {
-                    self.read_large(&reply, offset, length, whole)?;
+                    self.read_large(&reply, command, (offset, length), whole)?;
                 }
                 self.took(begin);
                 Ok(())
@@ -57,7 +57,7 @@ impl Connection {
                     done = self.disk.disk.flush();
                 }
                 self.took(begin);
-                self.answer(&reply, done, later)
+                self.answer(&reply, command, done, later)
             }
             Command::Write {
                 offset,
@@ -70,7 +70,7 @@ impl Connection {
                 one,
             } => {
                 let later = self.release(input, command)?;
-                self.status(&reply, offset, length, one, later)
+                self.status(&reply, command, (offset, length), one, later)
             }
             Command::Flush
             | Command::Trim { .. }
@@ -80,7 +80,7 @@ impl Connection {
                 let begin = Instant::now();
                 let done = self.change(command);
                 self.took(begin);
-                self.answer(&reply, done, later)
+                self.answer(&reply, command, done, later)
             }
         }
     }
@@ -148,7 +148,14 @@ impl Connection {
         if durable { disk.flush() } else { Ok(()) }
     }
 
-    fn answer(&self, reply: &Reply, done: Result<(), DeviceError>, later: bool) -> io::Result<()> {
+    fn answer(
+        &self,
+        reply: &Reply,
+        command: &Command,
+        done: Result<(), DeviceError>,
+        later: bool,
+    ) -> io::Result<()> {
+        self.disk.traffic.count(command, done.is_ok());
         let mut head = Vec::with_capacity(32);
         match done {
             Ok(()) => reply.done(&mut head),
@@ -160,14 +167,16 @@ impl Connection {
     fn read_small(
         &self,
         reply: &Reply,
-        offset: u64,
-        length: u32,
+        command: &Command,
+        (offset, length): (u64, u32),
         later: bool,
         scratch: &mut Vec<u8>,
     ) -> io::Result<()> {
         let bytes = grown(scratch, length as usize);
         let mut head = Vec::with_capacity(48);
-        match self.disk.disk.read_at(bytes, offset) {
+        let read = self.disk.disk.read_at(bytes, offset);
+        self.disk.traffic.count(command, read.is_ok());
+        match read {
             Ok(()) if length == 0 => reply.done(&mut head),
             Ok(()) => {
                 reply.data(offset, length, true, &mut head);
@@ -180,7 +189,13 @@ impl Connection {
 
     /// A read in pieces, holes as such where the client understands them. The first piece is read before the client
     /// is told anything; after that an error is told in the way that is left.
-    fn read_large(&self, reply: &Reply, offset: u64, length: u32, whole: bool) -> io::Result<()> {
+    fn read_large(
+        &self,
+        reply: &Reply,
+        command: &Command,
+        (offset, length): (u64, u32),
+        whole: bool,
+    ) -> io::Result<()> {
         let in_pieces = reply.in_pieces() && !whole;
         let mut lease = self.house.budget.lend(length as usize);
         let end = offset + u64::from(length);
@@ -190,6 +205,9 @@ impl Connection {
             let piece = self.read_piece(lease.bytes(), at, end, in_pieces);
             let read = piece.as_ref().map_or(0, |piece| piece.length);
             let last = at + u64::from(read) == end;
+            if last || piece.is_err() {
+                self.disk.traffic.count(command, piece.is_ok());
+            }
             match &piece {
                 Err(error) if output.is_none() || in_pieces => failed(reply, error, &mut head),
                 // The client waits for the rest of what was announced, and no error would be heard.
@@ -282,14 +300,14 @@ impl Connection {
         }
         self.took(begin);
         drop(lease);
-        self.answer(reply, done, later)
+        self.answer(reply, command, done, later)
     }
 
     fn status(
         &self,
         reply: &Reply,
-        offset: u64,
-        length: u64,
+        command: &Command,
+        (offset, length): (u64, u64),
         one: bool,
         later: bool,
     ) -> io::Result<()> {
@@ -299,6 +317,7 @@ impl Connection {
             .map(|(id, context)| Ok((id, self.disk.status(context, offset, length, one)?)))
             .collect();
         self.took(begin);
+        self.disk.traffic.count(command, told.is_ok());
         let mut head = Vec::new();
         match told {
             Ok(told) => {

@@ -152,6 +152,40 @@ impl Stream {
         }
     }
 
+    /// Reads what is there, at least a byte, and 0 at the end; of what is not encrypted.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if nothing comes until then, and what the system says.
+    pub(crate) fn read_until(&self, buf: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        self.plain.set_patience(deadline)?;
+        match self.plain.read(buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            read => read,
+        }
+    }
+
+    /// Writes all of it, not encrypted. Who has not taken it by then is given up.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`], and what the system says.
+    pub(crate) fn write_until(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.plain.set_patience(deadline)?;
+            match self.plain.write_some(bytes, &[]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Says that nothing more is sent, where that is said.
     pub(super) fn goodbye(&self) {
         if let Some(secured) = self.secured.get() {
@@ -169,15 +203,39 @@ impl Stream {
 }
 
 impl Plain {
+    /// Limits the next wait.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if it is too late already, and what the system says.
+    fn set_patience(&self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match self {
+            Self::Unix(stream) => {
+                stream.set_read_timeout(Some(left))?;
+                stream.set_write_timeout(Some(left))
+            }
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(Some(left))?;
+                stream.set_write_timeout(Some(left))
+            }
+        }
+    }
+
+    fn write_some(&self, head: &[u8], body: &[u8]) -> io::Result<usize> {
+        let parts = [IoSlice::new(head), IoSlice::new(body)];
+        match self {
+            Self::Unix(stream) => (&*stream).write_vectored(&parts),
+            Self::Tcp(stream) => (&*stream).write_vectored(&parts),
+        }
+    }
+
     fn write_both(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
         let mut began = None;
         while !head.is_empty() || !body.is_empty() {
-            let parts = [IoSlice::new(head), IoSlice::new(body)];
-            let written = match self {
-                Self::Unix(stream) => (&*stream).write_vectored(&parts),
-                Self::Tcp(stream) => (&*stream).write_vectored(&parts),
-            };
-            match written {
+            match self.write_some(head, body) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     let of_head = written.min(head.len());

@@ -12,6 +12,7 @@ mod job;
 mod node;
 mod object;
 mod state;
+mod stats;
 mod transaction;
 
 use serde_json::{Map, Value, json};
@@ -31,6 +32,7 @@ pub use job::*;
 pub use node::*;
 pub use object::*;
 pub use state::*;
+pub use stats::*;
 pub use transaction::*;
 
 record! {
@@ -153,6 +155,8 @@ commands! {
     "block-export-add" BlockExportAdd(ExportOptions) -> Nothing;
     "block-export-del" BlockExportDel(ExportDel) -> Nothing;
     "query-block-exports" QueryBlockExports(Nothing) -> Vec<ExportInfo>;
+
+    "x-cohort-query-stats" QueryStatistics(Nothing) -> Statistics;
 
     "object-add" ObjectAdd(ObjectOptions) -> Nothing;
     "object-del" ObjectDel(ObjectId) -> Nothing;

@@ -42,7 +42,7 @@ fn open_disk(path: &Path, name: DiskName, args: &args::Serve) -> Result<Disk> {
     };
     let image =
         Image::open(path, options).map_err(|error| Failure::new(exit_of_open(&error), error))?;
-    let gated = Arc::new(Gated::new(image.device().clone()));
+    let gated = Arc::new(Gated::metered(image.device().clone()));
     let tracking = match access {
         Access::ReadOnly => None,
         Access::ReadWrite => track(&name, &gated, &image, args.track)?,
@@ -152,6 +152,8 @@ pub(super) fn open_points(
         let added = disks.add(Served {
             name,
             disk: Arc::new(Gated::new(opened.device)),
+            meter: None,
+            traffic: Default::default(),
             tracking: None,
             size: opened.row.size,
             read_only: true,

@@ -1,6 +1,7 @@
 //! `cohort serve`: disks, and points of backup directories, for NBD clients.
 
 mod disks;
+mod metrics;
 mod qmp;
 mod ready;
 
@@ -44,15 +45,21 @@ pub(super) fn run(args: &args::Serve) -> Result {
     };
     let tls = encryption(args)?;
     let listeners = listen(args, tls.is_some())?;
+    let socket = metrics::listen(args)?;
     let exports = catalogue.all().into_iter();
     let exports = exports.map(|served| JsonExport::of_served(&served));
-    let ready = JsonReady::new(exports.collect(), &listeners, args)?;
+    let ready = JsonReady::new(exports.collect(), &listeners, args)?
+        .with_metrics(socket.as_ref().map(|socket| &socket.address));
     let server = Server::start(catalogue, listeners, tls, limits(args))
         .map_err(|error| Failure::new(Exit::Other, error))?;
+    let metrics = metrics::start(socket, server.source())?;
     show(&ready, args.output.json);
     tell_manager("READY=1");
     wait(&interrupts);
     tell_manager("STOPPING=1");
+    if let Some(metrics) = metrics {
+        metrics.stop();
+    }
     finish(&server.stop(Duration::from_secs(args.drain)), args)
 }
 
@@ -75,13 +82,16 @@ fn encryption(args: &args::Serve) -> Result<Option<Encryption>> {
     }))
 }
 
+/// What is said of a socket that cannot be.
+fn failed_to_listen(what: String) -> impl Fn(std::io::Error) -> Failure {
+    move |error| Failure {
+        exit: Exit::Other,
+        error: anyhow::Error::new(error).context(format!("cannot listen at {what}")),
+    }
+}
+
 fn listen(args: &args::Serve, encrypted: bool) -> Result<Vec<Listener>> {
-    let failed = |what: String| {
-        move |error| Failure {
-            exit: Exit::Other,
-            error: anyhow::Error::new(error).context(format!("cannot listen at {what}")),
-        }
-    };
+    let failed = failed_to_listen;
     let mut listeners = Vec::new();
     if let Some(path) = &args.socket {
         listeners.push(Listener::unix(path).map_err(failed(path.display().to_string()))?);

@@ -9,7 +9,7 @@ use cohort_bitmap::store::Mode;
 
 use super::disks::open_disks;
 use super::ready::{JsonExport, JsonReady, show};
-use super::{encryption, finish, limits, listen};
+use super::{encryption, finish, limits, listen, metrics};
 use crate::args;
 use crate::daemon::{Daemon, Monitor, Settings, StateDirectory, StateError};
 use crate::exit::Exit;
@@ -37,8 +37,10 @@ pub(super) fn run(
     let disks = open_disks(args)?;
     let tls = encryption(args)?;
     let listeners = listen(args, tls.is_some())?;
+    let socket = metrics::listen(args)?;
     let exports = disks.iter().map(JsonExport::of_disk).collect();
-    let ready = JsonReady::new(exports, &listeners, args)?;
+    let ready = JsonReady::new(exports, &listeners, args)?
+        .with_metrics(socket.as_ref().map(|socket| &socket.address));
     let daemon = Daemon::start(settings, tell).map_err(failed)?;
     for disk in disks {
         let name = disk.name.clone();
@@ -51,6 +53,7 @@ pub(super) fn run(
         served.map_err(|error| Failure::say(Exit::Other, error))?;
     }
     daemon.restore_exports();
+    let metrics = metrics::start(socket, daemon.source())?;
     let monitor = Monitor::start(&daemon, path).map_err(|error| Failure {
         exit: Exit::Other,
         error: anyhow::Error::new(error).context(format!("cannot listen at {}", path.display())),
@@ -60,6 +63,9 @@ pub(super) fn run(
     // A signal, or a client's word.
     let _ = interrupts.recv();
     tell_manager("STOPPING=1");
+    if let Some(metrics) = metrics {
+        metrics.stop();
+    }
     monitor.stop();
     finish(&daemon.stop(), args)
 }

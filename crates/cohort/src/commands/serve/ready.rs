@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::metrics::Address;
 use crate::output::{json_line, print_line};
 use crate::serve::{Dirt, Disk, Listener, Served, Tracking};
 
@@ -20,6 +21,8 @@ pub(super) struct JsonReady {
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     qmp: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
     exports: Vec<JsonExport>,
 }
 
@@ -72,8 +75,17 @@ impl JsonReady {
         Ok(JsonReady {
             event: "ready",
             qmp: args.qmp.clone(),
+            metrics: None,
             exports,
         })
+    }
+
+    /// The same of a server that tells metrics there.
+    pub(super) fn with_metrics(self, metrics: Option<&Address>) -> JsonReady {
+        JsonReady {
+            metrics: metrics.map(Address::to_string),
+            ..self
+        }
     }
 }
 
@@ -155,6 +167,9 @@ pub(super) fn show(ready: &JsonReady, json: bool) {
     }
     if let Some(qmp) = &ready.qmp {
         print_line(&format!("commanded over QMP at {}", qmp.display()));
+    }
+    if let Some(metrics) = &ready.metrics {
+        print_line(&format!("metrics at {metrics}"));
     }
     print_line("ready");
 }

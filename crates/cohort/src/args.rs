@@ -4,6 +4,8 @@ mod bitmap;
 mod doctor;
 mod job;
 mod serve;
+#[cfg(feature = "top")]
+mod top;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ pub(crate) use bitmap::*;
 pub(crate) use doctor::*;
 pub(crate) use job::*;
 pub(crate) use serve::*;
+#[cfg(feature = "top")]
+pub(crate) use top::*;
 
 /// Grouped, incremental, crash-safe backups of raw and qcow2 disks.
 ///
@@ -84,6 +88,12 @@ pub(crate) enum Command {
     /// Look at the jobs of a running `cohort serve --qmp`, or of a QEMU, and tell them what to do.
     #[command(subcommand)]
     Job(Job),
+    /// Watch the jobs, groups and disks of a running `cohort serve --qmp` live on the terminal; of a QEMU its jobs.
+    ///
+    /// Keys: arrows choose a job, p pauses it or has it go on, c cancels it, ? helps, q ends. Where the output is no terminal,
+    /// one snapshot is printed.
+    #[cfg(feature = "top")]
+    Top(Top),
     /// Look at what is known of the changes of a disk, bring it in and out, and answer for partial copies left undecided.
     #[command(subcommand)]
     Bitmap(Bitmap),

@@ -20,6 +20,8 @@ mod plan;
 mod process;
 mod progress;
 mod serve;
+#[cfg(feature = "top")]
+mod top;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,10 @@ mod verify;
 mod watched;
 
 pub(crate) use backup::{Words, go_on, now, stop};
+#[cfg(all(test, feature = "top"))]
+pub(crate) use job::BlockJob;
+#[cfg(feature = "top")]
+pub(crate) use job::{Job, Server};
 pub(crate) use report::{Told, fence_line};
 pub(crate) use restore::restore_raw;
 pub(crate) use sources::per_disk;
@@ -41,6 +45,8 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::List(args) => list::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Job(args) => job::run(args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => crate::top::run(args),
         Command::Bitmap(args) => bitmap::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Catalogue(args) => catalogue::run(args),
@@ -64,6 +70,8 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::List(args) => args.output.json,
         Command::Doctor(args) => args.output.json,
         Command::Job(args) => job::wants_json(args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => args.at.output.json,
         Command::Bitmap(args) => bitmap::wants_json(args),
         Command::Explain(args) => args.output.json,
         Command::Demo(args) => args.output.json,

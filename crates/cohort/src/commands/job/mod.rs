@@ -6,7 +6,7 @@ mod watch;
 
 use std::path::Path;
 
-use cohort_qmp::{Command, Nothing};
+use cohort_qmp::{BlockJobCancel, Command, JobCancel, Nothing};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -52,49 +52,56 @@ fn at(command: &args::Job) -> &JobServer {
 }
 
 /// A server of jobs.
-struct Server(Monitor);
+pub(crate) struct Server(pub(crate) Monitor);
 
 /// A job, as a server told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Job {
-    id: String,
+pub(crate) struct Job {
+    /// What it is called.
+    pub(crate) id: String,
+    /// What it does.
     #[serde(rename = "type")]
-    kind: String,
-    status: String,
-    done: u64,
-    total: u64,
+    pub(crate) kind: String,
+    /// Where it is in its life.
+    pub(crate) status: String,
+    /// How far it is.
+    pub(crate) done: u64,
+    /// How far it has to go.
+    pub(crate) total: u64,
     /// Why it does not end well.
-    error: Option<String>,
+    pub(crate) error: Option<String>,
+    /// What only jobs have that copy disks.
     #[serde(flatten)]
-    block: Option<BlockJob>,
+    pub(crate) block: Option<BlockJob>,
 }
 
 /// What is told only of jobs that copy disks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct BlockJob {
+pub(crate) struct BlockJob {
     /// Whether somebody holds it, also where its status does not say so yet.
-    paused: bool,
+    pub(crate) paused: bool,
     /// At most so many bytes a second, or 0 for no limit.
-    speed_bytes: u64,
+    pub(crate) speed_bytes: u64,
     /// What the last error made of it, if it is not `ok`.
-    io_status: String,
+    pub(crate) io_status: String,
 }
 
 impl Server {
-    fn connect(at: &JobServer) -> Result<Self> {
+    /// Connects to it.
+    pub(crate) fn connect(at: &JobServer) -> Result<Self> {
         Monitor::connect(&at.socket)
             .map(Server)
             .map_err(|error| unreachable_server(&at.socket, error))
     }
 
     /// Asks for what no server refuses.
-    fn ask(&mut self, command: &Command) -> Result<Value> {
+    pub(crate) fn ask(&mut self, command: &Command) -> Result<Value> {
         let answer = self.0.carry_out(command);
         answer.map_err(|error| unreachable_server(self.0.path(), error))
     }
 
     /// All jobs, in the server's order.
-    fn jobs(&mut self) -> Result<Vec<Job>> {
+    pub(crate) fn jobs(&mut self) -> Result<Vec<Job>> {
         let blocks = self.ask(&Command::QueryBlockJobs(Nothing {}))?;
         let all = self.ask(&Command::QueryJobs(Nothing {}))?;
         let blocks = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -107,11 +114,23 @@ impl Server {
         Ok(self.jobs()?.into_iter().find(|job| job.id == id))
     }
 
-    /// Whether it has the commands that only ours have.
-    fn is_ours(&mut self) -> Result<bool> {
+    /// Whether it has a command that only ours have.
+    pub(crate) fn knows(&mut self, name: &str) -> Result<bool> {
         let commands = self.ask(&Command::QueryCommands(Nothing {}))?;
         let mut commands = commands.as_array().into_iter().flatten();
-        Ok(commands.any(|command| command["name"] == "x-cohort-job-why"))
+        Ok(commands.any(|command| command["name"] == name))
+    }
+
+    /// The command that ends a job early and has it settle by its policy: `job-cancel` with a word of ours, or
+    /// `block-job-cancel`, which QEMU has only for its block jobs.
+    pub(crate) fn soft_cancel(&mut self, id: String) -> Result<Command> {
+        Ok(if self.knows("x-cohort-job-why")? {
+            let force = Some(false);
+            Command::JobCancel(JobCancel { id, force })
+        } else {
+            let (device, force) = (id, None);
+            Command::BlockJobCancel(BlockJobCancel { device, force })
+        })
     }
 }
 

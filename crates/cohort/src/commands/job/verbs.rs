@@ -1,7 +1,7 @@
 //! Verbs on one job, and what is told of one that is refused.
 
 use cohort_job::{Refused, Status, Verb, VerbError};
-use cohort_qmp::{BlockJobCancel, Command, ErrorClass, JobCancel, JobId, SetSpeed};
+use cohort_qmp::{Command, ErrorClass, JobCancel, JobId, SetSpeed};
 use serde::Serialize;
 
 use super::{Job, Server, no_such_job, unreachable_server};
@@ -73,20 +73,13 @@ pub(super) fn speed(args: &args::JobSpeed) -> Result {
     carry_out(&mut server, &args.at, &args.job, Verb::SetSpeed, &command)
 }
 
-/// Softly, that is by `job-cancel` with a word of ours, or by `block-job-cancel`, which QEMU has only for its block jobs.
 pub(super) fn cancel(args: &args::JobCancel) -> Result {
     let mut server = Server::connect(&args.at)?;
     let id = args.job.clone();
-    let command = match (args.force, server.is_ours()?) {
-        (true, _) => Command::JobCancel(JobCancel { id, force: None }),
-        (false, true) => Command::JobCancel(JobCancel {
-            id,
-            force: Some(false),
-        }),
-        (false, false) => Command::BlockJobCancel(BlockJobCancel {
-            device: id,
-            force: None,
-        }),
+    let command = if args.force {
+        Command::JobCancel(JobCancel { id, force: None })
+    } else {
+        server.soft_cancel(id)?
     };
     carry_out(&mut server, &args.at, &args.job, Verb::Cancel, &command)
 }

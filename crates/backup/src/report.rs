@@ -96,7 +96,8 @@ pub struct Continued {
     pub run: RunId,
     /// Bytes that it held.
     pub kept_bytes: u64,
-    /// Bytes that it was to hold in the end, as far as the run that left it knew.
+    /// Bytes that it was to hold in the end, as far as the run that left it knew; what was in flight at its last
+    /// checkpoint may be counted twice.
     pub whole_bytes: u64,
 }
 

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 const DISK: usize = 16 << 20;
 
+/// What was in flight at the last checkpoint may be in the partial, and is copied again all the same: not more than this.
+const TWICE: u64 = 2 << 20;
+
 /// A raw disk and a qcow2 image with the same size and other content.
 fn lab_with_disks() -> Lab {
     let lab = Lab::new();
@@ -51,7 +54,7 @@ fn finishes(lab: &Lab) -> Value {
     let done = lab
         .cohort(["backup", "a.img", "b.qcow2", "--to", "R", "--json"])
         .exits(0)
-        .says(&["kept", "of 16.0 MiB from the partial of run"]);
+        .says(&["kept", "from the partial of run"]);
     for (point, disk) in [("a", "a.img"), ("b", "b.raw")] {
         lab.cohort(["restore", "--from", "R", point, "out"])
             .exits(0);
@@ -97,7 +100,8 @@ fn a_killed_backup_is_continued() {
         let kept = disk["continued"]["kept_bytes"].as_u64();
         assert!(kept >= Some(DISK as u64 / 2), "{disk}");
         let copied = disk["copied_bytes"].as_u64().expect("bytes");
-        assert_eq!(kept.map(|kept| kept + copied), Some(DISK as u64), "{disk}");
+        let both = kept.map_or(0, |kept| kept + copied);
+        assert!((DISK as u64..=DISK as u64 + TWICE).contains(&both), "{disk}");
     }
 }
 

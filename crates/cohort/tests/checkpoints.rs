@@ -101,7 +101,10 @@ fn a_killed_backup_is_continued() {
         assert!(kept >= Some(DISK as u64 / 2), "{disk}");
         let copied = disk["copied_bytes"].as_u64().expect("bytes");
         let both = kept.map_or(0, |kept| kept + copied);
-        assert!((DISK as u64..=DISK as u64 + TWICE).contains(&both), "{disk}");
+        assert!(
+            (DISK as u64..=DISK as u64 + TWICE).contains(&both),
+            "{disk}"
+        );
     }
 }
 

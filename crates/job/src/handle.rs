@@ -60,7 +60,8 @@ pub struct JobHandle {
     owner: Arc<Owner>,
 }
 
-/// One group; handles are equal if they are of the same one. In an async program, await it (or a reference to it): [`TxnHandle::wait`] without the thread.
+/// One group; handles are equal if they are of the same one. In an async program, await it (or a reference to it):
+/// [`TxnHandle::wait`] without the thread.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

@@ -26,6 +26,9 @@ pub mod progress {}
 #[doc = include_str!("../docs/journal.md")]
 pub mod journal {}
 
+#[doc = include_str!("../docs/conformance.md")]
+pub mod conformance {}
+
 #[doc = include_str!("../docs/ending.md")]
 pub mod ending {}
 

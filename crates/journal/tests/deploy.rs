@@ -1,9 +1,16 @@
 //! The example survives being killed at every step that matters: all files are the old ones, or all the new ones.
 #![cfg(not(loom))]
 
+#[path = "../examples/deploy/replace.rs"]
+mod replace;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+
+use cohort_job::testing::Crashes;
+use replace::{KIND, Replace, rebuild, sweep};
 
 const FILES: [&str; 3] = ["a.txt", "b.txt", "c.txt"];
 
@@ -60,4 +67,31 @@ fn a_deployment_killed_at_any_step_is_whole_or_nothing_after_the_next_start() {
     }
     println!("{died} moments: {old} times the old files, {new} times the new ones");
     assert!(old > 0 && new > 0, "both ends were met");
+}
+
+/// The same driver, and the same functions that the example's start has, killed between any two calls of the engine.
+#[test]
+fn its_driver_passes_the_kit_with_a_kill_at_every_boundary() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_owned();
+    let [fresh, swept, seen] = [(); 3].map(|()| path.clone());
+    let make = move || {
+        sweep(&fresh).expect("the folder is swept");
+        fs::write(fresh.join("a.txt"), "old").expect("a file");
+        Replace::new(fresh.join("a.txt"), "new")
+    };
+    let look = move || -> BTreeMap<_, _> {
+        let entries = fs::read_dir(&seen).expect("the folder");
+        let text = |path| fs::read_to_string(path).expect("a file");
+        entries
+            .map(|entry| entry.expect("an entry"))
+            .map(|entry| (entry.file_name(), text(entry.path())))
+            .collect()
+    };
+    let passed = Crashes::new(KIND, make, rebuild, look)
+        .sweep(move || sweep(&swept).expect("the folder is swept"))
+        .run()
+        .unwrap();
+    println!("{passed}");
+    assert!(passed.is_exhaustive() && passed.kills() > 200, "{passed}");
 }

@@ -36,11 +36,13 @@ impl Run<'_> {
                     replayed: crash,
                     short: self.core.short(me),
                 };
+                self.settled = true;
                 self.hook("commit", |driver| driver.commit(&how));
                 self.report(order, me, Report::Done);
             }
             Order::Abort => {
                 let why = self.why(false);
+                self.settled = true;
                 self.hook("abort", |driver| driver.abort(&why));
                 self.report(order, me, Report::Done);
             }
@@ -114,17 +116,10 @@ impl Run<'_> {
         let Some(mut driver) = self.bench.take_driver() else {
             return;
         };
-        let called = self.live.call(name, || {
-            catch_unwind(AssertUnwindSafe(|| call(&mut *driver)))
-        });
+        let called = self.live.hook(name, &mut *driver, call);
         self.bench.put_driver(driver);
-        match called {
-            Ok(()) => self.live.note(name.into()),
-            Err(panic) => {
-                let what = format!("{name} {}", panic_error(&*panic));
-                self.live.note(what.clone());
-                self.breach(Rule::HookPanics, what);
-            }
+        if let Err(what) = called {
+            self.breach(Rule::HookPanics, what);
         }
     }
 

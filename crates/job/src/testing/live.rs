@@ -1,10 +1,14 @@
 //! What a run has done so far, also to be read from outside when a call does not return.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::{Breach, Rule};
+use super::{Breach, Broken, Rule};
+use crate::driver::{ErasedDriver, panic_error};
 use crate::shell::now;
 use crate::sync::Mutex;
 
@@ -47,12 +51,59 @@ impl Live {
         result
     }
 
+    /// Calls a hook and notes it; what to blame it for, if it panicked.
+    pub(crate) fn hook(
+        &self,
+        name: &'static str,
+        driver: &mut dyn ErasedDriver,
+        call: impl FnOnce(&mut dyn ErasedDriver),
+    ) -> Result<(), String> {
+        let called = self.call(name, || catch_unwind(AssertUnwindSafe(|| call(driver))));
+        let told = called.map_err(|panic| format!("{name} {}", panic_error(&*panic)));
+        self.note(told.clone().err().unwrap_or_else(|| name.into()));
+        told
+    }
+
+    /// Has the work done on a thread of its own, and gives up on a call that takes longer than `patience`.
+    pub(crate) fn supervise<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce() -> Result<T, Broken> + Send + 'static,
+    ) -> Result<T, Broken> {
+        let (done, wait) = channel();
+        let worker = thread::Builder::new()
+            .name("cohort-check".into())
+            .spawn(move || {
+                // Nobody waits any more if a call was found not to return, and then did.
+                let _ = done.send(work());
+            })
+            .expect("a thread can be had");
+        loop {
+            match wait.recv_timeout(patience / 4) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(breach) = self.blocked(patience) {
+                        return Err(Broken::new(vec![breach]));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => match worker.join() {
+                    Err(panic) => resume_unwind(panic),
+                    Ok(()) => unreachable!("the worker sends its result"),
+                },
+            }
+        }
+    }
+
+    pub(crate) fn plan(&self) -> String {
+        self.0.lock().plan.clone()
+    }
+
     pub(crate) fn trace(&self) -> Vec<String> {
         self.0.lock().trace()
     }
 
     /// The call under way, if it takes longer than this.
-    pub(crate) fn blocked(&self, patience: Duration) -> Option<Breach> {
+    fn blocked(&self, patience: Duration) -> Option<Breach> {
         let inner = self.0.lock();
         let (name, since) = inner.call?;
         if now().saturating_duration_since(since) < patience {

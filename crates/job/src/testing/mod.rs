@@ -14,7 +14,9 @@
 //! assert!(passed.runs() > 100 && passed.is_exhaustive(), "{passed}");
 //! ```
 //!
-//! What it finds it tells with the shortest run that shows it:
+//! [`Crashes`] kills a driver's process at every boundary between these calls, and starts it again.
+//!
+//! What a check finds it tells with the shortest run that shows it:
 //!
 //! ```
 //! use cohort_job::{Context, Driver, Step, testing};
@@ -35,24 +37,25 @@
 mod bench;
 mod calls;
 mod choices;
+mod crashes;
 mod doors;
 mod live;
 mod outside;
 mod plan;
 mod report;
 mod run;
+mod start;
 mod tasks;
 
 use std::fmt::Debug;
-use std::panic::resume_unwind;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::Duration;
 
 pub(crate) use bench::Bench;
 use choices::Choices;
+pub use crashes::Crashes;
 use live::Live;
 use plan::{Disturbance, Plan};
+use report::Findings;
 pub use report::{Breach, Broken, Passed, Rule};
 use run::Run;
 
@@ -232,32 +235,12 @@ impl Check {
     /// # Panics
     /// If one of the closures given to it panics, or no thread can be had.
     pub fn run(self) -> Result<Passed, Broken> {
-        let patience = self.limits.patience;
         let live = Live::default();
-        let (done, wait) = channel();
         let mut search = Search::new(self, live.clone());
-        let worker = thread::Builder::new()
-            .name("cohort-check".into())
-            .spawn(move || {
-                search.all();
-                // Nobody waits any more if a call was found not to return, and then did.
-                let _ = done.send(search.result());
-            })
-            .expect("a thread can be had");
-        loop {
-            match wait.recv_timeout(patience / 4) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(breach) = live.blocked(patience) {
-                        return Err(Broken::new(vec![breach]));
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => match worker.join() {
-                    Err(panic) => resume_unwind(panic),
-                    Ok(()) => unreachable!("the worker sends its result"),
-                },
-            }
-        }
+        live.supervise(search.check.limits.patience, move || {
+            search.all();
+            search.found.result()
+        })
     }
 }
 
@@ -273,8 +256,7 @@ impl std::fmt::Debug for Check {
 struct Search {
     check: Check,
     live: Live,
-    passed: Passed,
-    breaches: Vec<Breach>,
+    found: Findings,
     /// What the driver leaves when it commits undisturbed.
     committed: Option<String>,
 }
@@ -284,8 +266,7 @@ impl Search {
         Self {
             check,
             live,
-            passed: Passed::default(),
-            breaches: Vec::new(),
+            found: Findings::default(),
             committed: None,
         }
     }
@@ -293,7 +274,7 @@ impl Search {
     fn all(&mut self) {
         for me in [0, 1] {
             let length = self.every_order(Plan::new(me, Disturbance::Nothing, 0));
-            if !self.breaches.is_empty() {
+            if self.found.count() > 0 {
                 // Disturbed it can only be worse.
                 return;
             }
@@ -301,21 +282,15 @@ impl Search {
                 if disturbance.needs_rebuild() && self.check.rebuild.is_none() {
                     continue;
                 }
-                let last = if disturbance.has_a_moment() {
-                    length
-                } else {
-                    1
-                };
-                let count = last.min(self.check.limits.moments);
-                self.passed.partial |= count < last;
-                let known = self.breaches.len();
-                for number in 0..count {
-                    if self.breaches.len() > known {
+                let moments = self.moments(disturbance, length);
+                let known = self.found.count();
+                for moment in moments {
+                    if self.found.count() > known {
                         // Later moments would tell the same.
                         break;
                     }
-                    self.every_order(Plan::new(me, disturbance, number * last / count));
-                    if self.never_ends() {
+                    self.every_order(Plan::new(me, disturbance, moment));
+                    if self.found.never_ends() {
                         // Each further run might be as long.
                         return;
                     }
@@ -324,57 +299,36 @@ impl Search {
         }
     }
 
+    fn moments(&mut self, disturbance: Disturbance, length: usize) -> Vec<usize> {
+        let last = if disturbance.has_a_moment() {
+            length
+        } else {
+            1
+        };
+        self.found.spread(last, self.check.limits.moments)
+    }
+
     /// Runs one plan in every order of events; says how many moments its longest run had.
     fn every_order(&mut self, plan: Plan) -> usize {
         let mut choices = Choices::default();
         let mut longest = 0;
         for _ in 0..self.check.limits.orders {
             longest = longest.max(self.one(plan, &mut choices));
-            if !choices.next() || self.never_ends() {
+            if !choices.next() || self.found.never_ends() {
                 return longest;
             }
         }
-        self.passed.partial = true;
+        self.found.passed.partial = true;
         longest
-    }
-
-    fn never_ends(&self) -> bool {
-        let mut breaches = self.breaches.iter();
-        breaches.any(|breach| breach.rule == Rule::NeverEnds)
     }
 
     fn one(&mut self, plan: Plan, choices: &mut Choices) -> usize {
         self.live.begin(plan);
         let ended = Run::new(&mut self.check, &self.live, plan, choices).all(&self.committed);
-        self.passed.runs += 1;
-        self.passed.longest = self.passed.longest.max(ended.moments);
         if self.committed.is_none() {
             self.committed = ended.committed;
         }
-        for (rule, what) in ended.breaches {
-            let trace = self.live.trace();
-            let known = self.breaches.iter_mut().find(|known| known.rule == rule);
-            let breach = Breach {
-                rule,
-                what,
-                plan: plan.to_string(),
-                trace,
-            };
-            match known {
-                Some(known) if known.trace.len() <= breach.trace.len() => {}
-                Some(known) => *known = breach,
-                None => self.breaches.push(breach),
-            }
-        }
+        self.found.note(&self.live, ended.moments, ended.breaches);
         ended.moments
-    }
-
-    fn result(&mut self) -> Result<Passed, Broken> {
-        let breaches = std::mem::take(&mut self.breaches);
-        if breaches.is_empty() {
-            Ok(self.passed)
-        } else {
-            Err(Broken::new(breaches))
-        }
     }
 }

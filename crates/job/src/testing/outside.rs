@@ -19,6 +19,7 @@ impl Run<'_> {
             me,
             disturbance,
             moment,
+            ..
         } = self.plan;
         if !self.injected && disturbance.has_a_moment() && self.moments == moment {
             self.injected = true;

@@ -89,12 +89,22 @@ impl fmt::Display for Disturbance {
     }
 }
 
-/// One run: which member the driver is, what disturbs it, and before which event.
+/// One run: which member the driver is, what disturbs it before which event, and where its process is killed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) me: u32,
     pub(crate) disturbance: Disturbance,
     pub(crate) moment: usize,
+    pub(crate) killed: Option<Killed>,
+}
+
+/// Where a process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Killed {
+    /// Before this event; after the last one if there are no more.
+    pub(crate) before: usize,
+    /// And the next process after so many hooks.
+    pub(crate) again_after: Option<usize>,
 }
 
 impl Plan {
@@ -103,6 +113,18 @@ impl Plan {
             me,
             disturbance,
             moment,
+            killed: None,
+        }
+    }
+
+    pub(crate) fn killed(self, before: usize, again_after: Option<usize>) -> Self {
+        let killed = Killed {
+            before,
+            again_after,
+        };
+        Self {
+            killed: Some(killed),
+            ..self
         }
     }
 
@@ -118,6 +140,16 @@ impl fmt::Display for Plan {
         if self.disturbance.has_a_moment() {
             write!(f, " before event {}", self.moment + 1)?;
         }
-        Ok(())
+        let Some(killed) = self.killed else {
+            return Ok(());
+        };
+        match killed.before {
+            usize::MAX => f.write_str(", then started again")?,
+            before => write!(f, ", killed before event {}", before + 1)?,
+        }
+        match killed.again_after {
+            Some(hooks) => write!(f, ", and again after {hooks} of the hooks it owed"),
+            None => Ok(()),
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::live::Live;
+
 /// What a driver may break.
 ///
 /// Example: [the kit](super).
@@ -38,6 +40,12 @@ pub enum Rule {
     RecordFallsShort,
     /// It never ran, or was told to discard, and left a trace.
     LeavesTrace,
+    /// It was killed before there was a verdict, and something counted at the next start.
+    CountsUndecided,
+    /// The registry made no driver of its record.
+    NotRebuilt,
+    /// A driver rebuilt from the record of a group that was aborted did what a commit does.
+    VerdictIgnored,
 }
 
 /// One rule that was broken, with the shortest run that shows it.
@@ -119,6 +127,7 @@ impl std::error::Error for Broken {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Passed {
     pub(crate) runs: usize,
+    pub(crate) kills: usize,
     pub(crate) longest: usize,
     pub(crate) partial: bool,
 }
@@ -128,6 +137,12 @@ impl Passed {
     #[must_use]
     pub fn runs(&self) -> usize {
         self.runs
+    }
+
+    /// How many times its process was killed.
+    #[must_use]
+    pub fn kills(&self) -> usize {
+        self.kills
     }
 
     /// Whether every disturbance was tried at every moment and in every order.
@@ -144,10 +159,69 @@ impl fmt::Display for Passed {
         } else {
             "every moment and order"
         };
-        let Self { runs, longest, .. } = self;
-        write!(
-            f,
-            "passed {runs} runs, the longest of {longest} events: {extent}"
-        )
+        let Self {
+            runs,
+            kills,
+            longest,
+            ..
+        } = self;
+        write!(f, "passed {runs} runs, the longest of {longest} events")?;
+        if *kills > 0 {
+            write!(f, ", killed {kills} times")?;
+        }
+        write!(f, ": {extent}")
+    }
+}
+
+/// What a check found so far: of each rule that was broken, the shortest run that shows it.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) passed: Passed,
+    breaches: Vec<Breach>,
+}
+
+impl Findings {
+    /// Notes a run that just ended, and what it broke.
+    pub(crate) fn note(&mut self, live: &Live, moments: usize, broken: Vec<(Rule, String)>) {
+        self.passed.runs += 1;
+        self.passed.longest = self.passed.longest.max(moments);
+        for (rule, what) in broken {
+            let known = self.breaches.iter_mut().find(|known| known.rule == rule);
+            let breach = Breach {
+                rule,
+                what,
+                plan: live.plan(),
+                trace: live.trace(),
+            };
+            match known {
+                Some(known) if known.trace.len() <= breach.trace.len() => {}
+                Some(known) => *known = breach,
+                None => self.breaches.push(breach),
+            }
+        }
+    }
+
+    /// So many of the numbers below `last`, from the first on; notes if that is not all.
+    pub(crate) fn spread(&mut self, last: usize, limit: usize) -> Vec<usize> {
+        let count = last.min(limit);
+        self.passed.partial |= count < last;
+        (0..count).map(|number| number * last / count).collect()
+    }
+
+    /// How many rules were broken.
+    pub(crate) fn count(&self) -> usize {
+        self.breaches.len()
+    }
+
+    pub(crate) fn never_ends(&self) -> bool {
+        let mut breaches = self.breaches.iter();
+        breaches.any(|breach| breach.rule == Rule::NeverEnds)
+    }
+
+    pub(crate) fn result(self) -> Result<Passed, Broken> {
+        match self.breaches.is_empty() {
+            true => Ok(self.passed),
+            false => Err(Broken::new(self.breaches)),
+        }
     }
 }

@@ -46,8 +46,30 @@ pub(crate) struct Run<'a> {
     pub(super) reason: &'static str,
     pub(super) ready_at: Option<usize>,
     pub(super) record: Record,
+    /// The journal has the verdict.
+    written: bool,
+    /// The driver was told to commit, or to abort.
+    pub(super) settled: bool,
     before: Option<String>,
     pub(super) breaches: Vec<(Rule, String)>,
+}
+
+/// What is left of a process that was killed.
+pub(crate) struct Remains {
+    pub(crate) moments: usize,
+    pub(crate) breaches: Vec<(Rule, String)>,
+    /// What the driver's world was before.
+    pub(crate) before: Option<String>,
+    /// What the journal has: the verdict, if it was written.
+    pub(crate) verdict: Option<Verdict>,
+    /// What `prepare` returned; it lies beside the verdict, unless it is empty.
+    pub(crate) record: Record,
+    /// The driver was told to commit, or to abort.
+    pub(crate) settled: bool,
+    /// Every hook returned.
+    pub(crate) over: bool,
+    /// The journal knows that, too.
+    pub(crate) done: bool,
 }
 
 /// What may happen next.
@@ -92,6 +114,8 @@ impl<'a> Run<'a> {
             reason: "",
             ready_at: None,
             record: Record::default(),
+            written: false,
+            settled: false,
             before,
             breaches: Vec::new(),
         }
@@ -99,20 +123,7 @@ impl<'a> Run<'a> {
 
     /// The whole run; `committed` is what an undisturbed one left.
     pub(crate) fn all(mut self, committed: &Option<String>) -> Ended {
-        self.launch();
-        while !self.over && !self.halted {
-            self.interfere();
-            let next = self.possible();
-            if next.is_empty() {
-                if !self.nudge() {
-                    break;
-                }
-                continue;
-            }
-            let chosen = self.choices.choose(next.len());
-            self.perform(next[chosen]);
-            self.moments += 1;
-        }
+        self.go_on(usize::MAX);
         let left = if self.over && !self.halted {
             self.examine(committed)
         } else {
@@ -128,6 +139,44 @@ impl<'a> Run<'a> {
             moments: self.moments,
             breaches: self.breaches,
             committed: left,
+        }
+    }
+
+    /// Runs until its process is killed before this event. No destructor runs.
+    pub(crate) fn die_before(mut self, event: usize) -> Remains {
+        self.go_on(event);
+        if let Some(driver) = self.bench.take_driver() {
+            std::mem::forget(driver);
+        }
+        self.tasks.die();
+        let verdict = self.core.verdict().filter(|_| self.written);
+        Remains {
+            moments: self.moments,
+            breaches: self.breaches,
+            before: self.before,
+            verdict,
+            record: self.record,
+            settled: self.settled,
+            over: self.over,
+            done: self.over && self.moments < event,
+        }
+    }
+
+    /// Launches, and goes on to the end, or until this event is next.
+    fn go_on(&mut self, event: usize) {
+        self.launch();
+        while !self.over && !self.halted && self.moments < event {
+            self.interfere();
+            let next = self.possible();
+            if next.is_empty() {
+                if !self.nudge() {
+                    break;
+                }
+                continue;
+            }
+            let chosen = self.choices.choose(next.len());
+            self.perform(next[chosen]);
+            self.moments += 1;
         }
     }
 
@@ -241,6 +290,7 @@ impl<'a> Run<'a> {
                 }
                 None => String::new(),
             });
+            self.written = true;
             self.tell([Event::Decided(Ok(()))]);
         }
     }

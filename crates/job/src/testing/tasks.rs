@@ -99,6 +99,12 @@ impl Tasks {
         Some((id, end))
     }
 
+    /// Their process is killed: what has not begun never does, and nobody hears of the rest.
+    pub(crate) fn die(self) {
+        let not_begun = self.list.into_iter().filter_map(|entry| entry.task);
+        not_begun.for_each(std::mem::forget);
+    }
+
     /// Waits until any ends; whether one did.
     pub(crate) fn wait(&mut self, patience: Duration) -> bool {
         match self.hear.recv_timeout(patience) {

@@ -1,26 +1,30 @@
-//! Several files are replaced together, or none of them: `deploy DIR NAME=TEXT ..`.
-//!
-//! `prepare` writes the new text beside the old one, `commit` renames it over it, `abort` removes it. The verdict is in the
-//! journal before the first rename, so whatever kills the program, the next start finishes what was decided, and sweeps
-//! away what never was. `DEPLOY_DIE_AT=N` kills it at the Nth step that matters; the tests try every one.
+//! One file's part: `prepare` writes the new text beside the old one, `commit` renames it over it, `abort` removes it.
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cohort_job::{Abort, Commit, Context, Driver, Engine, JobSpec, Record, Step};
-use cohort_journal::FileJournal;
+use cohort_job::{
+    Abort, Commit, Context, Driver, ErasedDriver, Error, GroupName, Kind, MemberName, Record, Step,
+};
 
-/// One file's part: what it is to become, or, at the second time, only where it lies.
-struct Replace {
+/// What such a job is called in the journal.
+pub(crate) const KIND: &str = "replace";
+
+/// The job that replaces a file.
+pub(crate) struct Replace {
     file: PathBuf,
+    /// What it is to become; not known, and not needed, when the job is rebuilt.
     text: Option<String>,
 }
 
 impl Replace {
+    pub(crate) fn new(file: PathBuf, text: &str) -> Self {
+        let text = Some(text.to_owned());
+        Self { file, text }
+    }
+
     fn beside(&self) -> PathBuf {
         self.file.with_extension("new")
     }
@@ -41,8 +45,8 @@ impl Driver for Replace {
         }
     }
 
-    fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, cohort_job::Error> {
-        sync_folder(&self.file).map_err(|error| cohort_job::Error::new(error.to_string()))?;
+    fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, Error> {
+        sync_folder(&self.file).map_err(|error| Error::new(error.to_string()))?;
         moment();
         Ok(Record(
             self.file.to_string_lossy().into_owned().into_bytes(),
@@ -66,31 +70,19 @@ impl Driver for Replace {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let folder = PathBuf::from(arguments.next().ok_or("usage: deploy DIR NAME=TEXT ..")?);
-    let journal = Arc::new(FileJournal::open(folder.join("verdicts"))?);
-    let engine = Engine::builder().journal(journal).build()?;
-    let recovered = engine.recover(|_, _, kind, record| {
-        let file = PathBuf::from(String::from_utf8_lossy(&record.0).into_owned());
-        (kind.as_str() == "replace").then(|| Box::new(Replace { file, text: None }) as _)
-    })?;
-    recovered.groups.iter().for_each(|group| _ = group.wait());
-    sweep(&folder)?;
-
-    let mut group = engine.group("deploy");
-    for argument in arguments {
-        let (name, text) = argument.split_once('=').ok_or("NAME=TEXT is expected")?;
-        let (file, text) = (folder.join(name), Some(text.to_owned()));
-        group.add(JobSpec::new(name).kind("replace"), Replace { file, text })?;
-    }
-    println!("{:?}", group.launch().wait());
-    moment();
-    Ok(())
+/// Makes the job again from what it left in the journal.
+pub(crate) fn rebuild(
+    _group: &GroupName,
+    _member: &MemberName,
+    kind: &Kind,
+    record: &Record,
+) -> Option<Box<dyn ErasedDriver>> {
+    let file = PathBuf::from(String::from_utf8_lossy(&record.0).into_owned());
+    (kind.as_str() == KIND).then(|| Box::new(Replace { file, text: None }) as _)
 }
 
 /// What no verdict speaks of was never decided.
-fn sweep(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn sweep(folder: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|ending| ending == "new") {
@@ -105,7 +97,7 @@ fn sync_folder(file: &Path) -> std::io::Result<()> {
 }
 
 /// A step at which the process may be made to die.
-fn moment() {
+pub(crate) fn moment() {
     static PASSED: AtomicUsize = AtomicUsize::new(0);
     let now = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
     if std::env::var("DEPLOY_DIE_AT").is_ok_and(|at| at == now.to_string()) {

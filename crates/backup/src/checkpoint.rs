@@ -22,10 +22,11 @@ use cohort_bitmap::DirtyBitmap;
 use cohort_bitmap::store::SetId;
 use cohort_block::Ledger;
 
-use crate::catalogue::{Decision, Partial, RunId, StoredDigests, Tracking};
-use crate::disk::{Disk, now_unix_ms};
+use crate::catalogue::{Decision, Partial, StoredDigests, Tracking};
+use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::options::BitmapPolicy;
+use crate::partial::{Copied, Left};
 use crate::target::Target;
 use crate::turns;
 
@@ -64,13 +65,6 @@ pub(crate) struct Named {
     digested: u64,
     /// The set of the disk's store that holds what remains, if it is in one.
     remaining: Option<SetId>,
-}
-
-/// A disk that is being copied, as far as a checkpoint needs it.
-struct Copied {
-    ledger: Arc<Ledger>,
-    target: Arc<Target>,
-    parent: Option<RunId>,
 }
 
 impl Checkpoints {
@@ -170,15 +164,16 @@ impl Disk {
         if ledger.counts().written == 0 || !goes_on() {
             return Ok(());
         }
-        self.free_digests(ledger, target)?;
-        let durable_bytes = target.held_bytes();
+        self.free_digests(&copied)?;
         target
             .seal_without_limit(ledger)
             .map_err(|error| DiskError::seal(target.path(), error))?;
         if ledger.counts().durable == 0 || !goes_on() {
             return Ok(());
         }
+        // Asked once: copies go on, and what becomes durable later is for the next checkpoint.
         let remaining = ledger.remaining();
+        let durable_bytes = copied.durable_bytes(&remaining);
         let named = self.state().named.clone();
         let named = match named {
             Some(named) if durable_bytes < named.digested + remaining_part(ledger) => named,
@@ -193,7 +188,7 @@ impl Disk {
                 }
             }
         };
-        self.name_partial(&copied, durable_bytes, &remaining, named)
+        self.name_partial(&copied, &remaining, named)
     }
 
     /// A disk that is complete and waits for others of its group is kept as well.
@@ -207,23 +202,19 @@ impl Disk {
         else {
             return Ok(());
         };
-        let durable_bytes = copied.target.held_bytes();
+        let remaining = copied.ledger.remaining();
         let named = Named {
             digests,
-            digested: durable_bytes,
+            digested: copied.durable_bytes(&remaining),
             remaining: None,
         };
-        let remaining = copied.ledger.remaining();
-        self.name_partial(&copied, durable_bytes, &remaining, named)
+        self.name_partial(&copied, &remaining, named)
     }
 
     /// Before more of a continued partial becomes durable: from now on its digests speak of nothing that this run
     /// copies, so they are true whatever the next seal leaves.
-    pub(crate) fn free_digests(
-        &self,
-        ledger: &Ledger,
-        target: &Arc<Target>,
-    ) -> Result<(), DiskError> {
+    pub(crate) fn free_digests(&self, copied: &Copied) -> Result<(), DiskError> {
+        let Copied { ledger, target, .. } = copied;
         if !target.continued() || self.state().named.is_some() {
             return Ok(());
         }
@@ -231,31 +222,20 @@ impl Disk {
             return Ok(());
         };
         let named = Named {
-            digests: self.store_some_digests(target, &ledger.remaining(), &|| true),
-            digested: row.durable_bytes,
+            digests: self.store_some_digests(target, ledger.manifest(), &|| true),
+            digested: copied.durable_bytes(ledger.manifest()),
             remaining: None,
         };
-        let row = Partial {
-            run: self.run,
-            stopped_unix_ms: now_unix_ms(),
+        let left = Left {
+            decision: row.decision,
             why: NO_END.to_owned(),
             digests: named.digests.clone(),
-            ..row
         };
+        let row = self.partial_row(copied, ledger.manifest(), left);
         // Whether the group is decided or not: an abort seals after its verdict.
         self.catalogue.rewrite_partial(&self.name, row)?;
         self.state().named = Some(named);
         Ok(())
-    }
-
-    fn copied(&self) -> Option<Copied> {
-        let state = self.state();
-        let started = state.started.as_ref()?;
-        Some(Copied {
-            ledger: started.ledger.clone(),
-            target: started.target.clone(),
-            parent: started.parent,
-        })
     }
 
     /// The digests of what is not in `leave_out`; none if they cannot be stored, which costs reading.
@@ -279,26 +259,18 @@ impl Disk {
     fn name_partial(
         &self,
         copied: &Copied,
-        durable_bytes: u64,
         remaining: &DirtyBitmap,
         named: Named,
     ) -> Result<(), DiskError> {
         let Some(decision) = decision(self.options.policy) else {
             return Ok(());
         };
-        let row = Partial {
-            file: copied.target.name().clone(),
-            parent: copied.parent,
+        let left = Left {
             decision,
-            size: self.source.device.size(),
-            cluster_size: u32::try_from(copied.target.cluster_size()).unwrap_or(u32::MAX),
-            durable_bytes,
-            remaining_bytes: remaining.dirty_bytes(),
-            run: self.run,
-            stopped_unix_ms: now_unix_ms(),
             why: NO_END.to_owned(),
             digests: named.digests.clone(),
         };
+        let row = self.partial_row(copied, remaining, left);
         self.catalogue.sync_directory()?;
         let (set, tracking) = turns::at_checkpoint(self, remaining).unzip();
         let named = Named {

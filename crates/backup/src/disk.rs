@@ -207,15 +207,11 @@ impl Disk {
             }
         };
         self.catalogue.enlist(&self.group, &self.name);
-        {
-            let mut state = self.state();
-            state.target = Some(target.clone());
-            let row = self.partial.as_ref().filter(|_| target.continued());
-            state.continued = row.map(|row| Continued {
-                run: row.run,
-                kept_bytes: target.held_bytes(),
-                whole_bytes: (row.durable_bytes + row.remaining_bytes).max(target.held_bytes()),
-            });
+        self.state().target = Some(target.clone());
+        if target.continued() {
+            target
+                .note_held(self.source.device.size())
+                .map_err(|error| DiskError::write(target.path(), None, error))?;
         }
         if self.options.digests {
             self.begin_digests(&target, candidate)?;

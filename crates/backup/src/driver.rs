@@ -212,6 +212,7 @@ impl BackupDriver {
     }
 
     fn begin_copying(&mut self, cx: &mut Context<'_>) -> Step {
+        self.disk.note_continued();
         match Copying::begin(&self.disk, cx) {
             Some(copying) => {
                 self.stage = Stage::Copy(copying);

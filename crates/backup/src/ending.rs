@@ -14,10 +14,11 @@ use crate::catalogue::{
     CommittedView, Decision, ImageName, Instant as PointInstant, Kept, Partial, Point, PointRecord,
     RunId, StoredDigests, TrackedViews, Tracking,
 };
-use crate::disk::{Disk, FencedDisk, Started, now_unix_ms, ranges};
+use crate::disk::{Disk, FencedDisk, Started, ranges};
 use crate::error::DiskError;
 use crate::image_bitmap::{NamedBitmap, clear_owed};
 use crate::options::BitmapPolicy;
+use crate::partial::{Copied, Left};
 use crate::report::{DiskPhase, Rows};
 use crate::settle::{Aborted, Ended, Fate, fate, in_granules, settle};
 use crate::stored::ViewSets;
@@ -32,14 +33,15 @@ const SETTLE_WAIT: Duration = Duration::from_secs(1);
 impl Disk {
     /// After the last copy: makes the target durable and looks whether the source held still.
     pub(crate) fn seal_complete(&self) -> Result<(), DiskError> {
-        let (ledger, target, filter) = {
+        let (copied, filter) = {
             let state = self.state();
             let Some(started) = &state.started else {
                 return Ok(());
             };
             let filter = started.fenced.as_ref().map(|fenced| fenced.filter.clone());
-            (started.ledger.clone(), started.target.clone(), filter)
+            (Copied::of(started), filter)
         };
+        let Copied { ledger, target, .. } = &copied;
         if !self.checkpoints.end(Instant::now() + self.flush_wait()) {
             let error = SealError::TooLate(self.flush_wait());
             return Err(DiskError::seal(target.path(), error));
@@ -52,14 +54,14 @@ impl Disk {
         if let Some(broken) = ledger.broken() {
             return Err(DiskError::Broken(broken));
         }
-        self.free_digests(&ledger, &target)?;
+        self.free_digests(&copied)?;
         target
-            .seal(&ledger, self.flush_wait())
+            .seal(ledger, self.flush_wait())
             .map_err(|error| DiskError::seal(target.path(), error))?;
         target
             .finish()
             .map_err(|error| DiskError::write(target.path(), None, error))?;
-        let stored = self.store_digests(&target, |_| Ok(true))?;
+        let stored = self.store_digests(target, |_| Ok(true))?;
         self.state().stored.clone_from(&stored);
         self.checkpoint_complete(stored)?;
         if let Some(Err(why)) = self.source.keeper().map(|keeper| keeper.kept()) {
@@ -296,7 +298,7 @@ impl Disk {
         if !worth || started.ledger.counts().written == 0 {
             return !late;
         }
-        if let Err(error) = self.free_digests(&started.ledger, &started.target) {
+        if let Err(error) = self.free_digests(&Copied::of(started)) {
             // What is durable stays as it is.
             self.note(format!("what was copied last is not kept: {error}"));
         } else if let Err(error) = started.target.seal(&started.ledger, wait) {
@@ -381,22 +383,13 @@ impl Disk {
         why: &str,
         tracked: TrackedViews,
     ) -> Option<Partial> {
-        let ledger = &started.ledger;
-        let remaining = ledger.remaining();
-        let unsealed = ledger.counts().written * ledger.cluster().bytes();
-        let partial = Partial {
-            file: started.target.name().clone(),
-            parent: started.parent,
+        let remaining = started.ledger.remaining();
+        let left = Left {
             decision,
-            size: self.source.device.size(),
-            cluster_size: u32::try_from(started.target.cluster_size()).unwrap_or(u32::MAX),
-            durable_bytes: started.target.held_bytes().saturating_sub(unsealed),
-            remaining_bytes: remaining.dirty_bytes(),
-            run: self.run,
-            stopped_unix_ms: now_unix_ms(),
             why: why.to_owned(),
             digests: self.digests_of_partial(started, &remaining),
         };
+        let partial = self.partial_row(&Copied::of(started), &remaining, left);
         let kept = Kept {
             disk: self.name.clone(),
             partial: partial.clone(),

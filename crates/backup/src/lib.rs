@@ -45,6 +45,7 @@ mod name;
 mod offline_store;
 mod offload;
 mod options;
+mod partial;
 mod plan;
 mod prune;
 mod qcow2_builder;

@@ -94,10 +94,9 @@ pub struct DiskReport {
 pub struct Continued {
     /// The run that left the partial.
     pub run: RunId,
-    /// Bytes that it held.
+    /// Bytes that it held and that were not copied again.
     pub kept_bytes: u64,
-    /// Bytes that it was to hold in the end, as far as the run that left it knew; what was in flight at its last
-    /// checkpoint may be counted twice.
+    /// Those, and all that was to be copied besides.
     pub whole_bytes: u64,
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
-use cohort_bitmap::Granularity;
+use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{Device, DeviceError, File, Ledger, OsFile, Sink};
 
 use crate::catalogue::ImageName;
@@ -40,6 +40,8 @@ pub(crate) struct Target {
     waiting: AtomicU64,
     /// Bytes of data written in this run, by the copier and by copy-before-write.
     written: AtomicU64,
+    /// What a partial held when this run took it up; set before anything is written.
+    before: OnceLock<DirtyBitmap>,
     /// The digests of what it holds, if they are wanted; set before anything is written.
     digests: OnceLock<Recording>,
     /// What must be durable before this is: a disk whose views outlive a loss of power. Nothing once it was flushed.
@@ -117,6 +119,7 @@ impl Target {
             unit,
             waiting: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            before: OnceLock::new(),
             digests: OnceLock::new(),
             flush_first: Mutex::default(),
         }
@@ -143,9 +146,33 @@ impl Target {
         self.unit
     }
 
-    /// Bytes of data that the file holds, durable or not.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        self.builder.allocated_bytes()
+    /// What the partial that is continued held before this run, in clusters of the file.
+    pub(crate) fn held_before(&self) -> Option<&DirtyBitmap> {
+        self.before.get()
+    }
+
+    /// Notes that, of a partial of a disk of so many bytes. Reads all its tables.
+    pub(crate) fn note_held(&self, size: u64) -> Result<(), BuildError> {
+        let nothing = DirtyBitmap::new(size, self.unit).expect("the size was checked before");
+        let mut before = self.in_clusters(&nothing);
+        for run in self.builder.held() {
+            let (run, _) = run?;
+            let bytes = run.start * self.cluster_size()..(run.end * self.cluster_size()).min(size);
+            before
+                .set(bytes.start, bytes.end - bytes.start)
+                .expect("it is cut at the end of the disk");
+        }
+        // A target is made once in its life, so nothing is there yet.
+        let _ = self.before.set(before);
+        Ok(())
+    }
+
+    /// A set of what is copied at once, in clusters of the file.
+    pub(crate) fn in_clusters(&self, units: &DirtyBitmap) -> DirtyBitmap {
+        let cluster = Granularity::new(self.cluster_size()).unwrap_or(self.unit);
+        units
+            .at_granularity(cluster)
+            .expect("no qcow2 file has more clusters than a bitmap has granules")
     }
 
     /// Bytes of data that this run wrote.

@@ -126,8 +126,8 @@ fn watched(world: &World, disk: &Path, policy_: BitmapPolicy, moments: &Arc<Mome
     committed(running.wait());
 }
 
-/// Continues what a moment left, and compares everything. Gives how much of the partial was kept, in bytes.
-fn continued(world: &World, moment: &Path, disk: &Path) -> u64 {
+/// Continues what a moment of that run left, and compares everything. Gives how much of the partial was kept, in bytes.
+fn continued(world: &World, moment: &Path, disk: &Path, run: u64) -> u64 {
     let place = world.repository();
     let aside = world.path("aside");
     fs::rename(&place, &aside).unwrap();
@@ -156,20 +156,24 @@ fn continued(world: &World, moment: &Path, disk: &Path) -> u64 {
         .unwrap()
         .wait();
     let report = committed(report);
-    let kept = report.disks[0]
-        .continued
-        .map(|continued| continued.kept_bytes);
-    assert_eq!(kept.is_some(), row.is_some());
-    if let (Some(row), Some(kept)) = (&row, kept) {
-        assert!(kept >= row.durable_bytes, "{kept} of {}", row.durable_bytes);
-        assert!(row.durable_bytes > 0);
+    let continued = report.disks[0].continued;
+    assert_eq!(continued.is_some(), row.is_some());
+    if let (Some(row), Some(continued)) = (&row, continued) {
+        assert!(row.durable_bytes > 0, "{row:?}");
+        let (kept, whole) = (continued.kept_bytes, continued.whole_bytes);
+        assert_eq!(kept + report.disks[0].copied_bytes, whole, "{row:?}");
+        // Not left by a run before, since when the disk changed.
+        if row.run.0 == run {
+            assert!(kept >= row.durable_bytes, "{kept} of {}", row.durable_bytes);
+            assert_eq!(row.durable_bytes + row.remaining_bytes, whole, "{row:?}");
+        }
     }
     let run = report.run.unwrap().0;
     assert!(world.restored("vda", run) == fs::read(disk).unwrap());
     world.check();
     fs::remove_dir_all(&place).unwrap();
     fs::rename(&aside, &place).unwrap();
-    kept.unwrap_or(0)
+    continued.map_or(0, |continued| continued.kept_bytes)
 }
 
 #[test]
@@ -181,7 +185,7 @@ fn a_kill_at_any_flush_of_a_target_is_continued() {
         watched(&world, &disk, policy_, &moments);
         let mut kept: Vec<u64> = Vec::new();
         for moment in moments.some() {
-            kept.push(continued(&world, &moment, &disk));
+            kept.push(continued(&world, &moment, &disk, 1));
         }
         let whole = (CLUSTERS - CLUSTERS / 4) * CLUSTER;
         assert_eq!(kept.first(), Some(&0), "nothing is named before a seal");
@@ -211,7 +215,7 @@ fn digests_of_a_continued_partial_are_true_at_any_flush() {
     let moments = Moments::of(&world, "second");
     watched(&world, &disk, BitmapPolicy::Always, &moments);
     for moment in moments.some() {
-        assert!(continued(&world, &moment, &disk) > 0);
+        assert!(continued(&world, &moment, &disk, 2) > 0);
     }
 }
 
@@ -234,7 +238,7 @@ fn a_killed_increment_goes_on_from_its_point() {
     let moments = Moments::of(&world, "second");
     watched(&world, &disk, BitmapPolicy::Always, &moments);
     for moment in moments.some() {
-        continued(&world, &moment, &disk);
+        continued(&world, &moment, &disk, 2);
     }
 }
 

@@ -274,13 +274,7 @@ impl Injected {
 }
 
 impl Device for Faulty {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    crate::forward!(inner: name, size);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         let Some((done, cause)) = self.strike(Operation::Read, offset, buf.len() as u64) else {

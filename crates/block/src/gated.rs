@@ -15,7 +15,7 @@ use crate::before_write::BeforeWrite;
 use crate::device::check_range;
 use crate::gate::{Closing, Gate, GateId, HeldBy, Inside};
 use crate::meter::WriteMeter;
-use crate::{Device, DeviceError, Extent, Operation};
+use crate::{Device, DeviceError, Operation};
 
 /// A device with a gate in front of its writes.
 ///
@@ -225,17 +225,7 @@ impl Installed {
 }
 
 impl Device for Gated {
-    fn name(&self) -> &str {
-        self.device.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.device.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.device.read_at(buf, offset)
-    }
+    crate::forward!(device: name, size, read_at, flush, extent);
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
         self.write_through(Operation::Write, offset, buf.len() as u64, || {
@@ -253,14 +243,6 @@ impl Device for Gated {
         self.write_through(Operation::Discard, offset, length, || {
             self.device.discard(offset, length)
         })
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.device.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.device.extent(offset, length)
     }
 }
 

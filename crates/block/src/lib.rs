@@ -65,6 +65,7 @@ mod cache;
 mod device;
 mod faulty;
 mod file;
+mod forward;
 mod gate;
 mod gated;
 mod header;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, DeviceError, Extent};
+use crate::device::{Device, DeviceError};
 use crate::sync::Monitor;
 
 /// A device that passes reads and writes on no faster than its speed. Everything else passes at once.
@@ -123,13 +123,7 @@ impl Pace {
 }
 
 impl Device for Throttled {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    crate::forward!(inner: name, size, write_zeroes, discard, flush, extent);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         self.pay(buf.len() as u64);
@@ -139,22 +133,6 @@ impl Device for Throttled {
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
         self.pay(buf.len() as u64);
         self.inner.write_at(buf, offset)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.discard(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.inner.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.inner.extent(offset, length)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cohort_bitmap::{Granularity, Recorder};
 use cohort_block::{
-    CloseError, ClosedGate, Device, DeviceError, Extent, Fault, Faulty, Gated, HeldBy, Injected,
+    CloseError, ClosedGate, Device, DeviceError, Fault, Faulty, Gated, HeldBy, Injected,
     MemoryDevice, Operation, close_all,
 };
 
@@ -169,36 +169,10 @@ fn stream_of_writers_and_stream_of_closers_starve_nobody() {
 struct Panics(MemoryDevice);
 
 impl Device for Panics {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.0.read_at(buf, offset)
-    }
+    cohort_block::forward!(0: name, size, read_at, write_zeroes, discard, flush, extent);
 
     fn write_at(&self, _: &[u8], _: u64) -> Result<(), DeviceError> {
         panic!("a device that panics");
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.0.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.0.discard(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.0.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.0.extent(offset, length)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cohort_block::{Device, DeviceError, Extent, File, Operation};
+use cohort_block::{Device, DeviceError, File, Operation};
 
 use super::stage::{Answer, Stage, What};
 
@@ -41,13 +41,7 @@ impl WatchedDisk {
 }
 
 impl Device for WatchedDisk {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size, flush, extent);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         let length = buf.len() as u64;
@@ -74,14 +68,6 @@ impl Device for WatchedDisk {
         self.change(Operation::Discard, offset, length, || {
             self.inner.discard(offset, length)
         })
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.inner.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.inner.extent(offset, length)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cohort_block::{Device, DeviceError, Extent, Plain};
+use cohort_block::{Device, DeviceError};
 
 use crate::options::ErrorPolicy;
 
@@ -181,13 +181,7 @@ impl<'a> Patient<'a> {
 }
 
 impl Device for Patient<'_> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size, write_at, write_zeroes, discard, flush, extent, plain);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         if self.inner.read_at(buf, offset).is_ok() {
@@ -202,29 +196,5 @@ impl Device for Patient<'_> {
             rest = later;
         }
         Ok(())
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.inner.write_at(buf, offset)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.discard(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.inner.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.inner.extent(offset, length)
-    }
-
-    fn plain(&self, offset: u64, length: u64) -> Option<Plain> {
-        self.inner.plain(offset, length)
     }
 }

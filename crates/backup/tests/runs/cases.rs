@@ -652,28 +652,13 @@ impl Layer {
 }
 
 impl Device for Layer {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size, write_at, write_zeroes, discard, flush);
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), cohort_block::DeviceError> {
         self.reads.lock().unwrap().push(offset);
         self.inner.read_at(buf, offset)
     }
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), cohort_block::DeviceError> {
-        self.inner.write_at(buf, offset)
-    }
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), cohort_block::DeviceError> {
-        self.inner.write_zeroes(offset, length)
-    }
-    fn discard(&self, offset: u64, length: u64) -> Result<(), cohort_block::DeviceError> {
-        self.inner.discard(offset, length)
-    }
-    fn flush(&self) -> Result<(), cohort_block::DeviceError> {
-        self.inner.flush()
-    }
+
     fn extent(
         &self,
         offset: u64,

@@ -10,7 +10,7 @@ use cohort_backup::{
     BitmapPolicy, Budget, DiskError, DiskOutcome, DiskSpec, ErrorPolicy, Options, Running,
     Selection, StartError, SyncMode, Verify,
 };
-use cohort_block::{Device, DeviceError, Extent, File, Operation};
+use cohort_block::{Device, DeviceError, File, Operation};
 use cohort_job::Disposition;
 
 use crate::served::served;
@@ -47,12 +47,8 @@ fn moody(mood: &Mood) -> impl Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sy
 }
 
 impl Device for Moody {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size, write_at, write_zeroes, discard, flush, extent);
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         self.reads.lock().unwrap().push(offset / CLUSTER);
         let (start, end) = (self.bad * CLUSTER, (self.bad + 1) * CLUSTER);
@@ -68,21 +64,6 @@ impl Device for Moody {
             ));
         }
         self.inner.read_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.inner.write_at(buf, offset)
-    }
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.write_zeroes(offset, length)
-    }
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.discard(offset, length)
-    }
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.inner.flush()
-    }
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.inner.extent(offset, length)
     }
 }
 

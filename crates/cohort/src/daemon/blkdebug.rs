@@ -124,13 +124,7 @@ impl Blkdebug {
 }
 
 impl Device for Blkdebug {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         self.check(Operation::Read, offset, buf.len() as u64)?;
@@ -177,13 +171,7 @@ impl Announcing {
 }
 
 impl Device for Announcing {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size, write_zeroes, discard, extent);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         self.rules.event(BlkdebugEvent::ReadAio);
@@ -195,21 +183,9 @@ impl Device for Announcing {
         self.inner.write_at(buf, offset)
     }
 
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.discard(offset, length)
-    }
-
     fn flush(&self) -> Result<(), DeviceError> {
         self.rules.event(BlkdebugEvent::FlushToDisk);
         self.inner.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.inner.extent(offset, length)
     }
 }
 

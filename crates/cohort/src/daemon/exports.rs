@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cohort_bitmap::Stretch;
-use cohort_block::{Device, DeviceError, Extent, Gated};
+use cohort_block::{Device, Gated};
 use cohort_nbd::{BitmapName, Name};
 use cohort_qmp::{
     Argument, BitmapSource, Error, Event, ExportDel, ExportDeleted, ExportInfo, ExportKind,
@@ -410,35 +410,5 @@ struct Exported {
 }
 
 impl Device for Exported {
-    fn name(&self) -> &str {
-        self.disk.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.disk.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.disk.read_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.disk.write_at(buf, offset)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.disk.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.disk.discard(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.disk.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.disk.extent(offset, length)
-    }
+    cohort_block::forward!(disk: name, size, read_at, write_at, write_zeroes, discard, flush, extent);
 }

@@ -62,7 +62,7 @@ fuzz seconds:
 
 # Tracking through kills and losses of power: ten thousand kills of a writer, three hundred of whole runs, a thousand of a
 # daemon under load, and every fault at every moment of a hundred sessions, and of ten with their backups. Then kills and
-# faults at every durable operation of a group, and at so many points of every mix of policies.
+# faults at every durable operation of a group, of a prune and of restores, and at so many points of every mix of policies.
 torture:
     COHORT_TORTURE_RUN_KILLS=${COHORT_TORTURE_RUN_KILLS:-300} cargo test --release -p cohort-backup --test runs -- --nocapture stored_kills::whatever
     COHORT_TORTURE_KILLS=${COHORT_TORTURE_KILLS:-10000} cargo test --release -p cohort-tests --test tracking_kills -- --nocapture

@@ -1,5 +1,6 @@
 //! Digests of what an image holds (section 4).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -18,14 +19,24 @@ fn number(bytes: &[u8], at: usize) -> u64 {
         .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// Whether a file of digests is the one that a row names, and says what the image holds: all of it if `whole`, else
-/// nothing that is not so.
+/// What a file of digests must say of an image.
+#[derive(Debug)]
+pub(super) struct Tells<'a> {
+    /// All that the image holds; else nothing that is not so.
+    pub(super) whole: bool,
+    /// Clusters of which it may say something else: what lies over them was appended to the image.
+    pub(super) other: &'a BTreeSet<u64>,
+    /// The cluster size that its row had when they were made.
+    pub(super) cluster: u64,
+}
+
+/// Whether a file of digests is the one that a row names, and says what the image holds.
 pub(super) fn check(
     path: &Path,
     root: &str,
     layer: &Layer,
     row: &ImageRow,
-    whole: bool,
+    tells: &Tells<'_>,
 ) -> Result<(), String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
     let found = blake3::hash(&bytes).to_hex();
@@ -37,9 +48,13 @@ pub(super) fn check(
     let head = trailer[..8] == *b"COHORTdg" && number(trailer, 8) == 1;
     ensure(head, || "its end is no trailer of version 1".to_owned())?;
     let told = (number(trailer, 16), number(trailer, 24));
-    ensure(told == (layer.cluster, row.size), || {
+    ensure(told == (tells.cluster, row.size), || {
         format!("it is of a disk of {told:?}")
     })?;
+    if layer.cluster != tells.cluster {
+        // Merged into finer clusters.
+        return Ok(());
+    }
     let (digests, runs) = (number(trailer, 32) as usize, number(trailer, 40) as usize);
     ensure(body.len() == digests * 16 + runs * 24, || {
         "its parts do not add up".to_owned()
@@ -73,13 +88,14 @@ pub(super) fn check(
                 (None, None) => layer.backing.is_none(),
                 (Some(None), Some(_)) | (None, Some(_)) => false,
             };
-            ensure(same, || {
+            let hidden = tells.other.contains(&cluster);
+            ensure(same || hidden, || {
                 format!("cluster {cluster} is not what its digest says")
             })?;
             told += u64::from(held.is_some());
         }
     }
-    let all = !whole || told == layer.held.len() as u64;
+    let all = !tells.whole || told == layer.held.len() as u64;
     ensure(all, || {
         format!("it tells of {told} of {} clusters", layer.held.len())
     })

@@ -12,6 +12,7 @@ mod catalogue;
 mod digests;
 mod fields;
 mod image;
+mod merging;
 mod names;
 mod store;
 
@@ -24,6 +25,7 @@ pub use catalogue::{Anchor, Catalogue, ImageRow, SetRow, View};
 pub use store::Store;
 
 use image::Layer;
+use merging::{Chain, Link};
 use names::FileName;
 
 /// Everything that a directory says.
@@ -115,7 +117,9 @@ impl Checked {
     /// What each file is (section 1).
     fn sort_files(&mut self, directory: &Path, files: &BTreeSet<String>) -> Result<(), String> {
         let named: BTreeSet<_> = self.catalogue.files().into_iter().collect();
-        if let Some(gone) = named.iter().find(|name| !files.contains(*name)) {
+        let renamed = merging::renamed(directory, &self.catalogue)?;
+        let gone = |name: &&String| !files.contains(*name) && !renamed.contains(*name);
+        if let Some(gone) = named.iter().find(gone) {
             return Err(format!("{gone} is named and not there"));
         }
         let rest = files
@@ -138,35 +142,40 @@ impl Checked {
     }
 }
 
+/// What an image that stands alone reads as (section 3), such as one that was restored: whole sectors.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn image(path: &Path) -> Result<Vec<u8>, String> {
+    let layer = Layer::read(path)?;
+    let mut bytes = Vec::new();
+    layer.put_over(&mut bytes);
+    match layer.backing {
+        None => Ok(bytes),
+        Some(file) => Err(format!("it lies on {file}")),
+    }
+}
+
 /// What a row's image reads as (section 5), having checked it and all below it.
 fn content(
     directory: &Path,
     catalogue: &Catalogue,
     row: &ImageRow,
     layers: &mut BTreeMap<String, Layer>,
-    whole_digests: bool,
+    is_point: bool,
 ) -> Result<Vec<u8>, String> {
-    let mut chain = vec![row];
-    while let Some(parent) = chain.last().and_then(|row| row.parent) {
-        let below = catalogue.points.get(&(row.disk.clone(), parent));
-        chain.push(below.ok_or("its parent is no point")?);
-    }
+    let chain = Chain::of(directory, catalogue, row)?;
     let mut bytes = Vec::new();
-    for (at, row) in chain.iter().enumerate().rev() {
+    for (at, link) in chain.links.iter().enumerate().rev() {
+        let row = link.row;
         if !layers.contains_key(&row.file) {
             let path = directory.join(&row.file);
             let layer = Layer::read(&path).map_err(|why| format!("{}: {why}", row.file))?;
-            layer.check(row)?;
-            if let Some((file, root)) = &row.digests {
-                // Only the image itself may be one whose digests lack something, if it is a partial's.
-                let whole = whole_digests || at > 0;
-                digests::check(&directory.join(file), root, &layer, row, whole)
-                    .map_err(|why| format!("{file}: {why}"))?;
-            }
+            layer.check(row, link.is_merged())?;
             layers.insert(row.file.clone(), layer);
         }
         let layer = &layers[&row.file];
-        let below = chain.get(at + 1).map(|row| row.file.clone());
+        let below = chain.links.get(at + 1).map(|link| link.row.file.clone());
         if layer.backing != below {
             return Err(format!(
                 "{}: it lies on {:?}, not on {below:?}",
@@ -175,6 +184,37 @@ fn content(
         }
         layer.put_over(&mut bytes);
     }
+    for (at, link) in chain.links.iter().enumerate() {
+        // Only the image itself may be one whose digests lack something, if it is a partial's.
+        let whole = is_point || at > 0;
+        told(directory, link, whole, layers)?;
+    }
     bytes.truncate(row.size as usize);
     Ok(bytes)
+}
+
+/// Whether the digests of an image say what it holds.
+fn told(
+    directory: &Path,
+    link: &Link<'_>,
+    whole: bool,
+    layers: &BTreeMap<String, Layer>,
+) -> Result<(), String> {
+    let (row, layer) = (link.row, &layers[&link.row.file]);
+    let Some((file, root)) = &row.digests else {
+        return Ok(());
+    };
+    let above = link.appended_from();
+    let above: BTreeSet<u64> = above
+        .iter()
+        .flat_map(|row| layers.get(&row.file))
+        .flat_map(|layer| layer.held.keys().copied())
+        .collect();
+    let tells = digests::Tells {
+        whole: whole && !link.is_merged() && above.is_empty(),
+        other: &above,
+        cluster: row.cluster_size,
+    };
+    digests::check(&directory.join(file), root, layer, row, &tells)
+        .map_err(|why| format!("{file}: {why}"))
 }

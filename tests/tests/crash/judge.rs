@@ -194,7 +194,7 @@ fn covers(view: &View, store: &Store, disk: &[u8], anchor: &[u8]) -> Result<bool
 }
 
 /// The library says the same of the directory.
-fn agrees(world: &Path, checked: &Checked) -> Result<(), String> {
+pub(crate) fn agrees(world: &Path, checked: &Checked) -> Result<(), String> {
     let directory = repository(world);
     let contents = catalogue::read(&directory).map_err(|error| error.to_string())?;
     let points = contents

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use cohort_tests::crash::{Ending, How, Point, Reached, Script, Word};
 use cohort_tests::power_loss::Chance;
 
 use crate::cells::{Cell, Cells, POLICIES};
 use crate::judge::{Sum, judge};
-use crate::play::play;
+use crate::play::{each, play};
 
 /// What is played, and where its process dies.
 type Try = (Script, Point);
@@ -164,26 +163,19 @@ struct Tried {
 
 /// Tries each, as many at a time as there are processors.
 fn try_all(plan: Vec<Try>, how: How, tried: &mut Tried) {
-    let (queue, tried) = (Mutex::new(plan.into_iter()), Mutex::new(tried));
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(|| {
-                while let Some((script, point)) = next() {
-                    let played = play(&script, Some((&point, how)));
-                    let mut sum = Sum::default();
-                    let judged = judge(&played, &mut sum);
-                    let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Err(why) = judged {
-                        let said = &played.said;
-                        tried
-                            .wrong
-                            .push(format!("{script}, {how} at {point}: {why}\n{said}"));
-                    }
-                    tried.sum.add(&sum);
-                    tried.cells.note(&played);
-                }
-            });
+    let tried = Mutex::new(tried);
+    each(plan, |(script, point)| {
+        let played = play(&script, Some((&point, how)));
+        let mut sum = Sum::default();
+        let judged = judge(&played, &mut sum);
+        let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(why) = judged {
+            let said = &played.said;
+            tried
+                .wrong
+                .push(format!("{script}, {how} at {point}: {why}\n{said}"));
         }
+        tried.sum.add(&sum);
+        tried.cells.note(&played);
     });
 }

@@ -3,8 +3,11 @@
 //!
 //! Every cell (point, phase, policy, ending) is hit, or has a reason never to be: see `cells.rs`. Groups have one to four
 //! disks; `COHORT_TORTURE_CRASH=1` has every mix of policies, and kills at every single operation.
+//!
+//! The program's `prune` and `restore` are killed, and have their files fail, in the same way: `commands`.
 
 mod cells;
+mod commands;
 mod faults;
 mod judge;
 mod kills;

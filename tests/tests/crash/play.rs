@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -43,26 +44,71 @@ pub(crate) fn play(script: &Script, at: Option<(&Point, How)>) -> Played {
     let folder = folder();
     let disks = folder.path().join("world");
     fs::create_dir(&disks).expect("a folder");
-    let log = folder.path().join("log");
     let mut command = Command::new(env!("CARGO_BIN_EXE_crash-run"));
     command.arg(&disks).arg(script.to_string());
-    command.env("COHORT_CRASH", &disks);
+    let ended = watched(command, &disks, folder.path(), at);
+    Played {
+        folder,
+        script: script.clone(),
+        log: ended.log,
+        said: format!("{}{}", ended.stdout, ended.stderr),
+        succeeded: ended.code == Some(0),
+    }
+}
+
+/// What a process did whose durable operations below a folder were written down.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Every point, in order.
+    pub(crate) log: Vec<Reached>,
+    /// Nothing if it was killed.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a process to its end, or to a point of what it does below a folder; its log lies in `beside`.
+pub(crate) fn watched(
+    mut command: Command,
+    world: &Path,
+    beside: &Path,
+    at: Option<(&Point, How)>,
+) -> Ended {
+    let log = beside.join("log");
+    command.env("COHORT_CRASH", world);
     command.env("COHORT_CRASH_LOG", &log);
     if let Some((point, how)) = at {
         command.env("COHORT_CRASH_AT", point.to_string());
         command.env("COHORT_CRASH_HOW", how.to_string());
     }
     let output = ended(command);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let log = fs::read_to_string(&log).unwrap_or_default();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let parsed = |line: &str| line.parse().unwrap_or_else(|error| panic!("{error}"));
-    Played {
-        folder,
-        script: script.clone(),
-        log: log.lines().map(parsed).collect(),
-        said: format!("{}{errors}", String::from_utf8_lossy(&output.stdout)),
-        succeeded: output.status.success(),
+    Ended {
+        log: fs::read_to_string(&log)
+            .unwrap_or_default()
+            .lines()
+            .map(parsed)
+            .collect(),
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
     }
+}
+
+/// Does the same with each, as many at a time as there are processors.
+pub(crate) fn each<T: Send>(list: Vec<T>, work: impl Fn(T) + Sync) {
+    let queue = Mutex::new(list.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(one) = next() {
+                    work(one);
+                }
+            });
+        }
+    });
 }
 
 /// Runs it to its end, which comes: a process that hangs fails the test.

@@ -3,6 +3,9 @@
 //!
 //! Usage: `crash-run FOLDER SCRIPT`; which point, and what happens there, is in the environment (see `watch.rs`). The
 //! folder is empty. It prints a line for each disk of the last run: its name, how it ended, and the number of the run.
+//!
+//! With `COHORT_CRASH_PROGRAM` in the environment it is the program `cohort`, with its arguments, its output and its exit
+//! code, and dies or has its files fail in the same way.
 
 mod calls;
 mod hooks;
@@ -17,7 +20,7 @@ use std::time::Duration;
 use cohort_backup::{
     Backup, BitmapPolicy, DiskOutcome, DiskSpec, OnUndecided, Options, RunReport, Running, Tracked,
 };
-use cohort_block::{Device, DeviceError, Extent, Fault, Faulty, Operation};
+use cohort_block::{Device, DeviceError, Fault, Faulty, Operation};
 use cohort_job::Disposition;
 use cohort_tests::crash::{
     Ending, GRANULE, Refused, Script, after_fence, before_fence, make, repository, serve,
@@ -27,6 +30,10 @@ use cohort_tests::crash::{
 const TURN: u64 = 6 * GRANULE;
 
 fn main() -> ExitCode {
+    if std::env::var_os("COHORT_CRASH_PROGRAM").is_some() {
+        watch::arm();
+        return cohort::main();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match play(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -179,13 +186,7 @@ struct Turning {
 }
 
 impl Device for Turning {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    cohort_block::forward!(inner: name, size, write_at, write_zeroes, discard, flush, extent);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         if (offset..offset + buf.len() as u64).contains(&TURN) {
@@ -196,25 +197,5 @@ impl Device for Turning {
             }
         }
         self.inner.read_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.inner.write_at(buf, offset)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        self.inner.discard(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.inner.flush()
-    }
-
-    fn extent(&self, offset: u64, length: u64) -> Result<Extent, DeviceError> {
-        self.inner.extent(offset, length)
     }
 }

@@ -159,6 +159,10 @@ fn kind_of(inside: &Path) -> Option<(&'static str, &str)> {
         (beside, None) => {
             let of = beside.split_once('.').map_or("", |(of, _)| of);
             let kind = match beside {
+                // What is restored, under its name or a hidden one.
+                _ if beside.trim_start_matches('.').starts_with("out.") => {
+                    return Some(("output", ""));
+                }
                 _ if beside.ends_with(".raw") => "disk",
                 _ if beside.contains(".cohort") => "store",
                 _ => return None,

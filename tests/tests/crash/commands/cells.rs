@@ -1,0 +1,77 @@
+//! Cells: which operation of which command was cut short how, and why others never are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cohort_tests::crash::How;
+
+use super::act::Act::{self, Over, Prune, Qcow2, Raw};
+use super::world::Played;
+use super::{WAYS, fits};
+
+const RESTORES: &[Act] = &[Raw, Qcow2, Over];
+
+/// Points, the commands that reach them, and why no other does.
+#[rustfmt::skip]
+const LAW: &[(&[&str], &[Act], &str)] = &[
+    (&["lock.write", "lock.cut"],                        &[Prune],       "who reads takes no lock; the files of a lock are there since the first run"),
+    (&["catalogue.write", "catalogue.sync", "catalogue.cut"], &[Prune],  "who reads changes no catalogue"),
+    (&["target.write", "target.sync"],                   &[Prune],       "an image is merged into another, and read by a restore"),
+    (&["target.make", "target.rename", "target.remove"], &[Prune],       "images are made, renamed and removed by merging alone"),
+    (&["digests.make", "digests.write", "digests.sync", "digests.remove", "spool.write"], &[Prune], "digests follow what is merged"),
+    (&["directory.sync"],                                &[Prune],       "what is restored lies beside the directory"),
+    (&["output.make", "output.write", "output.cut", "output.sync", "folder.sync"], RESTORES, "a prune writes into the directory alone"),
+    (&["output.rename"],                                 &[Over],        "a new name is given by a call of its own (renameat2), which is not taken: what is there before it is what is there before the folder's sync, without the name"),
+];
+
+/// How often each cell was hit, and how the process ended.
+#[derive(Debug, Default)]
+pub(crate) struct Cells(BTreeMap<(Act, String, How), BTreeMap<Option<i32>, u64>>);
+
+impl Cells {
+    pub(crate) fn note(&mut self, played: &Played) {
+        let mut log = played.ended.log.iter();
+        let hit = log.find(|reached| reached.hit);
+        if let (Some(hit), Some(how)) = (hit, played.how) {
+            let cell = (played.act, hit.point.name.clone(), how);
+            let counts = self.0.entry(cell).or_default();
+            *counts.entry(played.ended.code).or_insert(0) += 1;
+        }
+    }
+
+    /// A line for each cell: how often it was hit, by exit code.
+    pub(crate) fn print(&self) {
+        for ((act, point, how), counts) in &self.0 {
+            let count = |(code, count): (&Option<i32>, &u64)| match code {
+                None => format!("killed {count}"),
+                Some(code) => format!("exit {code}: {count}"),
+            };
+            let counts: Vec<_> = counts.iter().map(count).collect();
+            println!("{act:14} {point:16} {how:8} {}", counts.join(", "));
+        }
+    }
+
+    /// Every cell was hit that the law knows, and no other.
+    pub(crate) fn check(&self) {
+        let mut known = BTreeSet::new();
+        for (points, acts, why) in LAW {
+            let never: Vec<_> = Act::ALL.iter().filter(|act| !acts.contains(act)).collect();
+            println!("{points:?} never in {never:?}: {why}");
+            for point in *points {
+                for act in *acts {
+                    let ways = WAYS.into_iter();
+                    let ways = ways.filter(|how| fits(point, *how));
+                    known.extend(ways.map(|how| (*act, (*point).to_owned(), how)));
+                }
+            }
+        }
+        let hit: BTreeSet<_> = self.0.keys().cloned().collect();
+        let strange: Vec<_> = hit.difference(&known).collect();
+        assert!(strange.is_empty(), "the law knows nothing of {strange:#?}");
+        let missing: Vec<_> = known.difference(&hit).collect();
+        assert!(
+            missing.is_empty(),
+            "not hit, without a reason: {missing:#?}"
+        );
+        println!("{} cells hit, all that can be", hit.len());
+    }
+}

@@ -1,0 +1,142 @@
+//! A directory of two disks with four points each, copied for every try.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cohort_tests::crash::{How, Point, at_fence};
+use tempfile::TempDir;
+
+use super::act::Act;
+use crate::play::{Ended, ended, folder, watched};
+
+/// The disks, and the clusters of their images by run: of `a` all are alike, so that they are merged in place; those of `b`
+/// are not, so that a new image is made.
+const DISKS: [(&str, [&str; 4]); 2] = [("a", ["64k"; 4]), ("b", ["64k", "64k", "16k", "16k"])];
+
+/// What lies where a restore is told to replace a file.
+pub(crate) const OLD: &[u8] = b"somebody's own";
+
+/// The directory, and what must be in it.
+#[derive(Debug)]
+pub(crate) struct Template {
+    folder: TempDir,
+    /// The disks by name and run.
+    pub(crate) disks: BTreeMap<(String, u64), Vec<u8>>,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub(crate) struct Played {
+    folder: TempDir,
+    pub(crate) act: Act,
+    /// What happened at a point, if anything did.
+    pub(crate) how: Option<How>,
+    pub(crate) ended: Ended,
+}
+
+/// The program, with its files watched if the environment says so, in a folder.
+fn program(world: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crash-run"));
+    command.env("COHORT_CRASH_PROGRAM", "1").current_dir(world);
+    command
+}
+
+/// Runs a command of the program that must go well, undisturbed.
+pub(crate) fn run(world: &Path, arguments: &[&str]) -> Result<(), String> {
+    let mut command = program(world);
+    command.args(arguments);
+    let output = ended(command);
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
+    }
+}
+
+/// Backs both disks up, as they are.
+pub(crate) fn back_up(world: &Path, run_number: usize) -> Result<(), String> {
+    let clusters = DISKS.map(|(name, clusters)| format!("{name}={}", clusters[run_number - 1]));
+    let [a, b] = &clusters;
+    let (first, second) = (
+        ["backup", "a.raw", "b.raw", "--to", "R"],
+        ["--cluster-size"; 2],
+    );
+    let arguments = [&first[..], &[second[0], a, second[1], b]].concat();
+    run(world, &arguments)
+}
+
+impl Template {
+    pub(crate) fn make() -> Self {
+        let folder = folder();
+        let world = folder.path();
+        let mut disks = BTreeMap::new();
+        for number in 1..=4 {
+            for (disk, (name, _)) in DISKS.iter().enumerate() {
+                let bytes = at_fence(disk, number);
+                fs::write(world.join(format!("{name}.raw")), &bytes).expect("a disk");
+                disks.insert(((*name).to_owned(), number), bytes);
+            }
+            back_up(world, number as usize).expect("a backup");
+        }
+        Self { folder, disks }
+    }
+
+    /// A command on a copy, to its end or to a point.
+    pub(crate) fn play(&self, act: Act, at: Option<(&Point, How)>) -> Played {
+        let folder = folder();
+        let world = folder.path().join("world");
+        copy(self.folder.path(), &world);
+        if act == Act::Over {
+            fs::write(world.join("out.img"), OLD).expect("a file");
+        }
+        let mut command = program(&world);
+        command.args(act.arguments());
+        let ended = watched(command, &world, folder.path(), at);
+        let hit = ended.log.iter().any(|reached| reached.hit);
+        Played {
+            folder,
+            act,
+            how: at.map(|(_, how)| how).filter(|_| hit),
+            ended,
+        }
+    }
+
+    /// The files of the backup directory, as it was made.
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        files(&self.folder.path().join("R"))
+    }
+}
+
+impl Played {
+    pub(crate) fn world(&self) -> PathBuf {
+        self.folder.path().join("world")
+    }
+}
+
+/// The files in a folder.
+pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let file = |path: PathBuf| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        Some((name, fs::read(&path).ok()?))
+    };
+    paths.filter_map(file).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let to = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).expect("a copy");
+        }
+    }
+}

@@ -129,7 +129,8 @@ impl Crashes {
         self
     }
 
-    /// Before how many events it is killed, and cancelled, spread over the run; 48 unless told.
+    /// Before how many events it is killed, and cancelled; 48 unless told. If there are more, half of these are the last ones,
+    /// where the hooks are, and half are spread over what comes before.
     pub fn moments(mut self, moments: usize) -> Self {
         self.check = self.check.moments(moments);
         self
@@ -194,14 +195,13 @@ impl Search {
         for me in [0, 1] {
             let whole = self.lives(Plan::new(me, Disturbance::Nothing, 0).killed(usize::MAX, None));
             self.committed.get_or_insert(whole.left.unwrap_or_default());
-            let moments = self.crashes.check.limits.moments;
             for story in STORIES {
                 let last = if story.has_a_moment() {
                     whole.remains.moments
                 } else {
                     1
                 };
-                for moment in self.found.spread(last, moments) {
+                for moment in self.moments(last) {
                     self.story(Plan::new(me, story, moment));
                     if self.found.count() > 0 {
                         // Later ones would tell the same, and each might be as long.
@@ -215,8 +215,7 @@ impl Search {
     /// Kills one story before each of its events, and once more in the start after that.
     fn story(&mut self, plan: Plan) {
         let whole = self.lives(plan.killed(usize::MAX, None));
-        let moments = self.crashes.check.limits.moments;
-        for before in self.found.spread(whole.remains.moments + 1, moments) {
+        for before in self.moments(whole.remains.moments + 1) {
             // More than commit and clean nobody owes.
             for again_after in [None, Some(1), Some(2)] {
                 let killed = self.lives(plan.killed(before, again_after));
@@ -229,6 +228,18 @@ impl Search {
                 }
             }
         }
+    }
+
+    /// Which of so many events come next when something happens.
+    fn moments(&mut self, all: usize) -> Vec<usize> {
+        let limit = self.crashes.check.limits.moments;
+        if all <= limit {
+            return (0..all).collect();
+        }
+        let early = all - limit / 2;
+        let mut moments = self.found.spread(early, limit - limit / 2);
+        moments.extend(early..all);
+        moments
     }
 
     /// One process, the start after it, and the one after that if the first is killed, too.

@@ -20,6 +20,8 @@ type Shared = Arc<Mutex<World>>;
 struct Publish {
     world: Shared,
     fault: Fault,
+    /// How many steps it takes besides those that it needs.
+    idle: u32,
     /// What the steps found, or the record says.
     number: Option<u8>,
     /// It staged the number itself.
@@ -50,6 +52,7 @@ impl Publish {
         Self {
             world: Arc::clone(world),
             fault,
+            idle: 0,
             number: None,
             staged: false,
         }
@@ -58,6 +61,10 @@ impl Publish {
 
 impl Driver for Publish {
     fn step(&mut self, _: &mut Context<'_>) -> Step {
+        if self.idle > 0 {
+            self.idle -= 1;
+            return Step::Again;
+        }
         match self.number {
             None => self.number = Some(4),
             Some(4) => self.number = Some(7),
@@ -120,13 +127,20 @@ impl Drop for Publish {
 
 /// Kills it everywhere. A start sweeps what is staged if it is told to.
 fn killed(fault: Fault, sweeps: bool) -> Result<Passed, Broken> {
+    let crashes = crashes(fault, 0, sweeps);
+    crashes.run()
+}
+
+fn crashes(fault: Fault, idle: u32, sweeps: bool) -> Crashes {
     let world = Shared::default();
     let [fresh, again, swept, seen] = [(); 4].map(|()| Arc::clone(&world));
     let crashes = Crashes::new(
         "publish",
         move || {
             *fresh.lock().unwrap() = World::default();
-            Publish::new(&fresh, fault)
+            let mut publish = Publish::new(&fresh, fault);
+            publish.idle = idle;
+            publish
         },
         move |_, _, kind, record| {
             assert_eq!(record.0, b"published from what is staged");
@@ -138,7 +152,6 @@ fn killed(fault: Fault, sweeps: bool) -> Result<Passed, Broken> {
         true => crashes.sweep(move || swept.lock().unwrap().staged = None),
         false => crashes,
     }
-    .run()
 }
 
 /// The kit finds this rule broken, and nothing else, and says so in these words.
@@ -155,6 +168,19 @@ fn a_driver_that_stages_and_publishes_bears_every_kill() {
     let passed = killed(Fault::None, true).unwrap();
     assert!(passed.is_exhaustive(), "{passed}");
     assert!(passed.kills() > 300, "{passed}");
+}
+
+#[test]
+fn a_driver_of_many_steps_is_killed_between_its_hooks_all_the_same() {
+    let passed = crashes(Fault::None, 300, true).moments(8).run().unwrap();
+    assert!(!passed.is_exhaustive() && passed.kills() > 300, "{passed}");
+    for (fault, rule) in [
+        (Fault::CommitsTwice, Rule::NotRepeatable),
+        (Fault::RecordsLate, Rule::RecordFallsShort),
+    ] {
+        let broken = crashes(fault, 300, true).moments(8).run().unwrap_err();
+        assert_eq!(broken.rules(), [rule], "{broken}");
+    }
 }
 
 #[test]

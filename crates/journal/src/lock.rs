@@ -170,10 +170,15 @@ fn open_existing(path: &Path) -> Result<Option<File>, LockError> {
     }
 }
 
+/// Says who holds it, if there is room for that: a full disk must not keep out whoever would make some.
 fn sign(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    writeln!(file, "{}", std::process::id())
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let emptied = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0)));
+    let signed = emptied.and_then(|_| writeln!(file, "{}", std::process::id()));
+    match signed {
+        Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => Ok(()),
+        other => other,
+    }
 }
 
 fn holder(file: &mut File) -> Option<u32> {

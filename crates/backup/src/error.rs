@@ -117,6 +117,16 @@ pub enum DiskError {
         /// Why.
         problem: String,
     },
+    /// The file of the target, or that of its digests, could not be made or written.
+    #[error("{}{}: {error}", if *digests { "digests of " } else { "" }, file.display())]
+    TargetFile {
+        /// The target.
+        file: PathBuf,
+        /// Whether it is that of its digests.
+        digests: bool,
+        /// What the system said.
+        error: Arc<io::Error>,
+    },
     /// There is no room for the target.
     #[error("{}{}: no room left: {why}", file.display(), at(*byte))]
     TargetFull {
@@ -220,8 +230,9 @@ impl DiskError {
                 byte: None,
                 why: error.to_string(),
             },
-            DigestsError::File(error) => DiskError::System {
-                what: format!("digests of {}", file.display()),
+            DigestsError::File(error) => DiskError::TargetFile {
+                file: file.to_owned(),
+                digests: true,
                 error,
             },
             DigestsError::Tables(error) => Self::write(file, None, error),
@@ -258,8 +269,9 @@ impl From<TargetError> for DiskError {
                 byte: None,
                 why: error.to_string(),
             },
-            TargetError::File(file, error) => DiskError::System {
-                what: file.display().to_string(),
+            TargetError::File(file, error) => DiskError::TargetFile {
+                file,
+                digests: false,
                 error,
             },
         }

@@ -155,7 +155,7 @@ impl Exit {
             SourceDamaged     => (26, "source-damaged",     "a source is not a sound image"),
             SourceUnsupported => (27, "source-unsupported", "a source needs a feature that is not supported"),
             BackingMissing    => (28, "backing-missing",    "a backing file of a source does not exist"),
-            TargetFull        => (40, "target-full",        "there is no room left for the target"),
+            TargetFull        => (40, "target-full",        "there is no room left for the target, or in the backup directory"),
             TargetFailed      => (41, "target-failed",      "the target cannot be written"),
             OutputExists      => (42, "output-exists",      "the output file, or the bitmap to be made, exists already"),
             DirectoryUnusable => (43, "directory-unusable", "the backup directory does not exist or cannot be used"),

@@ -106,6 +106,7 @@ pub(crate) fn exit_of_open(error: &OpenError) -> Exit {
 fn exit_of_directory(error: &catalogue::OpenError) -> Exit {
     use catalogue::OpenError as E;
     match error {
+        E::Io { .. } if error.no_room() => Exit::TargetFull,
         E::Busy { .. } => Exit::DirectoryBusy,
         E::Foreign { .. } | E::NewerVersion { .. } => Exit::CatalogueForeign,
         E::Damaged { .. } | E::Broken { .. } | E::TooLarge { .. } => Exit::CatalogueDamaged,
@@ -165,7 +166,9 @@ pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
         | DiskError::BitmapUnfit { .. }
         | DiskError::TrackingStore { .. }
         | DiskError::NoTrackingStore { .. } => Exit::SourceUnsupported,
-        DiskError::Write { .. } | DiskError::Flush { .. } => Exit::TargetFailed,
+        DiskError::Write { .. } | DiskError::Flush { .. } | DiskError::TargetFile { .. } => {
+            Exit::TargetFailed
+        }
         DiskError::TargetFull { .. } => Exit::TargetFull,
         DiskError::ChangedWhileRead { .. } | DiskError::InstantLost { .. } => Exit::Changed,
         DiskError::Incomplete { .. } => Exit::Incomplete,

@@ -1,5 +1,6 @@
-//! Disks and places that turn bad in the middle of a copy: no room, a source cut short, a layer changed beneath it; and the
-//! same file by the name of a loop device. What needs root is skipped, loudly, without it.
+//! Disks and places that turn bad, in the middle of a copy or before: no room, a file system that takes nothing more, syncs
+//! that fail, a source cut short, a layer changed beneath it; and the same file by the name of a loop device. What needs root is
+//! skipped, loudly, without it.
 
 mod lab;
 
@@ -13,6 +14,8 @@ use serde_json::Value;
 // Exit codes.
 const CHANGED: i32 = 7;
 const TARGET_FULL: i32 = 40;
+const TARGET_FAILED: i32 = 41;
+const DIRECTORY_UNUSABLE: i32 = 43;
 const SOURCE_TWICE: i32 = 24;
 const SOURCE_IS_TARGET: i32 = 25;
 
@@ -120,33 +123,165 @@ fn a_layer_changed_underneath_is_named() {
 fn a_full_file_system_fails_the_run_or_waits_for_room() {
     let lab = Lab::new();
     fs::write(lab.path("a.img"), noise(1, 8 << 20)).expect("a disk");
-    fs::create_dir(lab.path("R")).expect("a directory");
-    let (place, small) = (lab.path("R"), "size=4m");
-    let place = place.to_string_lossy();
-    if allowed("mount", &["-t", "tmpfs", "-o", small, "tmpfs", &place]).is_none() {
+    let Some(place) = Mounted::tmpfs(&lab, "R", "4m") else {
         return;
-    }
-    let mounted = Mounted(&lab);
+    };
     lab.cohort(["backup", "a.img", "--to", "R"])
         .exits(TARGET_FULL);
     let list = lab.cohort(["list", "R", "--json"]).exits(0).json();
     assert_eq!(list["points"].as_array().map(Vec::len), Some(0), "{list}");
     let mut slow = Slow::start(&lab, &["a.img", "--on-target-error", "enospc"]);
     let told = slow.until(|event| event["event"] == "stopped");
-    lab.tool("mount", &["-o", "remount,size=64m", &place]);
+    place.remount("size=64m");
     let resume = told["resume"].as_str().expect("a command");
     lab.tool("sh", &["-c", resume]);
     slow.end().exits(0);
     lab.restores_to("R", "a", "a.img");
-    drop(mounted);
 }
 
-/// Gives the mount back.
-struct Mounted<'a>(&'a Lab);
+#[test]
+fn a_restore_without_room_says_so_and_leaves_nothing() {
+    let lab = Lab::new();
+    fs::write(lab.path("a.img"), noise(1, 8 << 20)).expect("a disk");
+    lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
+    let Some(place) = Mounted::tmpfs(&lab, "T", "2m") else {
+        return;
+    };
+    for out in ["T/a.raw", "T/a.qcow2"] {
+        let ran = lab.cohort(["restore", "a", out, "--from", "R", "--json"]);
+        let ran = ran.exits(TARGET_FULL);
+        let told = ran.says(&[out, "No space left on device"]).json();
+        assert_eq!(told["exit"], "target-full", "{told}");
+        let left = fs::read_dir(lab.path("T")).expect("the place").count();
+        assert_eq!(left, 0, "something was left");
+    }
+    place.remount("size=64m");
+    lab.cohort(["restore", "a", "T/a.raw", "--from", "R"])
+        .exits(0);
+    assert!(fs::read(lab.path("T/a.raw")).expect("the disk") == noise(1, 8 << 20));
+}
+
+#[test]
+fn a_prune_without_room_keeps_every_point_and_goes_on_when_there_is_some() {
+    let lab = Lab::new();
+    let Some(_place) = Mounted::tmpfs(&lab, "R", "32m") else {
+        return;
+    };
+    let mut disk = noise(1, 8 << 20);
+    for run in 0..3 {
+        disk[run << 20..][..1 << 20].copy_from_slice(&noise(run as u64 + 2, 1 << 20));
+        fs::write(lab.path("a.img"), &disk).expect("a disk");
+        lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
+    }
+    let mut filler = fs::File::create(lab.path("R/filler")).expect("a file");
+    let full = std::io::copy(&mut std::io::repeat(1), &mut filler).expect_err("it is full");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let prune = ["prune", "R", "--keep-last", "1"];
+    let ran = lab.cohort(prune).exits(TARGET_FULL);
+    let ran = ran.says(&["R/", "No space left on device"]);
+    // Who is to make room is not kept out by the lock.
+    assert!(!ran.stderr.contains("catalogue.lock"), "{}", ran.stderr);
+    lab.restores_to("R", "a", "a.img");
+    drop(filler);
+    fs::remove_file(lab.path("R/filler")).expect("removed");
+    lab.cohort(prune).exits(0);
+    lab.cohort(["verify", "R"]).exits(0);
+    lab.restores_to("R", "a", "a.img");
+}
+
+#[test]
+fn a_read_only_file_system_is_told_and_can_be_read() {
+    let lab = Lab::new();
+    fs::write(lab.path("a.img"), noise(1, 1 << 20)).expect("a disk");
+    let Some(place) = Mounted::tmpfs(&lab, "R", "32m") else {
+        return;
+    };
+    lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
+    fs::create_dir(lab.path("R/sub")).expect("a folder");
+    place.remount("ro");
+    let why = "Read-only file system";
+    for args in [
+        &["backup", "a.img", "--to", "R"][..],
+        &["prune", "R", "--keep-last", "1"],
+    ] {
+        lab.cohort(args).exits(DIRECTORY_UNUSABLE).says(&["R", why]);
+    }
+    lab.restores_to("R", "a", "a.img");
+    lab.cohort(["verify", "R"]).exits(0);
+    lab.cohort(["restore", "a", "R/sub/a.raw", "--from", "R"])
+        .exits(TARGET_FAILED)
+        .says(&["R/sub", why]);
+    place.remount("rw");
+    lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
+    lab.restores_to("R", "a", "a.img");
+}
+
+#[test]
+fn syncs_that_fail_for_real_are_told_and_nothing_counts_that_they_lost() {
+    let lab = Lab::new();
+    let disk = noise(1, 8 << 20);
+    fs::write(lab.path("a.img"), &disk).expect("a disk");
+    // A file system that believes in 64 MiB, in a file that can have four of them.
+    let Some(beneath) = Mounted::tmpfs(&lab, "T", "4m") else {
+        return;
+    };
+    let image = fs::File::create(lab.path("T/image")).expect("a file");
+    image.set_len(64 << 20).expect("it is sparse");
+    lab.tool("mkfs.ext4", &["-q", "-O", "^has_journal", "T/image"]);
+    let Some(_mounted) = Mounted::image(&lab, "R", "T/image") else {
+        return;
+    };
+    // Writes go well; the sync says what became of them, each kernel in its way.
+    let ran = lab.cohort(["backup", "a.img", "--to", "R", "--json"]);
+    let exits = [
+        (TARGET_FULL, "target-full", "No space left on device"),
+        (TARGET_FAILED, "target-failed", "Input/output error"),
+    ];
+    let (code, word, why) = exits[usize::from(ran.stderr.contains("Input/output error"))];
+    let ran = ran.exits(code).says(&["R/a.1-", "flush", why]);
+    assert_eq!(ran.json()["exit"], word);
+    let list = lab.cohort(["list", "R", "--json"]).exits(0).json();
+    assert_eq!(list["points"].as_array().map(Vec::len), Some(0), "{list}");
+    beneath.remount("size=80m");
+    lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
+    lab.restores_to("R", "a", "a.img");
+}
+
+/// Something mounted, given back in the end.
+struct Mounted<'a> {
+    lab: &'a Lab,
+    place: &'static str,
+}
+
+impl<'a> Mounted<'a> {
+    fn tmpfs(lab: &'a Lab, place: &'static str, size: &str) -> Option<Self> {
+        let options = format!("size={size}");
+        Self::mount(lab, place, &["-t", "tmpfs", "-o", &options, "tmpfs"])
+    }
+
+    fn image(lab: &'a Lab, place: &'static str, image: &str) -> Option<Self> {
+        let image = lab.path(image);
+        Self::mount(lab, place, &["-o", "loop", &image.to_string_lossy()])
+    }
+
+    fn mount(lab: &'a Lab, place: &'static str, args: &[&str]) -> Option<Self> {
+        let path = lab.path(place);
+        fs::create_dir(&path).expect("a directory");
+        allowed("mount", &[args, &[&path.to_string_lossy()]].concat())?;
+        Some(Self { lab, place })
+    }
+
+    fn remount(&self, option: &str) {
+        let option = format!("remount,{option}");
+        let path = self.lab.path(self.place);
+        self.lab
+            .tool("mount", &["-o", &option, &path.to_string_lossy()]);
+    }
+}
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        self.0.tool("umount", &["-l", "R"]);
+        self.lab.tool("umount", &["-l", self.place]);
     }
 }
 

@@ -106,9 +106,10 @@ impl OpenError {
                 directory: path,
                 holder: None,
             },
+            // Opening may repair, so it may be a write that failed.
             Fault::Io(source) => Self::Io {
                 path,
-                operation: "read",
+                operation: "access",
                 source,
             },
         }

@@ -100,6 +100,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether there was no room for what was to be written.
+    #[must_use]
+    pub fn no_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if crate::error::no_room(source))
+    }
+
     pub(super) fn io(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {

@@ -61,7 +61,8 @@ pub(super) fn at(path: &Path) -> impl FnOnce(Fault) -> OpenError {
             directory: path,
             pid: None,
         },
-        Fault::Io(source) => OpenError::io(&path, "read")(source),
+        // Opening may repair, so it may be a write that failed.
+        Fault::Io(source) => OpenError::io(&path, "access")(source),
     }
 }
 

@@ -82,14 +82,14 @@ impl Merge<'_> {
         let path = self.catalogue.path_of(layers[0].file);
         let mut copied = 0;
         // A merge that was interrupted after its last step but one has its image in place already.
-        let top = self.read(OsFile::open(&path, false).map_err(|error| io(&path, error))?)?;
+        let top = self.read(&path, false)?;
         if backing(&top) != self.below(&layers) {
             let (into, bytes) = self.copy(&layers, top.has_compressed())?;
             copied = bytes;
             fs::rename(&into, &path).map_err(|error| io(&into, error))?;
             self.catalogue.sync_directory()?;
         }
-        let merged = self.read(OsFile::open(&path, false).map_err(|error| io(&path, error))?)?;
+        let merged = self.read(&path, false)?;
         let digests = self.digests(&merged, &path, &layers)?;
         self.catalogue.sync_directory()?;
         let cluster = u32::try_from(merged.cluster_size()).unwrap_or(u32::MAX);
@@ -136,8 +136,7 @@ impl Merge<'_> {
         let same = |layer: &Layer<'_>| layer.cluster_size == top.cluster_size;
         if merged.iter().all(same) && lowest.size == top.size {
             let path = self.catalogue.path_of(lowest.file);
-            let file = OsFile::open(&path, true).map_err(|error| io(&path, error))?;
-            let builder = self.read(file)?;
+            let builder = self.read(&path, true)?;
             return Ok((path, builder, self.count - 1));
         }
         let name = self.catalogue.new_image(self.disk, self.run)?;
@@ -291,9 +290,16 @@ impl Merge<'_> {
         opened.map_err(|error| ReadError::from(error).of(self.disk, self.run))
     }
 
-    fn read(&self, file: OsFile) -> Result<Qcow2Builder<OsFile>, PruneError> {
-        let opened = Qcow2Builder::open(file);
-        opened.map_err(|error: BuildError| ReadError::from(error).of(self.disk, self.run))
+    /// Opens an image. That flushes it, so that what is read of it is there for good.
+    fn read(&self, path: &Path, writable: bool) -> Result<Qcow2Builder<OsFile>, PruneError> {
+        let file = OsFile::open(path, writable).map_err(|error| io(path, error))?;
+        Qcow2Builder::open(file).map_err(|error| match error.is_flush() {
+            true => PruneError::Write {
+                path: path.to_owned(),
+                error,
+            },
+            false => ReadError::from(error).of(self.disk, self.run),
+        })
     }
 }
 

@@ -109,16 +109,15 @@ impl PruneError {
     /// Whether there was no room for what was to be written.
     #[must_use]
     pub fn no_room(&self) -> bool {
-        let error = match self {
-            Self::Write { error, .. } => error.io(),
-            Self::File { error, .. } => Some(error),
-            Self::Directory(_)
-            | Self::Catalogue(_)
+        match self {
+            Self::Write { error, .. } => error.io().is_some_and(crate::error::no_room),
+            Self::File { error, .. } => crate::error::no_room(error),
+            Self::Directory(error) => error.no_room(),
+            Self::Catalogue(_)
             | Self::Damaged { .. }
             | Self::Unreadable { .. }
-            | Self::Cancelled => None,
-        };
-        error.is_some_and(crate::error::no_room)
+            | Self::Cancelled => false,
+        }
     }
 }
 

@@ -106,6 +106,12 @@ impl BuildError {
         None
     }
 
+    /// Whether it was a flush that failed.
+    pub(crate) fn is_flush(&self) -> bool {
+        let flush = FileOperation::Flush;
+        matches!(self, Self::Io { operation, .. } if *operation == flush)
+    }
+
     /// Whether trying again can only fail again.
     pub(crate) fn is_final(&self) -> bool {
         !matches!(self, Self::Io { .. })

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
+use crate::error::no_room;
 use crate::qcow2_builder::BuildError;
 
 /// An output under way. Dropping it removes what was written.
@@ -81,11 +82,10 @@ impl Output {
     /// The error of a write to the file.
     pub(super) fn write_failed(&self, source: io::Error) -> RestoreError {
         let path = self.path.clone();
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        if full.contains(&source.kind()) {
-            return RestoreError::NoSpace { path, source };
+        match no_room(&source) {
+            true => RestoreError::NoSpace { path, source },
+            false => RestoreError::Write { path, source },
         }
-        RestoreError::Write { path, source }
     }
 
     /// The error of the builder over the file.
@@ -157,7 +157,15 @@ fn take_over(partial: &Path, path: &Path) -> Result<File, RestoreError> {
     loop {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(false);
-        let file = file.open(partial).map_err(directory)?;
+        let file = file
+            .open(partial)
+            .map_err(|source| match no_room(&source) {
+                true => RestoreError::NoSpace {
+                    path: path.into(),
+                    source,
+                },
+                false => directory(source),
+            })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

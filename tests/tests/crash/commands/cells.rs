@@ -4,23 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cohort_tests::crash::How;
 
-use super::act::Act::{self, Over, Prune, Qcow2, Raw};
+use super::act::Act::{self, Backup, Over, Prune, Qcow2, Raw};
 use super::world::Played;
 use super::{WAYS, fits};
 
 const RESTORES: &[Act] = &[Raw, Qcow2, Over];
 
+const CHANGES: &[Act] = &[Backup, Prune];
+
 /// Points, the commands that reach them, and why no other does.
 #[rustfmt::skip]
 const LAW: &[(&[&str], &[Act], &str)] = &[
-    (&["lock.write", "lock.cut"],                        &[Prune],       "who reads takes no lock; the files of a lock are there since the first run"),
-    (&["catalogue.write", "catalogue.sync", "catalogue.cut"], &[Prune],  "who reads changes no catalogue"),
-    (&["target.write", "target.sync"],                   &[Prune],       "an image is merged into another, and read by a restore"),
-    (&["target.make", "target.rename", "target.remove"], &[Prune],       "images are made, renamed and removed by merging alone"),
-    (&["digests.make", "digests.write", "digests.sync", "digests.remove", "spool.write"], &[Prune], "digests follow what is merged"),
-    (&["directory.sync"],                                &[Prune],       "what is restored lies beside the directory"),
-    (&["output.make", "output.write", "output.cut", "output.sync", "folder.sync"], RESTORES, "a prune writes into the directory alone"),
-    (&["output.rename"],                                 &[Over],        "a new name is given by a call of its own (renameat2), which is not taken: what is there before it is what is there before the folder's sync, without the name"),
+    (&["lock.write", "lock.cut"],                            CHANGES,  "who reads takes no lock; the files of a lock are there since the first run"),
+    (&["catalogue.write", "catalogue.sync", "catalogue.cut"], CHANGES, "who reads changes no catalogue"),
+    (&["target.make", "target.write", "target.sync"],        CHANGES,  "a restore reads images"),
+    (&["digests.make", "digests.write", "digests.sync", "spool.write"], CHANGES, "digests follow what is copied or merged"),
+    (&["directory.sync"],                                    CHANGES,  "what is restored lies beside the directory"),
+    (&["target.rename", "target.remove", "digests.remove"],  &[Prune], "a backup that goes well leaves nothing to remove; images are renamed by merging alone"),
+    (&["output.make", "output.write", "output.cut", "output.sync", "folder.sync"], RESTORES, "the others write into the directory alone"),
+    (&["output.rename"],                                     &[Over],  "a new name is given by a call of its own (renameat2), which is not taken: what is there before it is what is there before the folder's sync, without the name"),
 ];
 
 /// How often each cell was hit, and how the process ended.

@@ -1,6 +1,5 @@
 //! What must be there after a command ended somehow, and after it was given again.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -10,78 +9,108 @@ use cohort_tests::checker::{self, Checked};
 use cohort_tests::crash::How;
 
 use super::act::Act;
-use super::world::{OLD, Played, Template, back_up, files, run};
+use super::world::{DISKS, OLD, Played, Template, files, run};
 use crate::judge::agrees;
-
-/// The points that a prune keeps.
-const KEPT: [u64; 2] = [3, 4];
 
 pub(crate) fn judge(template: &Template, played: &Played) -> Result<(), String> {
     let done = played.ended.code == Some(0);
     if played.ended.code == Some(101) {
         return Err("it panicked".to_owned());
     }
-    match played.act.restores() {
-        None => pruned(template, played, done),
-        Some((disk, point, out)) => {
-            let disk = &template.disks[&(disk.to_owned(), point)];
-            restored(template, played, disk, out, done)
-        }
+    let point = |name: &str, run| &template.disks[&(name.to_owned(), run)];
+    match played.act {
+        // The runs that both disks must have, or may have if it is not done.
+        Act::Backup => changed(template, played, done, [&[1, 2, 3, 4, 5], &[1, 2, 3, 4]]),
+        Act::Prune => changed(template, played, done, [&[3, 4], &[1, 2, 3, 4]]),
+        Act::Raw => restored(template, played, point("a", 4), "out.img", done),
+        Act::Qcow2 => restored(template, played, point("b", 4), "out.qcow2", done),
+        Act::Over => restored(template, played, point("a", 2), "out.img", done),
     }
 }
 
-fn pruned(template: &Template, played: &Played, done: bool) -> Result<(), String> {
-    let world = played.world();
-    listed(template, &world, done)?;
-    run(&world, Act::Prune.arguments()).map_err(|why| format!("the next prune: {why}"))?;
-    listed(template, &world, true).map_err(|why| format!("after the next prune: {why}"))?;
-    back_up(&world, 4).map_err(|why| format!("the next backup: {why}"))?;
-    let checked = check(&world)?;
-    for (name, number) in [("a", 5), ("b", 5)] {
-        let disk =
-            fs::read(world.join(format!("{name}.raw"))).map_err(|error| error.to_string())?;
-        if checked.points.get(&(name.to_owned(), number)) != Some(&disk) {
-            return Err(format!("the next point of {name} is not the disk"));
+/// After a command that changes the directory, the same again, and a backup.
+fn changed(
+    template: &Template,
+    played: &Played,
+    done: bool,
+    [after, before]: [&[u64]; 2],
+) -> Result<(), String> {
+    let (world, act) = (played.world(), played.act);
+    let checked = listed(template, &world)?;
+    // The disks of a run have one verdict; a prune goes disk by disk.
+    let runs = DISKS.map(|name| runs_of(&checked, name));
+    let one_verdict = act == Act::Prune || runs[0] == runs[1];
+    let known = |runs: &Vec<u64>| runs == after || runs == before && !done;
+    if !runs.iter().all(known) || !one_verdict {
+        return Err(format!("the points are {runs:?}, done: {done}"));
+    }
+    if done {
+        nothing_left(&checked)?;
+    }
+    run(&world, act.arguments()).map_err(|why| format!("the same again: {why}"))?;
+    let checked = listed_but_the_last(template, &world, act == Act::Backup)?;
+    nothing_left(&checked).map_err(|why| format!("after the same again: {why}"))?;
+    if act == Act::Prune {
+        let runs = DISKS.map(|name| runs_of(&checked, name));
+        if runs != [after, after] {
+            return Err(format!("after the same again: the points are {runs:?}"));
         }
+        run(&world, Act::Backup.arguments()).map_err(|why| format!("the next run: {why}"))?;
+        listed_but_the_last(template, &world, true)?;
     }
     Ok(())
+}
+
+fn runs_of(checked: &Checked, disk: &str) -> Vec<u64> {
+    let of = checked.points.keys().filter(|(name, _)| name == disk);
+    of.map(|(_, run)| *run).collect()
 }
 
 fn check(world: &Path) -> Result<Checked, String> {
     checker::check(&world.join("R"))?.ok_or_else(|| "the catalogue is gone".to_owned())
 }
 
-/// Every point that is to be kept is listed, every one that is listed can be restored; if the prune is done, no other.
-fn listed(template: &Template, world: &Path, done: bool) -> Result<(), String> {
+/// Every point that is listed is its disk, and is restored as such.
+fn listed(template: &Template, world: &Path) -> Result<Checked, String> {
+    listed_but_the_last(template, world, false)
+}
+
+/// The same, and the last point of each disk is the disk as it is, whatever the number of its run.
+fn listed_but_the_last(
+    template: &Template,
+    world: &Path,
+    backed_up: bool,
+) -> Result<Checked, String> {
     let checked = check(world)?;
     agrees(world, &checked)?;
-    let mut runs: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for ((disk, run), bytes) in &checked.points {
-        runs.entry(disk).or_default().insert(*run);
-        let truth = template.disks.get(&(disk.clone(), *run));
-        if truth != Some(bytes) {
+        let is_last = runs_of(&checked, disk).last() == Some(run);
+        let truth_of = if backed_up && is_last { 5 } else { *run };
+        if template.disks.get(&(disk.clone(), truth_of)) != Some(bytes) {
             return Err(format!("{disk}@{run} is not its disk"));
         }
         by_the_library(world, &checked, (disk, *run), bytes)?;
     }
-    let (kept, all) = (BTreeSet::from(KEPT), BTreeSet::from([1, 2, 3, 4]));
-    for disk in ["a", "b"] {
-        match runs.get(disk) {
-            Some(runs) if *runs == kept || *runs == all && !done => {}
-            other => return Err(format!("{disk} has the points {other:?}, done: {done}")),
-        }
+    match checked.strays.is_empty() && checked.others.is_empty() {
+        true => Ok(checked),
+        false => Err(format!(
+            "nobody knows of {:?} {:?}",
+            checked.strays, checked.others
+        )),
     }
-    if !checked.strays.is_empty() || !checked.others.is_empty() {
-        let (strays, others) = (&checked.strays, &checked.others);
-        return Err(format!("nobody knows of {strays:?} {others:?}"));
-    }
+}
+
+/// No file that nobody needs, no merge that is not over.
+fn nothing_left(checked: &Checked) -> Result<(), String> {
     let merging = checked.catalogue.points.values();
     let merging = merging.filter(|row| !row.merging.is_empty()).count();
-    if done && (merging > 0 || !checked.unfinished.is_empty()) {
-        let left = &checked.unfinished;
-        return Err(format!("it is done, and left {left:?}, {merging} to merge"));
+    match (checked.unfinished.is_empty(), merging) {
+        (true, 0) => Ok(()),
+        _ => Err(format!(
+            "left: {:?}, and {merging} to merge",
+            checked.unfinished
+        )),
     }
-    Ok(())
 }
 
 /// The library restores the same.

@@ -1,11 +1,12 @@
-//! `cohort prune`, which merges increments, and `cohort restore`, killed at every durable operation, and with each of them
-//! failing: what a directory lists can be restored at any time, nothing passes for a restored disk that is not, and the
-//! same command, given again, finishes.
+//! The program's `backup`, `prune`, which merges increments, and `restore`, killed at every durable operation, and with each
+//! of them failing: what a directory lists can be restored at any time, nothing passes for a restored disk that is not, the
+//! same command, given again, finishes; and what failed is told, with an exit code of the page.
 //!
 //! The suite tries each kind of operation at its first time and at some other; `COHORT_TORTURE_CRASH` all of them.
 
 mod act;
 mod cells;
+mod exits;
 mod judge;
 mod world;
 
@@ -64,7 +65,7 @@ fn plan(template: &Template, torture: bool) -> Vec<Try> {
 }
 
 #[test]
-fn a_prune_or_restore_that_is_cut_short_leaves_every_point_and_nothing_that_passes_for_a_disk() {
+fn a_command_that_is_cut_short_leaves_every_point_and_nothing_that_passes_for_a_disk() {
     let torture = std::env::var_os("COHORT_TORTURE_CRASH").is_some();
     let template = Template::make();
     for act in Act::ALL {
@@ -75,7 +76,7 @@ fn a_prune_or_restore_that_is_cut_short_leaves_every_point_and_nothing_that_pass
     let found = Mutex::new((Cells::default(), Vec::new()));
     each(plan(&template, torture), |(act, point, how)| {
         let played = template.play(act, Some((&point, how)));
-        let judged = judge(&template, &played);
+        let judged = judge(&template, &played).and_then(|()| exits::told(&played));
         let (cells, wrong) = &mut *found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(why) = judged {
             let said = &played.ended.stderr;

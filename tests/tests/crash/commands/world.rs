@@ -11,9 +11,11 @@ use tempfile::TempDir;
 use super::act::Act;
 use crate::play::{Ended, ended, folder, watched};
 
-/// The disks, and the clusters of their images by run: of `a` all are alike, so that they are merged in place; those of `b`
-/// are not, so that a new image is made.
-const DISKS: [(&str, [&str; 4]); 2] = [("a", ["64k"; 4]), ("b", ["64k", "64k", "16k", "16k"])];
+/// The disks. Of the first all images have clusters alike, so that they are merged in place.
+pub(crate) const DISKS: [&str; 2] = ["a", "b"];
+
+/// The clusters of the other one's images, by run: a new image is made of them.
+const CLUSTERS: [&str; 4] = ["64k", "64k", "16k", "16k"];
 
 /// What lies where a restore is told to replace a file.
 pub(crate) const OLD: &[u8] = b"somebody's own";
@@ -57,30 +59,23 @@ pub(crate) fn run(world: &Path, arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Backs both disks up, as they are.
-pub(crate) fn back_up(world: &Path, run_number: usize) -> Result<(), String> {
-    let clusters = DISKS.map(|(name, clusters)| format!("{name}={}", clusters[run_number - 1]));
-    let [a, b] = &clusters;
-    let (first, second) = (
-        ["backup", "a.raw", "b.raw", "--to", "R"],
-        ["--cluster-size"; 2],
-    );
-    let arguments = [&first[..], &[second[0], a, second[1], b]].concat();
-    run(world, &arguments)
-}
-
 impl Template {
     pub(crate) fn make() -> Self {
         let folder = folder();
         let world = folder.path();
         let mut disks = BTreeMap::new();
-        for number in 1..=4 {
-            for (disk, (name, _)) in DISKS.iter().enumerate() {
+        for number in 1..=5 {
+            for (disk, name) in DISKS.iter().enumerate() {
                 let bytes = at_fence(disk, number);
                 fs::write(world.join(format!("{name}.raw")), &bytes).expect("a disk");
                 disks.insert(((*name).to_owned(), number), bytes);
             }
-            back_up(world, number as usize).expect("a backup");
+            // The last one is to be backed up by whoever is tried.
+            if let Some(cluster) = CLUSTERS.get(number as usize - 1) {
+                let cluster = format!("b={cluster}");
+                let more = ["--cluster-size", &cluster];
+                run(world, &[Act::Backup.arguments(), &more].concat()).expect("a backup");
+            }
         }
         Self { folder, disks }
     }

@@ -1,0 +1,78 @@
+//! What the program says of a fault that it met: an exit code of the page and the word for it in JSON, and a message that
+//! names the thing that failed and why.
+
+use cohort_tests::crash::How;
+use serde_json::Value;
+
+use super::world::Played;
+
+/// The documentation, which has a row for each code.
+const PAGE: &str = include_str!("../../../../docs/exit-codes.md");
+
+/// How a command may exit: well, if what was left to do could be done without what failed. A sync that failed is never
+/// passed over, but for those of the catalogue when the verdict is durable: that hooks ran, and that it was closed, the next
+/// start finds out.
+fn allowed(how: How, point: &str) -> &'static [i32] {
+    match how {
+        How::Kill => &[],
+        // In doubt, no room.
+        How::Full => &[0, 10, 40],
+        // In doubt, the target cannot be written, the directory cannot be used.
+        How::ReadOnly => &[0, 10, 41, 43],
+        How::Io if point == "catalogue.sync" => &[0, 10, 43],
+        How::Io => &[41, 43],
+    }
+}
+
+/// What the operating system's error is called.
+fn words(how: How) -> &'static str {
+    match how {
+        How::Kill => "",
+        How::Full => "No space left on device",
+        How::ReadOnly => "Read-only file system",
+        How::Io => "Input/output error",
+    }
+}
+
+/// Things that may fail, in the words of messages: files of the directory, what is restored, the catalogue.
+const THINGS: [&str; 6] = [
+    "R/",
+    "R:",
+    "out.img",
+    "out.qcow2",
+    "the catalogue",
+    "the directory",
+];
+
+/// Whether it told of what happened as it should.
+pub(crate) fn told(played: &Played) -> Result<(), String> {
+    let mut log = played.ended.log.iter();
+    let hit = log.find(|reached| reached.hit);
+    let (Some(hit), Some(how), Some(code)) = (hit, played.how, played.ended.code) else {
+        return Ok(());
+    };
+    if !allowed(how, &hit.point.name).contains(&code) {
+        return Err(format!("it exits with {code}"));
+    }
+    if code == 0 {
+        return Ok(());
+    }
+    let line = played.ended.stdout.lines().last().unwrap_or_default();
+    let json: Value = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
+    let row = format!(
+        "| {code} | `{}` |",
+        json["exit"].as_str().unwrap_or_default()
+    );
+    if json["code"] != code || !PAGE.contains(&row) {
+        return Err(format!("it exits with {code}, and says {line}"));
+    }
+    let said = &played.ended.stderr;
+    match (
+        said.contains(words(how)),
+        THINGS.iter().any(|thing| said.contains(thing)),
+    ) {
+        (true, true) => Ok(()),
+        (false, _) => Err("it does not say why".to_owned()),
+        (_, false) => Err("it does not say what failed".to_owned()),
+    }
+}

@@ -5,14 +5,15 @@
 //! and the end of a run only for the phase that is under way.
 //!
 //! ```text
-//! digests that stay true ─► seal the target ─► what is durable ─► digests ─► remaining, as a set ─► the partial's row
+//! a row that stays true ─► seal the target ─► what is durable ─► digests ─► remaining, as a set ─► the partial's row
 //! ```
 //!
 //! A served disk with a tracking store has what remains written there as a set, and the row names it with the set that
 //! records: then whoever continues the partial need not compare.
 //!
 //! Whatever stops this between two phases, row, file and digests agree: a file may hold more than its row says, and
-//! digests may be missing; whoever continues it looks at the file, and reads what has no digest.
+//! digests may be missing; whoever continues it looks at the file, and reads what has no digest. What a continued partial
+//! holds and this run copies again is taken out of its row before anything of it can be replaced.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,7 +27,7 @@ use crate::catalogue::{Decision, Partial, StoredDigests, Tracking};
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::options::BitmapPolicy;
-use crate::partial::{Copied, Left};
+use crate::partial::{Copied, Left, Moment};
 use crate::target::Target;
 use crate::turns;
 
@@ -164,16 +165,15 @@ impl Disk {
         if ledger.counts().written == 0 || !goes_on() {
             return Ok(());
         }
-        self.free_digests(&copied)?;
+        self.free_what_is_copied(&copied)?;
         target
             .seal_without_limit(ledger)
             .map_err(|error| DiskError::seal(target.path(), error))?;
         if ledger.counts().durable == 0 || !goes_on() {
             return Ok(());
         }
-        // Asked once: copies go on, and what becomes durable later is for the next checkpoint.
-        let remaining = ledger.remaining();
-        let durable_bytes = copied.durable_bytes(&remaining);
+        let moment = self.moment(&copied);
+        let durable_bytes = moment.durable_bytes();
         let named = self.state().named.clone();
         let named = match named {
             Some(named) if durable_bytes < named.digested + remaining_part(ledger) => named,
@@ -181,14 +181,14 @@ impl Disk {
                 let before = named.and_then(|named| named.digests);
                 Named {
                     digests: self
-                        .store_some_digests(target, &remaining, goes_on)
+                        .store_some_digests(target, &moment.remaining, goes_on)
                         .or(before),
                     digested: durable_bytes,
                     remaining: None,
                 }
             }
         };
-        self.name_partial(&copied, &remaining, named)
+        self.name_partial(&copied, &moment, named)
     }
 
     /// A disk that is complete and waits for others of its group is kept as well.
@@ -202,28 +202,33 @@ impl Disk {
         else {
             return Ok(());
         };
-        let remaining = copied.ledger.remaining();
+        let moment = self.moment(&copied);
         let named = Named {
             digests,
-            digested: copied.durable_bytes(&remaining),
+            digested: moment.durable_bytes(),
             remaining: None,
         };
-        self.name_partial(&copied, &remaining, named)
+        self.name_partial(&copied, &moment, named)
     }
 
-    /// Before more of a continued partial becomes durable: from now on its digests speak of nothing that this run
-    /// copies, so they are true whatever the next seal leaves.
-    pub(crate) fn free_digests(&self, copied: &Copied) -> Result<(), DiskError> {
-        let Copied { ledger, target, .. } = copied;
+    /// Before more of a continued partial becomes durable: from now on its digests and its map speak of nothing that this
+    /// run copies, so they are true whatever the next seal leaves.
+    pub(crate) fn free_what_is_copied(&self, copied: &Copied) -> Result<(), DiskError> {
+        let target = &copied.target;
         if !target.continued() || self.state().named.is_some() {
             return Ok(());
         }
-        let Some(row) = self.partial_now().filter(|row| row.digests.is_some()) else {
+        let Some(row) = self.partial_now() else {
             return Ok(());
         };
+        let before = self.moment_before(copied);
+        let digests = match row.digests {
+            Some(_) => self.store_some_digests(target, &before.remaining, &|| true),
+            None => None,
+        };
         let named = Named {
-            digests: self.store_some_digests(target, ledger.manifest(), &|| true),
-            digested: copied.durable_bytes(ledger.manifest()),
+            digests,
+            digested: before.durable_bytes(),
             remaining: None,
         };
         let left = Left {
@@ -231,7 +236,7 @@ impl Disk {
             why: NO_END.to_owned(),
             digests: named.digests.clone(),
         };
-        let row = self.partial_row(copied, ledger.manifest(), left);
+        let row = self.partial_row(copied, &before, left);
         // Whether the group is decided or not: an abort seals after its verdict.
         self.catalogue.rewrite_partial(&self.name, row)?;
         self.state().named = Some(named);
@@ -259,7 +264,7 @@ impl Disk {
     fn name_partial(
         &self,
         copied: &Copied,
-        remaining: &DirtyBitmap,
+        moment: &Moment,
         named: Named,
     ) -> Result<(), DiskError> {
         let Some(decision) = decision(self.options.policy) else {
@@ -270,9 +275,9 @@ impl Disk {
             why: NO_END.to_owned(),
             digests: named.digests.clone(),
         };
-        let row = self.partial_row(copied, remaining, left);
+        let row = self.partial_row(copied, moment, left);
         self.catalogue.sync_directory()?;
-        let (set, tracking) = turns::at_checkpoint(self, remaining).unzip();
+        let (set, tracking) = turns::at_checkpoint(self, &moment.remaining).unzip();
         let named = Named {
             remaining: set,
             ..named

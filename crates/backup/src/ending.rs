@@ -54,7 +54,7 @@ impl Disk {
         if let Some(broken) = ledger.broken() {
             return Err(DiskError::Broken(broken));
         }
-        self.free_digests(&copied)?;
+        self.free_what_is_copied(&copied)?;
         target
             .seal(ledger, self.flush_wait())
             .map_err(|error| DiskError::seal(target.path(), error))?;
@@ -298,7 +298,7 @@ impl Disk {
         if !worth || started.ledger.counts().written == 0 {
             return !late;
         }
-        if let Err(error) = self.free_digests(&Copied::of(started)) {
+        if let Err(error) = self.free_what_is_copied(&Copied::of(started)) {
             // What is durable stays as it is.
             self.note(format!("what was copied last is not kept: {error}"));
         } else if let Err(error) = started.target.seal(&started.ledger, wait) {
@@ -383,13 +383,14 @@ impl Disk {
         why: &str,
         tracked: TrackedViews,
     ) -> Option<Partial> {
-        let remaining = started.ledger.remaining();
+        let copied = Copied::of(started);
+        let moment = self.moment(&copied);
         let left = Left {
             decision,
             why: why.to_owned(),
-            digests: self.digests_of_partial(started, &remaining),
+            digests: self.digests_of_partial(started, &moment.remaining),
         };
-        let partial = self.partial_row(&Copied::of(started), &remaining, left);
+        let partial = self.partial_row(&copied, &moment, left);
         let kept = Kept {
             disk: self.name.clone(),
             partial: partial.clone(),

@@ -366,6 +366,10 @@ pub(crate) struct List {
     /// Only what that file is, and which points could not be restored without it.
     #[arg(long, value_name = "NAME")]
     pub(crate) file: Option<PathBuf>,
+    /// Only which extents of that disk's partial come from which instant: lines of offset, length, and the run that
+    /// copied them.
+    #[arg(long, value_name = "DISK", conflicts_with = "file")]
+    pub(crate) map: Option<String>,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,

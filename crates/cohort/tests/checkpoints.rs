@@ -2,6 +2,7 @@
 
 mod lab;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -10,6 +11,9 @@ use lab::{Lab, noise};
 use serde_json::Value;
 
 const DISK: usize = 16 << 20;
+
+/// The exit code of a point that is not there, nor a partial.
+const NO_SUCH_POINT: i32 = 47;
 
 /// A raw disk and a qcow2 image with the same size and other content.
 fn lab_with_disks() -> Lab {
@@ -20,15 +24,15 @@ fn lab_with_disks() -> Lab {
     lab
 }
 
-/// Backs both disks up slowly, and kills that once 70 % of the first one is copied.
-fn killed(lab: &Lab, policy: &str) {
+/// Backs both disks up at that speed, and kills that once 70 % of what one of them lacks is copied.
+fn killed(lab: &Lab, policy: &str, speed: &str) {
     let args = [
         "backup", "a.img", "b.qcow2", "--to", "R", "--policy", policy,
     ];
     let mut child = lab
         .program()
         .args(args)
-        .args(["--speed", "8M", "--json"])
+        .args(["--speed", speed, "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -36,7 +40,8 @@ fn killed(lab: &Lab, policy: &str) {
     let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     let far = |line: String| {
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
-        event["phase"] == "copying" && event["done_bytes"].as_u64() > Some(DISK as u64 * 7 / 10)
+        let of = |key: &str| event[key].as_u64().unwrap_or_default();
+        event["phase"] == "copying" && of("done_bytes") * 10 > of("total_bytes") * 7
     };
     assert!(
         lines.map_while(Result::ok).any(far),
@@ -77,7 +82,7 @@ fn partials(lab: &Lab) -> Vec<Value> {
 #[test]
 fn a_killed_backup_is_continued() {
     let lab = lab_with_disks();
-    killed(&lab, "always");
+    killed(&lab, "always", "6M");
     for partial in partials(&lab) {
         let durable = partial["durable_bytes"].as_u64().expect("bytes");
         // Not more than three twentieths behind: one is being written, one is due, and one is copied.
@@ -103,6 +108,81 @@ fn a_killed_backup_is_continued() {
     }
 }
 
+/// What both disks hold.
+fn disks(lab: &Lab) -> [(&'static str, Vec<u8>); 2] {
+    [("a", "a.img"), ("b", "b.raw")].map(|(name, file)| {
+        let bytes = fs::read(lab.path(file)).expect("the disk");
+        (name, bytes)
+    })
+}
+
+/// Changes every third cluster of both disks.
+fn change(lab: &Lab) {
+    for (seed, file) in [(5, "a.img"), (6, "b.raw")] {
+        let mut bytes = fs::read(lab.path(file)).expect("the disk");
+        for cluster in bytes.chunks_mut(64 << 10).step_by(3) {
+            cluster.copy_from_slice(&noise(seed, cluster.len()));
+        }
+        fs::write(lab.path(file), bytes).expect("a change");
+    }
+    lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
+}
+
+/// Each extent of a partial is of the instant that its map gives it; gives the runs whose instants these are.
+fn mapped(lab: &Lab, disk: &str, then: &[&[u8]]) -> BTreeSet<u64> {
+    let list = ["list", "R", "--map", disk];
+    let map = lab.cohort(list.iter().chain(&["--json"])).exits(0).json();
+    let file = format!("R/{}", map["file"].as_str().expect("its file"));
+    lab.tool("qemu-img", &["convert", "-O", "raw", &file, "partial.raw"]);
+    let held = fs::read(lab.path("partial.raw")).expect("what it holds");
+    let (mut lines, mut bytes, mut runs) = (Vec::new(), 0, BTreeSet::new());
+    for extent in map["extents"].as_array().expect("extents") {
+        let [offset, length, run] =
+            ["offset", "length", "run"].map(|key| extent[key].as_u64().expect("a number"));
+        let range = offset as usize..(offset + length) as usize;
+        let same = held[range.clone()] == then[run as usize - 1][range];
+        assert!(
+            same,
+            "{disk}: {length} bytes at {offset} are not of run {run}"
+        );
+        lines.push(format!("{offset} {length} {run}"));
+        bytes += length;
+        runs.insert(run);
+    }
+    assert_eq!(map["durable_bytes"], bytes, "{map}");
+    let text = lab.cohort(list).exits(0).stdout;
+    let told: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(told, lines);
+    runs
+}
+
+#[test]
+fn the_map_of_a_killed_backup_says_which_extents_are_of_which_instant() {
+    let lab = lab_with_disks();
+    let first = disks(&lab);
+    killed(&lab, "always", "6M");
+    for (disk, bytes) in &first {
+        assert_eq!(mapped(&lab, disk, &[bytes]), BTreeSet::from([1]));
+    }
+    change(&lab);
+    let second = disks(&lab);
+    // There is less to copy, and as long to see it.
+    killed(&lab, "always", "3M");
+    for ((disk, before), (_, after)) in first.iter().zip(&second) {
+        assert_eq!(mapped(&lab, disk, &[before, after]), BTreeSet::from([1, 2]));
+    }
+    let text = lab.cohort(["list", "R"]).exits(0).stdout;
+    let told = "It is of 2 instants: --map a says which parts.";
+    assert!(text.contains(told), "{text}");
+    finishes(&lab);
+    for disk in ["a", "b"] {
+        lab.cohort(["list", "R", "--map", disk])
+            .exits(NO_SUCH_POINT)
+            .says(&["it has no partial", "of one instant"]);
+    }
+    lab.cohort(["list", "R", "--map", "c"]).exits(NO_SUCH_POINT);
+}
+
 #[test]
 fn a_killed_backup_that_was_to_ask_asks() {
     for answer in ["keep", "discard"] {
@@ -112,7 +192,7 @@ fn a_killed_backup_that_was_to_ask_asks() {
         fs::write(lab.path("a.img"), noise(3, DISK)).expect("a change");
         fs::write(lab.path("b.raw"), noise(4, DISK)).expect("a change");
         lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
-        killed(&lab, "ask");
+        killed(&lab, "ask", "6M");
         assert_eq!(partials(&lab).len(), 2);
         let text = lab.cohort(["list", "R"]).exits(0).stdout;
         for part in [

@@ -31,6 +31,16 @@ impl Bits {
         self.dirty.get(granule).copied().unwrap_or(true)
     }
 
+    /// How many bytes of the disk are dirty.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let granules = (0..).zip(&self.dirty).filter(|(_, dirty)| **dirty);
+        let starts = granules.map(|(granule, _): (u64, _)| granule * self.granularity);
+        starts
+            .map(|start| self.granularity.min(self.size - start))
+            .sum()
+    }
+
     /// Makes some bytes dirty.
     pub(super) fn set(&mut self, offset: u64, length: u64) {
         let end = offset.saturating_add(length).min(self.size);

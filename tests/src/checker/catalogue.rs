@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, ensure};
 use super::names::{FileName, is_disk, is_hex, number_key};
+use super::partials::{PartialRow, Shown, partial};
 
 /// Every row.
 #[derive(Debug, Default)]
@@ -49,17 +50,6 @@ pub struct ImageRow {
     pub digests: Option<(String, String)>,
     /// Images that are still to be merged with it.
     pub merging: Vec<ImageRow>,
-}
-
-/// A partial.
-#[derive(Clone, Debug)]
-pub struct PartialRow {
-    /// Its image.
-    pub image: ImageRow,
-    /// Whether somebody must answer first.
-    pub undecided: bool,
-    /// Which run left it.
-    pub run: u64,
 }
 
 /// A view of a disk.
@@ -168,8 +158,8 @@ impl Catalogue {
             .map_err(|rows: Vec<_>| format!("meta has {} rows", rows.len()))?;
         ensure(key == "catalogue", || format!("meta has a row {key}"))?;
         let mut row = Fields::parse("meta", &row)?;
-        ensure(row.number("version")? == 5, || {
-            "its version is not 5".to_owned()
+        ensure(row.number("version")? == 6, || {
+            "its version is not 6".to_owned()
         })?;
         self.directory = row.text("directory")?;
         row.number("created_unix_ms")?;
@@ -222,6 +212,7 @@ impl Catalogue {
         }
         for (disk, row) in &self.partials {
             let checked = self.check_image(&row.image, disk, row.run);
+            let checked = checked.and_then(|()| self.check_map(row, disk));
             checked.map_err(|why| format!("partial of {disk}: {why}"))?;
         }
         self.check_views()?;
@@ -231,15 +222,27 @@ impl Catalogue {
         self.check_verdicts()
     }
 
+    fn check_map(&self, row: &PartialRow, disk: &str) -> Result<(), String> {
+        let first = FileName::parse(&row.image.file).map_or(0, |name| name.run);
+        for Shown { run, .. } in &row.map {
+            let wrote = (first..=row.run).contains(run);
+            ensure(wrote, || format!("run {run} of its map did not write it"))?;
+            self.took_part(*run, disk)?;
+        }
+        Ok(())
+    }
+
+    fn took_part(&self, run: u64, disk: &str) -> Result<(), String> {
+        let row = self.runs.get(&run);
+        let named = row.is_some_and(|disks| disks.iter().any(|d| d == disk));
+        ensure(named, || format!("run {run} does not name the disk"))
+    }
+
     fn check_image(&self, row: &ImageRow, disk: &str, run: u64) -> Result<(), String> {
         ensure(self.disks.contains(disk), || {
             "the disk has no row".to_owned()
         })?;
-        let took_part = self
-            .runs
-            .get(&run)
-            .is_some_and(|disks| disks.iter().any(|d| d == disk));
-        ensure(took_part, || format!("run {run} does not name the disk"))?;
+        self.took_part(run, disk)?;
         if let Some(parent) = row.parent {
             let older = parent < run && self.points.contains_key(&(disk.to_owned(), parent));
             ensure(older, || format!("its parent {parent} is no older point"))?;
@@ -338,7 +341,7 @@ fn text(value: Value) -> Result<String, String> {
 }
 
 /// The fields that all rows of images have.
-fn image(disk: &str, row: &mut Fields) -> Result<ImageRow, String> {
+pub(super) fn image(disk: &str, row: &mut Fields) -> Result<ImageRow, String> {
     Ok(ImageRow {
         disk: disk.to_owned(),
         file: row.text("file")?,
@@ -360,7 +363,7 @@ fn digests(value: Value) -> Result<(String, String), String> {
     Ok((file, root))
 }
 
-fn parent(row: &mut Fields) -> Result<Option<u64>, String> {
+pub(super) fn parent(row: &mut Fields) -> Result<Option<u64>, String> {
     let parent = row.or_null("parent")?;
     parent
         .map(|run| run.as_u64().ok_or_else(|| format!("{run}: no run")))
@@ -371,9 +374,7 @@ fn point(disk: &str, mut row: Fields) -> Result<ImageRow, String> {
     let mut image = image(disk, &mut row)?;
     image.parent = parent(&mut row)?;
     row.number("created_unix_ms")?;
-    let instant = row.text("instant")?;
-    let known = ["proven", "no-instant", "no-instant-proven"].contains(&&*instant);
-    ensure(known, || format!("{instant}: no instant"))?;
+    known_instant(&row.text("instant")?)?;
     let mut end = None;
     for range in row.list("skipped")? {
         let mut range = Fields::of("skipped", range)?;
@@ -399,23 +400,9 @@ fn point(disk: &str, mut row: Fields) -> Result<ImageRow, String> {
     Ok(image)
 }
 
-fn partial(disk: &str, mut row: Fields) -> Result<PartialRow, String> {
-    let mut image = image(disk, &mut row)?;
-    image.parent = parent(&mut row)?;
-    let decision = row.text("decision")?;
-    let known = ["keep", "undecided"].contains(&&*decision);
-    ensure(known, || format!("{decision}: no decision"))?;
-    row.number("durable_bytes")?;
-    row.number("remaining_bytes")?;
-    let run = row.number("run")?;
-    row.number("stopped_unix_ms")?;
-    row.text("why")?;
-    row.end()?;
-    Ok(PartialRow {
-        image,
-        undecided: decision == "undecided",
-        run,
-    })
+pub(super) fn known_instant(instant: &str) -> Result<(), String> {
+    let known = ["proven", "no-instant", "no-instant-proven"].contains(&instant);
+    ensure(known, || format!("{instant}: no instant"))
 }
 
 fn view_of(value: Value) -> Result<View, String> {

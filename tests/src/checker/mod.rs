@@ -14,6 +14,7 @@ mod fields;
 mod image;
 mod merging;
 mod names;
+mod partials;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use std::path::Path;
 
 pub use bits::Bits;
 pub use catalogue::{Anchor, Catalogue, ImageRow, SetRow, View};
+pub use partials::{PartialRow, Shown};
 pub use store::Store;
 
 use image::Layer;

@@ -25,6 +25,8 @@ pub(super) struct Pages {
     pub(super) partial: Option<Set>,
     /// What the disk held at its last fence.
     pub(super) fence: Option<Vec<u8>>,
+    /// What it held at the last fence before each run ended, well or not.
+    pub(super) fences: BTreeMap<u64, Vec<u8>>,
     /// What it held at the fence of each run that took a point of it.
     pub(super) points: BTreeMap<u64, Vec<u8>>,
 }

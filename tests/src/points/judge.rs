@@ -24,6 +24,7 @@ pub(super) fn round(world: &World, script: &Round, ended: &Result<RunReport, Sta
         Err(error) => return not_started(world, script, error),
     };
     let contents = directory(world)?;
+    maps(world, &contents)?;
     all_or_none(script, report)?;
     quiet_rounds_commit(script, report)?;
     for (member, of_disk) in script.members.iter().zip(&report.disks) {
@@ -257,6 +258,35 @@ fn partial_is_its_map(
         }
         _ => Ok(()),
     }
+}
+
+/// Each extent of a partial is what the disk was at the fence of the run that the map names.
+pub(super) fn maps(world: &World, contents: &Contents) -> Check {
+    let last = contents.meta.next_run.0 - 1;
+    let served = |disk: &&LiveDisk| disk.script.kind != Kind::File;
+    for disk in world.disks.iter().filter(served) {
+        let mut pages = disk.book.pages();
+        if let Some(fence) = pages.fence.clone() {
+            pages.fences.insert(last, fence);
+        }
+        let Some(partial) = contents.partials.get(&disk.name) else {
+            continue;
+        };
+        let held = image(world, &partial.file.to_string(), disk.script.size)?;
+        for (offset, length, shown) in partial.extents() {
+            let run = shown.run.0;
+            let then = pages.fences.get(&run);
+            let then = then.ok_or_else(|| format!("{}: run {run} had no fence", disk.name))?;
+            let range = offset as usize..(offset + length) as usize;
+            if held[range.clone()] != then[range] {
+                let name = &disk.name;
+                return Err(format!(
+                    "{name}: {length} bytes at {offset} are not of run {run}"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Of a file nobody serves: what the partial itself holds is what the file is.

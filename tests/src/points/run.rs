@@ -129,7 +129,7 @@ fn one(
             .for_each(|member| meet(member, End::Killed));
         world.resurrect(left, unproven)?;
         if world.directory().join("catalogue.redb").exists() {
-            judge::directory(world)?;
+            judge::maps(world, &judge::directory(world)?)?;
         }
         return Ok(());
     }

@@ -23,6 +23,8 @@ pub(crate) struct Sum {
     pub(crate) judged: u64,
     pub(crate) points: u64,
     pub(crate) partials: u64,
+    /// Instants of which partials show parts.
+    pub(crate) instants: u64,
     pub(crate) views: u64,
     pub(crate) unfinished: u64,
     pub(crate) owed: u64,
@@ -37,6 +39,7 @@ impl Sum {
             judged,
             points,
             partials,
+            instants,
             views,
             unfinished,
             owed,
@@ -46,6 +49,7 @@ impl Sum {
         self.judged += judged;
         self.points += points;
         self.partials += partials;
+        self.instants += instants;
         self.views += views;
         self.unfinished += unfinished;
         self.owed += owed;
@@ -63,6 +67,7 @@ pub(crate) fn judge(played: &Played, sum: &mut Sum) -> Result<(), String> {
         Some(checked) => {
             truth(played, checked)?;
             views(&world, checked, sum)?;
+            maps(checked, sum)?;
             agrees(&world, checked)?;
             sum.points += checked.points.len() as u64;
             sum.partials += checked.partials.len() as u64;
@@ -159,6 +164,27 @@ fn views(world: &Path, checked: &Checked, sum: &mut Sum) -> Result<(), String> {
                 sum.views += 1;
             }
         }
+    }
+    Ok(())
+}
+
+/// What a partial says that it shows of an instant is its disk at that fence.
+fn maps(checked: &Checked, sum: &mut Sum) -> Result<(), String> {
+    for (name, row) in &checked.catalogue.partials {
+        let number = NAMES.iter().position(|other| other == name);
+        let number = number.ok_or("a strange disk")?;
+        let held = checked.partials.get(name).ok_or("an unread partial")?;
+        for shown in &row.map {
+            let then = at_fence(number, shown.run);
+            for offset in (0..SIZE).step_by(512) {
+                let range = offset as usize..(offset + 512).min(SIZE) as usize;
+                if shown.extents.covers(offset) && held[range.clone()] != then[range] {
+                    let run = shown.run;
+                    return Err(format!("{name}: byte {offset} is not of run {run}"));
+                }
+            }
+        }
+        sum.instants += row.map.len() as u64;
     }
     Ok(())
 }

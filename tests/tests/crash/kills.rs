@@ -132,6 +132,7 @@ fn whatever_a_kill_interrupts_is_whole_or_garbage_and_the_next_run_goes_on() {
     let Sum {
         judged,
         partials,
+        instants,
         views,
         unfinished,
         owed,
@@ -142,6 +143,7 @@ fn whatever_a_kill_interrupts_is_whole_or_garbage_and_the_next_run_goes_on() {
     assert!(judged > 300, "{judged} judged");
     for (what, count) in [
         ("partial", partials),
+        ("instant of a partial", instants),
         ("view", views),
         ("unfinished file", unfinished),
         ("verdict that is owed", owed),

@@ -360,6 +360,7 @@ impl Contents {
                 row,
                 "its cluster size is not allowed",
             )?;
+            partial.check_map(|run| self.ran(run, disk), row)?;
         }
         Ok(())
     }
@@ -510,7 +511,7 @@ fn numbers(runs: &[RunId]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::samples::{disk, small};
+    use super::super::tests::samples::{disk, shown, small};
     use super::*;
 
     /// The rule that the small catalogue breaks after this.
@@ -533,6 +534,13 @@ mod tests {
     fn every_rule_is_named_when_it_is_broken() {
         let (one, two) = (disk("disk-1.img"), disk("disk-2.img"));
         let range = |offset, length| ByteRange { offset, length };
+        // A partial that run 3 continued, with that map.
+        let mapped = |map: &[(u64, u64, u64)], durable_bytes| broken(|c| {
+            c.runs.get_mut(&RunId(3)).unwrap().disks.push(two.clone());
+            let partial = c.partials.get_mut(&two).unwrap();
+            (partial.run, partial.durable_bytes) = (RunId(3), durable_bytes);
+            partial.map = map.iter().map(|(run, offset, length)| shown(RunId(*run), *offset, *length)).collect();
+        });
         for (expected, found) in [
             ("meta: sweep_from is beyond next_run", broken(|c| c.meta.sweep_from = RunId(5))),
             ("run 3: its number was never given out", broken(|c| c.meta.next_run = RunId(3))),
@@ -549,6 +557,13 @@ mod tests {
             ("point disk-1.img@3: its skipped ranges are not in order or not inside", broken(|c| newest(c).skipped = vec![range(1 << 30, 1)])),
             ("partial of disk-2.img: its run never had this disk", broken(|c| c.partials.get_mut(&two).unwrap().run = RunId(3))),
             ("partial of disk-2.img: its parent is not an older point", broken(|c| c.partials.get_mut(&two).unwrap().parent = Some(RunId(2)))),
+            ("partial of disk-2.img: its map is not of its clusters", broken(|c| c.partials.get_mut(&two).unwrap().cluster_size = 4096)),
+            ("partial of disk-2.img: its map names a run for nothing", mapped(&[(2, 0, 0)], 0)),
+            ("partial of disk-2.img: its map is not in the order of its runs", mapped(&[(2, 0, 1 << 16), (2, 1 << 20, 1 << 16)], 1 << 17)),
+            ("partial of disk-2.img: its map names a run that did not write it", mapped(&[(1, 0, 1 << 16)], 1 << 16)),
+            ("partial of disk-2.img: its map names a run that did not write it", mapped(&[(4, 0, 1 << 16)], 1 << 16)),
+            ("partial of disk-2.img: its map is not of what it durably holds", mapped(&[(2, 0, 1 << 16)], 1 << 17)),
+            ("partial of disk-2.img: its map names bytes twice", mapped(&[(2, 0, 1 << 17), (3, 1 << 16, 1 << 17)], 1 << 18)),
             ("views of disk-2.img: there is one against a partial, and no partial", broken(|c| drop(c.partials.remove(&two)))),
             ("views of disk-2.img: there is none against the disk's partial", broken(|c| c.views.get_mut(&two).unwrap().partial = None)),
             ("partial of disk-2.img: there is no view against it", broken(|c| drop(c.views.remove(&two)))),

@@ -23,6 +23,7 @@ mod journal;
 mod model;
 mod name;
 mod record;
+mod shown;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ pub use name::{
     PointName, RunId, Which,
 };
 pub use record::{BadRecord, CommittedView, PointRecord};
+pub use shown::{Extents, Shown};
 
 use store::Store;
 

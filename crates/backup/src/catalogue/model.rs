@@ -8,13 +8,14 @@ pub use cohort_journal::{AbortCause, Aborted, Decided, Member, Outcome, RecordBy
 use serde::{Deserialize, Serialize};
 
 use super::name::{BadName, DirectoryId, DiskName, ImageName, RunId};
+use super::shown::Shown;
 
 /// The version of the catalogue that this library writes, and the newest that it reads.
 ///
 /// Version 1 had no digests and no bitmaps of images, up to version 2 no view named a set of a tracking store, up to
-/// version 3 no view was refuted, and up to version 4 nobody knew where sweeping begins; they are read as they stand, and
-/// become this one with the next change.
-pub const CATALOGUE_VERSION: u32 = 5;
+/// version 3 no view was refuted, up to version 4 nobody knew where sweeping begins, and up to version 5 which instant an
+/// extent of a partial is of; they are read as they stand, and become this one with the next change.
+pub const CATALOGUE_VERSION: u32 = 6;
 
 /// What the catalogue says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +202,7 @@ pub struct Partial {
     pub size: u64,
     /// The image's cluster size.
     pub cluster_size: u32,
-    /// How much it durably holds.
+    /// How much it durably holds, as far as that need not be copied again.
     pub durable_bytes: u64,
     /// How much the run still had to copy when it stopped: an estimate, the disk may change.
     pub remaining_bytes: u64,
@@ -214,6 +215,10 @@ pub struct Partial {
     /// The digests of what its image durably holds; none if they were not wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<StoredDigests>,
+    /// Which instant all that it durably holds is of: in the order of the runs, and no byte twice. Empty in a row from
+    /// before version 6, or if nothing of it counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<Shown>,
 }
 
 /// What the clean bits of a view speak of.

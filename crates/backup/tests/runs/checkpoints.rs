@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use cohort_backup::catalogue::{self, Answer, Catalogue, Decision};
+use cohort_backup::catalogue::{self, Answer, Catalogue, Decision, Partial};
 use cohort_backup::{Backup, BitmapPolicy, DiskOutcome};
-use cohort_block::File;
+use cohort_block::{File, OpenOptions, open};
 
 use crate::world::*;
 
@@ -126,8 +126,9 @@ fn watched(world: &World, disk: &Path, policy_: BitmapPolicy, moments: &Arc<Mome
     committed(running.wait());
 }
 
-/// Continues what a moment of that run left, and compares everything. Gives how much of the partial was kept, in bytes.
-fn continued(world: &World, moment: &Path, disk: &Path, run: u64) -> u64 {
+/// Continues what a moment left, and compares everything; `instants` is what the disk was in the runs until then. Gives
+/// how much of the partial was kept, in bytes.
+fn continued(world: &World, moment: &Path, disk: &Path, instants: &[&[u8]]) -> u64 {
     let place = world.repository();
     let aside = world.path("aside");
     fs::rename(&place, &aside).unwrap();
@@ -137,6 +138,9 @@ fn continued(world: &World, moment: &Path, disk: &Path, run: u64) -> u64 {
         .partials
         .get(&name("vda"))
         .cloned();
+    if let Some(row) = &row {
+        is_its_map(&place, row, instants);
+    }
     if row
         .as_ref()
         .is_some_and(|row| row.decision == Decision::Undecided)
@@ -163,7 +167,7 @@ fn continued(world: &World, moment: &Path, disk: &Path, run: u64) -> u64 {
         let (kept, whole) = (continued.kept_bytes, continued.whole_bytes);
         assert_eq!(kept + report.disks[0].copied_bytes, whole, "{row:?}");
         // Not left by a run before, since when the disk changed.
-        if row.run.0 == run {
+        if row.run.0 == instants.len() as u64 {
             assert!(kept >= row.durable_bytes, "{kept} of {}", row.durable_bytes);
             assert_eq!(row.durable_bytes + row.remaining_bytes, whole, "{row:?}");
         }
@@ -176,16 +180,34 @@ fn continued(world: &World, moment: &Path, disk: &Path, run: u64) -> u64 {
     continued.map_or(0, |continued| continued.kept_bytes)
 }
 
+/// What the partial says that it shows of each instant is what the disk was then, and is all that it counts.
+fn is_its_map(place: &Path, row: &Partial, instants: &[&[u8]]) {
+    let file = place.join(row.file.to_string());
+    let device = open(&file, OpenOptions::read_only()).unwrap();
+    let mut bytes = 0;
+    for (offset, length, shown) in row.extents() {
+        let mut held = vec![0; length as usize];
+        device.read_at(&mut held, offset).unwrap();
+        let then = instants[shown.run.0 as usize - 1];
+        let same = held == then[offset as usize..][..length as usize];
+        assert!(same, "{length} bytes at {offset} are not of {shown:?}");
+        assert_eq!(shown.instant, catalogue::Instant::Proven);
+        bytes += length;
+    }
+    assert_eq!(bytes, row.durable_bytes, "{row:?}");
+}
+
 #[test]
 fn a_kill_at_any_flush_of_a_target_is_continued() {
     for policy_ in [BitmapPolicy::Always, BitmapPolicy::Ask] {
         let world = World::new();
         let disk = world.raw("vda.raw", CLUSTERS);
+        let then = fs::read(&disk).unwrap();
         let moments = Moments::of(&world, "first");
         watched(&world, &disk, policy_, &moments);
         let mut kept: Vec<u64> = Vec::new();
         for moment in moments.some() {
-            kept.push(continued(&world, &moment, &disk, 1));
+            kept.push(continued(&world, &moment, &disk, &[&then]));
         }
         let whole = (CLUSTERS - CLUSTERS / 4) * CLUSTER;
         assert_eq!(kept.first(), Some(&0), "nothing is named before a seal");
@@ -199,11 +221,13 @@ fn a_kill_at_any_flush_of_a_target_is_continued() {
     }
 }
 
-/// The second run changes clusters of which the partial of the first one holds older bytes, and their digests.
+/// The second run changes clusters of which the partial of the first one holds older bytes, their digests, and their
+/// instant.
 #[test]
-fn digests_of_a_continued_partial_are_true_at_any_flush() {
+fn digests_and_map_of_a_continued_partial_are_true_at_any_flush() {
     let world = World::new();
     let disk = world.raw("vda.raw", CLUSTERS);
+    let first = fs::read(&disk).unwrap();
     let moments = Moments::of(&world, "first");
     watched(&world, &disk, BitmapPolicy::Always, &moments);
     let last = moments.some().pop().unwrap();
@@ -214,9 +238,14 @@ fn digests_of_a_continued_partial_are_true_at_any_flush() {
     }
     let moments = Moments::of(&world, "second");
     watched(&world, &disk, BitmapPolicy::Always, &moments);
+    let second = fs::read(&disk).unwrap();
+    let mut of_both = 0;
     for moment in moments.some() {
-        assert!(continued(&world, &moment, &disk, 2) > 0);
+        let row = catalogue::read(&moment).unwrap().partials[&name("vda")].clone();
+        of_both += u64::from(row.map.len() == 2);
+        assert!(continued(&world, &moment, &disk, &[&first, &second]) > 0);
     }
+    assert!(of_both > 0, "no partial was of both instants");
 }
 
 /// An increment lies on its point, before and after a kill.
@@ -232,13 +261,15 @@ fn a_killed_increment_goes_on_from_its_point() {
             .unwrap()
             .wait(),
     );
+    let first = fs::read(&disk).unwrap();
     for cluster in (0..CLUSTERS).step_by(2) {
         write(&disk, cluster * CLUSTER, 0xdd, 70_000);
     }
+    let second = fs::read(&disk).unwrap();
     let moments = Moments::of(&world, "second");
     watched(&world, &disk, BitmapPolicy::Always, &moments);
     for moment in moments.some() {
-        continued(&world, &moment, &disk, 2);
+        continued(&world, &moment, &disk, &[&first, &second]);
     }
 }
 

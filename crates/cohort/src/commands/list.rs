@@ -1,5 +1,7 @@
 //! `cohort list`: every point, every partial, and what every file is.
 
+mod map;
+
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -11,6 +13,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::human;
 use crate::output::{self, json_line, print_line};
+
+pub(crate) use map::without_map;
 
 /// All that a backup directory holds, as JSON gives it.
 #[derive(Debug, Serialize)]
@@ -44,8 +48,10 @@ struct PartialRow<'a> {
     /// When the point was taken that a discard returns to.
     #[serde(skip_serializing_if = "Option::is_none")]
     returns_to_unix_ms: Option<u64>,
+    /// What it shows parts of.
+    instants: Vec<map::JsonInstant>,
     #[serde(flatten)]
-    row: &'a Partial,
+    row: Partial,
 }
 
 /// One file of the directory.
@@ -73,6 +79,9 @@ pub(super) fn run(args: &args::List) -> Result {
     let names = catalogue::list_files(&args.dir)?;
     if let Some(file) = &args.file {
         return one(args, &contents, &names, file);
+    }
+    if let Some(disk) = &args.map {
+        return map::run(args, &contents, disk);
     }
     let listing = listing(&args.dir, &contents, &names);
     if args.output.json {
@@ -157,7 +166,8 @@ fn listing<'a>(directory: &Path, contents: &'a Contents, names: &[OsString]) -> 
                     .parent
                     .and_then(|run| contents.point(disk, run))
                     .map(|point| point.created_unix_ms),
-                row,
+                instants: map::instants(row),
+                row: without_map(row),
             })
             .collect(),
         files: names.iter().map(|name| file_row(contents, name)).collect(),
@@ -255,12 +265,17 @@ fn remarks(point: &Point) -> String {
             human::bytes(bytes)
         ));
     }
-    match point.instant {
-        Instant::Proven => {}
-        Instant::NoInstant => remarks.push("no instant: it changed while it was read".into()),
-        Instant::NoInstantProven => remarks.push("no instant proven".into()),
-    }
+    remarks.extend(doubt(point.instant).map(str::to_owned));
     remarks.join("; ")
+}
+
+/// What is wrong with an instant, if anything is.
+fn doubt(instant: Instant) -> Option<&'static str> {
+    match instant {
+        Instant::Proven => None,
+        Instant::NoInstant => Some("no instant: it changed while it was read"),
+        Instant::NoInstantProven => Some("no instant proven"),
+    }
 }
 
 fn partial_line(partial: &PartialRow<'_>) -> String {
@@ -273,7 +288,7 @@ fn partial_line(partial: &PartialRow<'_>) -> String {
         file,
         parent,
         ..
-    } = partial.row;
+    } = &partial.row;
     let disk = partial.disk;
     let (saved, left) = (human::bytes(*durable_bytes), human::bytes(*remaining_bytes));
     let (anchor, back) = match parent {
@@ -294,8 +309,12 @@ fn partial_line(partial: &PartialRow<'_>) -> String {
         Decision::Keep => "The next run continues it",
         Decision::Undecided => "It waits for an answer",
     };
+    let several = match partial.instants.len() {
+        0 | 1 => String::new(),
+        many => format!(" It is of {many} instants: --map {disk} says which parts."),
+    };
     format!(
         "{disk}: partial of run {run}, not a point ({file}), {anchor}: {saved} copied, about {left} to go; ended: {why}. \
-         {next}: keep saves {saved} of copying; discard returns to {back}."
+         {next}: keep saves {saved} of copying; discard returns to {back}.{several}"
     )
 }

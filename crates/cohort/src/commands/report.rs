@@ -76,7 +76,7 @@ struct JsonDisk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     continued: Option<JsonContinued>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    partial: Option<&'a Partial>,
+    partial: Option<Partial>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stepped_down: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -246,7 +246,7 @@ fn json_disk<'a>(report: &'a RunReport, disk: &'a DiskReport) -> JsonDisk<'a> {
             kept_bytes: continued.kept_bytes,
             whole_bytes: continued.whole_bytes,
         }),
-        partial: disk.left.as_ref(),
+        partial: disk.left.as_ref().map(super::list::without_map),
         stepped_down: disk.stepped_down.as_ref().map(ToString::to_string),
         writers: disk.writers.as_ref().map(json_writers),
         skipped: &disk.skipped,

@@ -1,5 +1,6 @@
 //! Catalogues to test with: small ones by hand, and any that a sequence of runs can lead to.
 
+use cohort_bitmap::{DirtyBitmap, Granularity};
 use proptest::prelude::*;
 
 use crate::catalogue::*;
@@ -51,6 +52,19 @@ pub(in crate::catalogue) fn partial(file: ImageName, parent: Option<RunId>, run:
         stopped_unix_ms: START_UNIX_MS,
         why: "a peer failed".to_owned(),
         digests: None,
+        map: vec![shown(run, 1 << 21, 1 << 20)],
+    }
+}
+
+/// Some bytes of a disk, as a run found them.
+pub(in crate::catalogue) fn shown(run: RunId, offset: u64, length: u64) -> Shown {
+    let mut clusters = DirtyBitmap::new(1 << 30, Granularity::new(65536).unwrap()).unwrap();
+    clusters.set(offset, length).unwrap();
+    Shown {
+        run,
+        created_unix_ms: START_UNIX_MS,
+        instant: Instant::Proven,
+        extents: Extents::of(clusters),
     }
 }
 

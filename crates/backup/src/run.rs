@@ -1,35 +1,30 @@
-//! A run: some disks, one instant, all or none of them with a new point.
+//! A run: some disks, one instant, all or none of them with a new point. What happens once it has a number is in
+//! `run/launch.rs`.
+
+mod launch;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cohort_block::File;
-use cohort_job::{Disposition, Engine, JobHandle, JobSpec, Journal, Txn, TxnHandle};
+use cohort_job::{Disposition, Engine, Journal, TxnHandle};
 
-use crate::catalogue::{
-    self, Answer, Catalogue, Decision, DiskName, ImageName, PointRecord, RunId,
-};
-use crate::disk::{Disk, DiskState};
-use crate::driver::BackupDriver;
+use crate::catalogue::{self, Catalogue, DiskName, ImageName};
 use crate::error::{DiskError, StartError};
-use crate::fence::Fence;
 use crate::governor::Governor;
 use crate::hook::Hook;
 use crate::image_bitmap::clear_all_owed;
 use crate::lent::Lent;
-use crate::options::{OnUndecided, Options};
-use crate::plan::Base;
-use crate::report::{DiskOutcome, DiskReport, Meter, Unanswered};
-use crate::running::{Member, Place, Raised, Running};
-use crate::served;
+use crate::options::Options;
+use crate::report::{DiskOutcome, DiskReport, Unanswered};
+use crate::running::{Place, Running};
 use crate::source::{DiskSpec, Source};
 use crate::survey::{Survey, Surveyed, survey};
 use crate::target::Through;
-use crate::turns;
+use launch::Launch;
 
 /// A backup to be run: disks, and the directory that they go to.
 ///
@@ -297,214 +292,6 @@ impl fmt::Debug for Backup {
     }
 }
 
-/// A run that has a number, on its way to the engine.
-struct Launch {
-    catalogue: Arc<Catalogue>,
-    engine: Engine,
-    journal: Arc<Lent>,
-    run: RunId,
-    hurry: Arc<AtomicBool>,
-    governor: Arc<Governor>,
-    plan: Backup,
-}
-
-impl Launch {
-    /// From surveys to jobs.
-    fn start(self, surveys: Vec<Survey>, mut places: Vec<Place>) -> Result<Running, StartError> {
-        let mut disks = Vec::new();
-        for survey in surveys {
-            let name = survey.name.clone();
-            match self.prepare(survey) {
-                Ok(disk) => disks.push(disk),
-                Err((disk, error)) if self.plan.individual => {
-                    disk.clean();
-                    let place = places.iter_mut().find(|place| place.name() == &name);
-                    if let Some(place) = place {
-                        *place = Place::Out(Box::new(report(
-                            &name,
-                            &disk.source.label,
-                            DiskOutcome::NotStarted(error),
-                        )));
-                    }
-                }
-                Err((disk, error)) => {
-                    disk.clean();
-                    disks.iter().for_each(|disk: &Arc<Disk>| disk.clean());
-                    return Err(StartError::Disk {
-                        name,
-                        error: Box::new(error),
-                    });
-                }
-            }
-        }
-        self.launch(disks, places)
-    }
-
-    /// Makes everything durable that a disk needs before its fence.
-    fn prepare(&self, survey: Survey) -> Result<Arc<Disk>, (Arc<Disk>, DiskError)> {
-        let Survey {
-            name,
-            options,
-            source,
-            plan,
-            bases,
-            partial,
-            anchor,
-            notes,
-            views,
-            known,
-        } = survey;
-        let bitmap = source.bitmap.clone();
-        let state = DiskState {
-            notes,
-            stepped_down: plan.stepped_down.clone(),
-            ..DiskState::default()
-        };
-        let directory = self
-            .catalogue
-            .snapshot()
-            .map(|contents| contents.meta.directory);
-        let disk = Arc::new(Disk {
-            group: if self.plan.individual {
-                format!("run-{}/{name}", self.run)
-            } else {
-                format!("run-{}", self.run)
-            },
-            name,
-            member: AtomicU32::new(0),
-            run: self.run,
-            options,
-            source,
-            changes: plan.changes,
-            bases,
-            bitmap,
-            known,
-            partial,
-            catalogue: self.catalogue.clone(),
-            directory: directory
-                .clone()
-                .unwrap_or_else(|_| crate::catalogue::DirectoryId::random()),
-            through: self.plan.through.clone(),
-            hurry: self.hurry.clone(),
-            meter: Meter::default(),
-            writes: Arc::default(),
-            governor: self.governor.clone(),
-            alone: self.plan.individual || self.plan.disks.len() == 1,
-            checkpoints: Arc::default(),
-            state: Mutex::new(state),
-        });
-        let prepared = directory.map_err(DiskError::from).and_then(|_| {
-            answer(&disk, plan.base, plan.partial_left.as_deref())?;
-            views.map_or(Ok(()), |views| served::prepare(&disk, views, anchor))
-        });
-        match prepared {
-            Ok(()) => Ok(disk),
-            Err(error) => Err((disk, error)),
-        }
-    }
-
-    /// Adds the members, raises the fence, and lets go.
-    fn launch(
-        mut self,
-        disks: Vec<Arc<Disk>>,
-        mut places: Vec<Place>,
-    ) -> Result<Running, StartError> {
-        let mut txns: Vec<Txn> = Vec::new();
-        let mut members: Vec<(Arc<Disk>, JobHandle)> = Vec::new();
-        for disk in disks {
-            if txns.is_empty() || self.plan.individual {
-                txns.push(self.engine.group(disk.group.as_str()));
-            }
-            let spec = JobSpec::new(disk.name.as_str())
-                .kind(PointRecord::KIND)
-                .speed(disk.options.speed)
-                .tasks(u32::try_from(disk.options.workers).unwrap_or(u32::MAX));
-            let before = if self.plan.individual {
-                0
-            } else {
-                members.len()
-            };
-            disk.member
-                .store(u32::try_from(before).unwrap_or(u32::MAX), Ordering::Relaxed);
-            let meter = disk.source.tracked().map(|_| &disk.writes);
-            self.governor.add(disk.options.workers, meter);
-            let txn = txns.last_mut().expect("pushed just now");
-            match txn.add(spec, BackupDriver::new(disk.clone())) {
-                Ok(job) => members.push((disk, job)),
-                Err(error) => {
-                    disk.clean();
-                    return Err(roll_back(txns, StartError::Engine(error.to_string())));
-                }
-            }
-        }
-        let fence = match self.fence(&members) {
-            Ok(fence) => fence,
-            Err(error) => return Err(roll_back(txns, error)),
-        };
-        let groups: Vec<TxnHandle> = txns.into_iter().map(Txn::launch).collect();
-        for (disk, job) in members {
-            if let Some(place) = places.iter_mut().find(|place| place.name() == &disk.name) {
-                *place = Place::In(Box::new(Member { disk, job }));
-            }
-        }
-        Ok(Running::new(
-            self.run,
-            self.engine,
-            self.journal,
-            groups,
-            places,
-            (self.hurry, self.governor),
-            fence,
-        ))
-    }
-
-    /// One instant for all served disks.
-    fn fence(&mut self, members: &[(Arc<Disk>, JobHandle)]) -> Result<Option<Raised>, StartError> {
-        let served = members
-            .iter()
-            .filter_map(|(disk, _)| disk.source.tracked().map(|tracked| (disk, tracked)));
-        let served: Vec<_> = served.collect();
-        let Some(bound) = served
-            .iter()
-            .map(|(disk, _)| disk.options.writer_wait)
-            .min()
-        else {
-            return Ok(None);
-        };
-        let mut fence = Fence::new(format!("run {}", self.run), bound);
-        for (_, tracked) in &served {
-            fence = fence.gate(tracked.gated());
-        }
-        let hooks = std::mem::take(&mut self.plan.hooks);
-        let frozen = !hooks.is_empty();
-        for hook in hooks {
-            fence = hook
-                .join(fence)
-                .map_err(|error| StartError::Engine(format!("no thread for a hook: {error}")))?;
-        }
-        let look = self.plan.inside_fence.take();
-        let fenced = fence.raise(|closed| {
-            for ((disk, _), gate) in served.iter().zip(closed) {
-                served::start(disk, gate);
-            }
-            if let Some(look) = look {
-                look();
-            }
-        })?;
-        served.iter().for_each(|(disk, _)| turns::passed(disk));
-        Ok(Some(Raised {
-            bound,
-            closed_for: fenced.closed_for,
-            frozen_for: frozen.then_some(fenced.frozen_for),
-            thaw_failures: fenced
-                .thaw_failures
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-        }))
-    }
-}
-
 /// Refuses a disk that is in the run already, or in the backup directory.
 fn admit(source: Source, before: &[Survey], catalogue: &Catalogue) -> Result<Source, DiskError> {
     let source_name = source.label.clone();
@@ -522,25 +309,6 @@ fn admit(source: Source, before: &[Survey], catalogue: &Catalogue) -> Result<Sou
     Ok(source)
 }
 
-/// Carries out what was said about a partial: an answer is durable before anything is done with it.
-fn answer(disk: &Disk, base: Base, left: Option<&str>) -> Result<(), DiskError> {
-    let Some(partial) = &disk.partial else {
-        return Ok(());
-    };
-    if base == Base::Partial {
-        if partial.decision == Decision::Undecided && disk.options.undecided == OnUndecided::Keep {
-            disk.catalogue.answer(&disk.name, Answer::Keep)?;
-        }
-        return Ok(());
-    }
-    disk.note(format!(
-        "the partial of run {} is dropped: {}",
-        partial.run,
-        left.unwrap_or("it is not wanted")
-    ));
-    disk.drop_partial()
-}
-
 /// Groups that were decided and not finished when an earlier process ended: their points are in the catalogue
 /// already, what they did not commit is garbage, and what was in memory went with that process.
 fn forget_owed(catalogue: &Catalogue) {
@@ -555,19 +323,6 @@ fn forget_owed(catalogue: &Catalogue) {
         }
     }
 }
-
-/// Undoes transactions that were not launched, and waits until that is done.
-fn roll_back(txns: Vec<Txn>, error: StartError) -> StartError {
-    let handles: Vec<TxnHandle> = txns.iter().map(Txn::handle).collect();
-    drop(txns);
-    for handle in handles {
-        let _ = handle.wait_until(std::time::Instant::now() + ROLLBACK_WAIT);
-    }
-    error
-}
-
-/// Nothing ran, so hooks only close files.
-const ROLLBACK_WAIT: Duration = Duration::from_secs(10);
 
 /// A report on a disk that did not take part.
 pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> DiskReport {
@@ -603,6 +358,3 @@ pub(crate) fn hurry(flag: &AtomicBool, groups: &[TxnHandle]) {
         let _ = group.cancel(Disposition::Keep);
     }
 }
-
-#[cfg(test)]
-mod conformance;

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::contents::{Broken, Contents, ensure};
+use super::contents::Contents;
 use super::model::{
     Anchor, Answer, Clearing, Decided, Decision, Disk, Merging, Partial, Proof, Run, StoredDigests,
     Tracking, View, Views,
 };
 use super::name::{DiskName, RunId};
 use super::record::PointRecord;
+use super::rules::{Broken, ensure};
 use super::{Kept, TrackedViews};
 
 /// Changes. Each either applies whole or leaves a value to be thrown away: callers work on a copy and

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::contents::{Broken, Contents};
+use super::contents::Contents;
 use super::model::{CATALOGUE_VERSION, Decided, Disk, Meta, Partial, Point, Run, Views};
 use super::name::{DiskName, RunId};
+use super::rules::Broken;
 
 /// What a dump says it is.
 const FORMAT: &str = "cohort-catalogue-dump";

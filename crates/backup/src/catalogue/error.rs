@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::contents::Broken;
 use super::model::CATALOGUE_VERSION;
+use super::rules::Broken;
 
 /// Why a backup directory or its catalogue could not be opened, read or made.
 ///

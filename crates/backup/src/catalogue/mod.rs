@@ -23,6 +23,7 @@ mod journal;
 mod model;
 mod name;
 mod record;
+mod rules;
 mod shown;
 mod store;
 #[cfg(test)]
@@ -38,7 +39,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cohort_block::File;
 use cohort_journal::lock::WriterLock;
 
-pub use contents::{Broken, Contents, Layer, NoSuchPoint};
+pub use contents::{Contents, Layer, NoSuchPoint};
 pub use directory::{list_files, read};
 pub use dump::DumpError;
 pub use error::{ChangeError, OpenError};
@@ -53,6 +54,7 @@ pub use name::{
     PointName, RunId, Which,
 };
 pub use record::{BadRecord, CommittedView, PointRecord};
+pub use rules::Broken;
 pub use shown::{Extents, Shown};
 
 use store::Store;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use cohort_bitmap::{DirtyBitmap, Granularity};
 use serde::{Deserialize, Serialize};
 
-use super::contents::{Broken, ensure};
 use super::model::{Instant, Partial, RecordBytes};
 use super::name::RunId;
+use super::rules::{Broken, ensure};
 
 /// What of a partial shows one instant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,10 +16,11 @@ use redb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::contents::{Broken, Contents};
+use super::contents::Contents;
 use super::error::OpenError;
 use super::model::{CATALOGUE_VERSION, Meta};
 use super::name::{DiskName, RunId};
+use super::rules::Broken;
 
 /// The catalogue's name, before the endings of its files.
 pub(super) const NAME: &str = "catalogue";

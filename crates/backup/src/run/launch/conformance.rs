@@ -7,8 +7,8 @@ use cohort_block::{Device, Gated, MemoryDevice};
 use cohort_job::testing::Check;
 
 use super::*;
-use crate::catalogue::{Partial, list_files};
-use crate::{BitmapPolicy, Tracked};
+use crate::catalogue::{DiskName, ImageName, Partial, list_files};
+use crate::{BitmapPolicy, DiskSpec, Options, Tracked};
 
 const CLUSTER: u64 = 64 << 10;
 const CLUSTERS: u64 = 3;

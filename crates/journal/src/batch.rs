@@ -56,7 +56,7 @@ impl<C> Batch<C> {
     pub(crate) fn submit(
         &self,
         change: C,
-        write: impl FnOnce(&[C]) -> Result<(), String>,
+        write: impl FnOnce(Vec<C>) -> Result<(), String>,
     ) -> Result<(), Arc<str>> {
         let mut state = self.lock();
         if let Some(doubt) = &state.doubt {
@@ -83,13 +83,13 @@ impl<C> Batch<C> {
     fn write(
         &self,
         mut state: MutexGuard<'_, State<C>>,
-        write: impl FnOnce(&[C]) -> Result<(), String>,
+        write: impl FnOnce(Vec<C>) -> Result<(), String>,
     ) -> Result<(), Arc<str>> {
         state.writing = true;
         let changes = std::mem::take(&mut state.gathered);
         let up_to = state.enqueued;
         drop(state);
-        let answer = write(&changes).map_err(Arc::from);
+        let answer = write(changes).map_err(Arc::from);
         let mut state = self.lock();
         state.writing = false;
         match &answer {
@@ -130,7 +130,7 @@ mod tests {
             for change in 1..=4 {
                 let (batch, wrote) = (&batch, wrote.clone());
                 scope.spawn(move || {
-                    let write = |changes: &[i32]| {
+                    let write = |changes: Vec<i32>| {
                         wrote.send(changes.len()).unwrap();
                         Ok(())
                     };
@@ -165,7 +165,7 @@ mod loom_tests {
                 let (batch, file) = (Arc::clone(&batch), Arc::clone(&file));
                 move || {
                     let written = batch.submit(change, |changes| {
-                        file.lock().unwrap().extend_from_slice(changes);
+                        file.lock().unwrap().extend(changes);
                         Ok(())
                     });
                     assert!(written.is_ok());

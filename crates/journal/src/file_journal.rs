@@ -84,9 +84,32 @@ struct State {
 
 #[derive(Debug)]
 enum Change {
-    Put(u64, Vec<u8>),
+    /// A verdict, and the same as it lies in the file.
+    Put(u64, Decided, Vec<u8>),
     Remove(u64),
     Note(Vec<Note>),
+}
+
+impl Contents {
+    fn knows(&self, number: u64) -> bool {
+        let is_it = |row: &Unreadable| row.number == number;
+        self.owed.contains_key(&number) || self.unreadable.iter().any(is_it)
+    }
+
+    /// What was written is known.
+    fn follow(&mut self, change: Change) {
+        match change {
+            Change::Put(number, decided, _) => drop(self.owed.insert(number, decided)),
+            Change::Remove(number) => {
+                self.owed.remove(&number);
+                self.unreadable.retain(|row| row.number != number);
+            }
+            Change::Note(notes) => notes.into_iter().for_each(|(key, note)| match note {
+                Some(note) => drop(self.notes.insert(key, note)),
+                None => drop(self.notes.remove(&key)),
+            }),
+        }
+    }
 }
 
 /// What is to be found under a key from now on; nothing, to forget it.
@@ -147,13 +170,7 @@ impl FileJournal {
     /// # Errors
     /// If that could not be written.
     pub fn forget(&self, number: u64) -> Result<bool, JournalError> {
-        let mut state = self.lock();
-        let known = state.contents.owed.remove(&number).is_some();
-        let rows = &mut state.contents.unreadable;
-        let before = rows.len();
-        rows.retain(|row| row.number != number);
-        let known = known || rows.len() < before;
-        drop(state);
+        let known = self.lock().contents.knows(number);
         if known {
             self.submit(Change::Remove(number))?;
         }
@@ -181,22 +198,19 @@ impl FileJournal {
         if notes.is_empty() {
             return Ok(());
         }
-        self.submit(Change::Note(notes.clone()))?;
-        let known = &mut self.lock().contents.notes;
-        for (key, note) in notes {
-            match note {
-                Some(note) => drop(known.insert(key, note)),
-                None => drop(known.remove(&key)),
-            }
-        }
-        Ok(())
+        self.submit(Change::Note(notes))
     }
 
     fn submit(&self, change: Change) -> Result<(), JournalError> {
-        let write = |changes: &[Change]| {
-            let written = self.writer.change(|txn| apply(txn, changes));
-            written
-                .map_err(|fault: Fault| format!("{}: {fault}", path_in(&self.directory).display()))
+        let write = |changes: Vec<Change>| {
+            let written = self.writer.change(|txn| apply(txn, &changes));
+            written.map_err(|fault: Fault| {
+                format!("{}: {fault}", path_in(&self.directory).display())
+            })?;
+            // Here, and not where each is submitted, so that what is known is what the last of them wrote.
+            let contents = &mut self.lock().contents;
+            changes.into_iter().for_each(|it| contents.follow(it));
+            Ok(())
         };
         self.batch
             .submit(change, write)
@@ -222,9 +236,7 @@ impl Journal for FileJournal {
         let number = state.next;
         state.next += 1;
         drop(state);
-        self.submit(Change::Put(number, row))?;
-        self.lock().contents.owed.insert(number, decided);
-        Ok(())
+        self.submit(Change::Put(number, decided, row))
     }
 
     fn owed(&self) -> Result<Vec<Owed>, JournalError> {
@@ -233,13 +245,14 @@ impl Journal for FileJournal {
     }
 
     fn done(&self, group: &GroupName) -> Result<(), JournalError> {
-        let mut state = self.lock();
         let of_group = |(number, decided): (&u64, &Decided)| {
             (decided.group == group.as_str()).then_some(*number)
         };
+        let mut state = self.lock();
         let Some(number) = state.contents.owed.iter().find_map(of_group) else {
             return Ok(());
         };
+        // At once: another of this name that is done meanwhile must not be taken for it.
         state.contents.owed.remove(&number);
         drop(state);
         self.submit(Change::Remove(number))
@@ -318,7 +331,7 @@ fn apply(txn: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
     let mut table = txn.open_table(OWED).map_err(redb::Error::from)?;
     for change in changes {
         match change {
-            Change::Put(number, row) => {
+            Change::Put(number, _, row) => {
                 table
                     .insert(number, row.as_slice())
                     .map_err(redb::Error::from)?;

@@ -64,6 +64,7 @@ mod target;
 mod tracked;
 mod turns;
 mod verify;
+mod write_back;
 
 pub use audit::{Audit, AuditError, Audited, audit, distrust};
 pub use cohort_block::{Delays, OnMiss, StagingLevel};

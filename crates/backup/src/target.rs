@@ -17,12 +17,10 @@ use crate::offload::offload;
 use crate::options::Compression;
 use crate::qcow2_builder::{Backing, BuildError, CreateOptions, Held, Qcow2Builder};
 use crate::scan::is_zero;
+use crate::write_back::WriteBack;
 
 /// Puts something of the caller's between a target and its file.
 pub(crate) type Through = Arc<dyn Fn(&ImageName, Arc<dyn File>) -> Arc<dyn File> + Send + Sync>;
-
-/// Bytes after which what was written is sent on its way to the storage: enough that the call does not show.
-const MUCH: u64 = 4 << 20;
 
 /// A target under construction.
 #[derive(Debug)]
@@ -36,8 +34,7 @@ pub(crate) struct Target {
     compress: Compression,
     /// What is copied at once: a cluster of the file, or several.
     unit: Granularity,
-    /// Bytes written since they were last sent on their way to the storage.
-    waiting: AtomicU64,
+    write_back: WriteBack,
     /// Bytes of data written in this run, by the copier and by copy-before-write.
     written: AtomicU64,
     /// What a partial held when this run took it up; set before anything is written.
@@ -117,7 +114,7 @@ impl Target {
             continued,
             compress,
             unit,
-            waiting: AtomicU64::new(0),
+            write_back: WriteBack::default(),
             written: AtomicU64::new(0),
             before: OnceLock::new(),
             digests: OnceLock::new(),
@@ -282,17 +279,12 @@ impl Target {
 
     fn has_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.write_back.wrote(bytes);
     }
 
-    /// Sends what was written on its way to the storage, once that is much, so that it works while the rest is copied and
-    /// the last flush finds little to do. To be called while no claim is held.
+    /// Sends what was written on its way to the storage, once that is much. To be called while no claim is held.
     pub(crate) fn push_out(&self) {
-        let much = |waiting| (waiting >= MUCH).then_some(0);
-        let pushed = self
-            .waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, much);
-        if pushed.is_ok() {
+        if self.write_back.is_due() {
             self.builder.push_out();
         }
     }

@@ -11,6 +11,7 @@ use super::error::RestoreError;
 use crate::offload::offload;
 use crate::options::Compression;
 use crate::qcow2_builder::{BuildError, Qcow2Builder};
+use crate::write_back::WriteBack;
 
 /// What one thread takes at once: large enough that taking does not show.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -23,9 +24,6 @@ const READ_BYTES: u64 = 256 << 10;
 
 /// Pieces that are read begin at multiples of this at least.
 const ALIGNMENT: u64 = 64 << 10;
-
-/// Bytes after which what was written is sent on its way to the storage, so that the last flush finds little to do.
-const MUCH: u64 = 4 << 20;
 
 /// What to copy, and who is told.
 pub(super) struct Copy<'a> {
@@ -119,8 +117,7 @@ struct Shared {
     data_until: u64,
     done: u64,
     data: u64,
-    /// Bytes written since they were last sent on their way to the storage.
-    waiting: u64,
+    write_back: WriteBack,
     /// Where pieces begin, and how long they are.
     align: u64,
     piece: u64,
@@ -143,7 +140,7 @@ impl Copy<'_> {
             data_until: 0,
             done: 0,
             data: 0,
-            waiting: 0,
+            write_back: WriteBack::default(),
             align,
             piece: if self.offload {
                 OFFLOADED_BYTES.max(align)
@@ -271,12 +268,8 @@ impl Copy<'_> {
         shared.data += data;
         // Under the lock, so that what is told never goes back.
         (self.progress)(shared.done, self.length_bytes);
-        shared.waiting += data;
-        let much = shared.waiting >= MUCH;
-        if much {
-            shared.waiting = 0;
-        }
-        much
+        shared.write_back.wrote(data);
+        shared.write_back.is_due()
     }
 }
 

@@ -44,8 +44,7 @@ pub(crate) fn prepare(
     let target = disk.make_target(candidate)?;
     let sink: Arc<dyn Sink> = target.clone();
     let staging = staging(disk, candidate.cluster)?;
-    let savers = Savers::staging(sink, SAVERS, staging)
-        .map_err(DiskError::system("threads to save old data"))?;
+    let savers = Savers::staging(sink, SAVERS, staging);
     let besides = match disk.changes {
         Changes::Everything => Some(tracked.all_dirty()),
         _ if candidate.base == Base::Nothing => Some(tracked.all_dirty()),

@@ -12,6 +12,8 @@
 //! A writer never touches the scratch file: a thread of its own moves old data there, so that a file
 //! that does not answer costs room and not time.
 //!
+//! Threads begin when there is something for them to do, so a disk that nobody writes to has none.
+//!
 //! Lock order: the queue, then the ledger.
 
 mod gauge;
@@ -52,8 +54,9 @@ pub trait Sink: Send + Sync {
 
 /// The threads that write old data to the target of one backup.
 ///
-/// Started before the fence, because inside it nothing may be called out. They end when the filter is
-/// sealed or dropped; a save that is stuck then keeps its thread until the target answers.
+/// They begin with the first old data, one more whenever there is more than those that are there can take, and end
+/// when the filter is sealed or dropped; a save that is stuck then keeps its thread until the target answers.
+/// If the operating system gives none at all, what is to be saved counts as not saved.
 pub struct Savers {
     shared: Arc<Shared>,
 }
@@ -77,27 +80,42 @@ struct Queue {
     spare: Vec<Vec<u8>>,
     area: Area,
     saving: usize,
+    threads: Threads,
     /// None once finished: of those that end then none holds the target but who has a save in hand.
     sink: Option<Arc<dyn Sink>>,
 }
 
+/// How many there are, of those that save and of those that spill.
+struct Threads {
+    most: usize,
+    running: usize,
+    /// Of those, how many wait for work.
+    idle: usize,
+    spiller: Spiller,
+}
+
+#[derive(PartialEq, Eq)]
+enum Spiller {
+    /// There is no scratch file.
+    Unwanted,
+    Wanted,
+    Running,
+}
+
 impl Savers {
-    /// Starts `threads` of them, at least one. Nothing is staged: writers wait for the target.
-    ///
-    /// # Errors
-    /// The operating system gives no thread.
-    pub fn start(sink: Arc<dyn Sink>, threads: usize) -> io::Result<Self> {
+    /// At most `threads` of them, and at least one. Nothing is staged: writers wait for the target.
+    pub fn new(sink: Arc<dyn Sink>, threads: usize) -> Self {
         Self::staging(sink, threads, Staging::none())
     }
 
-    /// Starts `threads` of them, at least one, and lets writers go on while there is room to stage.
-    ///
-    /// # Errors
-    /// The operating system gives no thread.
-    pub fn staging(sink: Arc<dyn Sink>, threads: usize, staging: Staging) -> io::Result<Self> {
-        let spills = staging.spills();
+    /// At most `threads` of them, and at least one; writers go on while there is room to stage.
+    pub fn staging(sink: Arc<dyn Sink>, threads: usize, staging: Staging) -> Self {
+        let spiller = match staging.spills() {
+            true => Spiller::Wanted,
+            false => Spiller::Unwanted,
+        };
         let (area, notify) = staging.into_parts();
-        let savers = Self {
+        Self {
             shared: Arc::new(Shared {
                 queue: Monitor::new(Queue {
                     pressing: VecDeque::new(),
@@ -106,20 +124,19 @@ impl Savers {
                     spare: Vec::new(),
                     area,
                     saving: 0,
+                    threads: Threads {
+                        most: threads.max(1),
+                        running: 0,
+                        idle: 0,
+                        spiller,
+                    },
                     sink: Some(sink),
                 }),
                 work: Bell::default(),
                 crowded: Bell::default(),
                 notify,
             }),
-        };
-        for number in 0..threads.max(1) {
-            savers.spawn(format!("saver-{number}"), Shared::work)?;
         }
-        if spills {
-            savers.spawn("spiller".to_owned(), Shared::spill)?;
-        }
-        Ok(savers)
     }
 
     pub(crate) fn level(&self) -> StagingLevel {
@@ -169,12 +186,6 @@ impl Savers {
         0
     }
 
-    fn spawn(&self, name: String, work: fn(&Shared)) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let thread = thread::Builder::new().name(name);
-        thread.spawn(move || work(&shared)).map(drop)
-    }
-
     fn close(&self) {
         let mut queue = self.shared.queue.lock();
         let waiting = (
@@ -206,8 +217,14 @@ impl fmt::Debug for Savers {
 }
 
 impl Shared {
+    fn spawn(self: &Arc<Self>, name: String, work: fn(&Arc<Shared>)) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        let thread = thread::Builder::new().name(name);
+        thread.spawn(move || work(&shared)).map(drop)
+    }
+
     /// What every saver does.
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let mut scratch = Vec::new();
         while let Some((task, sink)) = self.next() {
             let done = task.carry_out(&*sink, &mut scratch);
@@ -230,12 +247,14 @@ impl Shared {
                 queue.saving += 1;
                 return Some((task, queue.sink.clone()?));
             }
+            queue.threads.idle += 1;
             queue = self.work.wait(queue);
+            queue.threads.idle -= 1;
         }
     }
 
     /// What the spiller does: keeps half of the memory free while the scratch file has room.
-    fn spill(&self) {
+    fn spill(self: &Arc<Self>) {
         while let Some((save, slot)) = self.next_to_spill() {
             let file = self.queue.lock().area.file();
             let written = catch_unwind(AssertUnwindSafe(|| file.write_at(&save.data, slot.offset)))
@@ -271,24 +290,80 @@ impl Shared {
         }
     }
 
+    /// A thread could not be had. The others do its work; if there is none, nobody does.
+    fn without_saver(&self, error: &io::Error) {
+        let mut queue = self.queue.lock();
+        queue.threads.running -= 1;
+        if queue.threads.running > 0 {
+            return;
+        }
+        let pressing = mem::take(&mut queue.pressing);
+        let staged = mem::take(&mut queue.staged);
+        // Claims call their ledger's watcher as they go.
+        drop(queue);
+        let tasks = pressing.into_iter().map(Task::Pressing);
+        let tasks = tasks.chain(staged.into_iter().map(Task::Staged));
+        let given_up: Vec<_> = tasks.map(|task| task.give_up(error)).collect();
+        let mut queue = self.queue.lock();
+        given_up.into_iter().for_each(|done| queue.take_back(done));
+    }
+
     /// Wakes whom it concerns, but for so many tasks that are taken care of, and says without a lock what there
     /// is to say.
-    fn tell(&self, queue: MutexGuard<'_, Queue>, notice: Option<StagingNotice>, taken: usize) {
-        match queue.tasks().saturating_sub(taken) {
+    fn tell(
+        self: &Arc<Self>,
+        mut queue: MutexGuard<'_, Queue>,
+        notice: Option<StagingNotice>,
+        taken: usize,
+    ) {
+        let tasks = queue.tasks().saturating_sub(taken);
+        match tasks {
             0 => {}
             1 => self.work.ring_once(),
             _ => self.work.ring(),
         }
-        if queue.area.is_crowded() {
+        let is_crowded = queue.area.is_crowded();
+        if is_crowded {
             self.crowded.ring();
         }
         if queue.saving == 0 {
             self.queue.ring();
         }
+        let saver = queue.threads.next_saver(tasks);
+        let spiller = is_crowded && queue.threads.needs_spiller();
         drop(queue);
+        if let Some(number) = saver
+            && let Err(error) = self.spawn(format!("saver-{number}"), Shared::work)
+        {
+            self.without_saver(&error);
+        }
+        if spiller && let Err(error) = self.spawn("spiller".to_owned(), Shared::spill) {
+            tracing::warn!(%error, "no thread moves old data to the scratch file");
+            self.queue.lock().area.give_up_scratch();
+        }
         if let (Some(notify), Some(notice)) = (&self.notify, notice) {
             notify(notice);
         }
+    }
+}
+
+impl Threads {
+    /// The number of a saver that is to begin, because there is more to do than those that wait will take.
+    fn next_saver(&mut self, tasks: usize) -> Option<usize> {
+        let wanted = tasks > self.idle && self.running < self.most;
+        wanted.then(|| {
+            self.running += 1;
+            self.running - 1
+        })
+    }
+
+    /// Whether the spiller is to begin.
+    fn needs_spiller(&mut self) -> bool {
+        let wanted = self.spiller == Spiller::Wanted;
+        if wanted {
+            self.spiller = Spiller::Running;
+        }
+        wanted
     }
 }
 
@@ -353,3 +428,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -161,7 +161,7 @@ fn fence(disks: &[Disk; 2], end: End, random: &mut Random) -> [Backup; 2] {
                 memory.then_in(Arc::new(file), 3 * CLUSTER, CLUSTER)
             }
         };
-        Some(Savers::staging(Arc::new(sink), 2, staging).unwrap())
+        Some(Savers::staging(Arc::new(sink), 2, staging))
     });
     let gates = disks.each_ref().map(|disk| &disk.gated);
     let mut closed = close_all(&gates, "test", Instant::now() + LONG).unwrap();

@@ -29,7 +29,7 @@ fn savers_that_have_nothing_in_hand_let_go_of_the_target_at_once() {
     for _ in 0..100 {
         let target = Faulty::new(Arc::new(MemoryDevice::new("target", SIZE)));
         let sink = Arc::new(ToDevice(Arc::new(target)));
-        let savers = Savers::staging(sink.clone(), 4, Staging::in_memory(CLUSTER)).unwrap();
+        let savers = Savers::staging(sink.clone(), 4, Staging::in_memory(CLUSTER));
         drop(savers);
         assert_eq!(Arc::strong_count(&sink), 1);
     }
@@ -224,7 +224,7 @@ impl Rig {
         let disk = Gated::new(Arc::new(disk));
         let target = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("target", SIZE))));
         let sink = Arc::new(ToDevice(Arc::clone(&target)));
-        let savers = Savers::staging(sink, SAVERS, staging).unwrap();
+        let savers = Savers::staging(sink, SAVERS, staging);
         let set = DirtyBitmap::all_dirty(SIZE, Granularity::new(CLUSTER).unwrap()).unwrap();
         let ledger = Arc::new(Ledger::new(set));
         let behind = Arc::clone(disk.device());

@@ -102,16 +102,16 @@ pub struct Prepared {
 }
 
 impl InPlace {
-    /// Gets threads, and looks at what is allocated if that is to be copied.
+    /// Looks at what is allocated if that is to be copied.
     ///
     /// # Errors
-    /// The operating system gives no thread; or the source cannot say what is allocated, or has too many clusters.
+    /// The source cannot say what is allocated, or has too many clusters.
     pub fn prepare(self, deadline: std::time::Instant) -> io::Result<Prepared> {
         let sink = Arc::new(Into {
             target: self.target.clone(),
             cluster: self.cluster,
         });
-        let savers = Savers::start(sink, SAVERS)?;
+        let savers = Savers::new(sink, SAVERS);
         let top = match self.part {
             Part::Top => Some(self.top_layer(deadline)?),
             Part::Full | Part::Bitmap | Part::Overwritten => None,

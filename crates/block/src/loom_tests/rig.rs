@@ -34,7 +34,7 @@ impl Rig {
             cells: cells(size, 0),
             writes: AtomicUsize::new(0),
         });
-        let savers = Savers::staging(Arc::clone(&target) as Arc<dyn Sink>, 1, staging).unwrap();
+        let savers = Savers::staging(Arc::clone(&target) as Arc<dyn Sink>, 1, staging);
         let manifest = DirtyBitmap::all_dirty(size, byte()).unwrap();
         let ledger = Arc::new(Ledger::new(manifest));
         let source = Arc::clone(disk.device());

@@ -60,6 +60,34 @@ impl Task {
     }
 }
 
+impl Task {
+    /// Nobody can carry it out.
+    pub(super) fn give_up(self, error: &io::Error) -> Done {
+        let why = |claim: &Claim, source: &str| Broken::Target {
+            device: source.to_owned(),
+            offset: claim.bytes().start,
+            cause: Arc::new(io::Error::other(format!(
+                "no thread brings it there: {error}"
+            ))),
+        };
+        match self {
+            Task::Pressing(save) => {
+                let why = why(&save.claim, &save.source);
+                Done::Pressing(save.failed(why, false))
+            }
+            Task::Staged(save) => {
+                let why = why(&save.claim, &save.source);
+                Done::Memory(save.failed(why, true))
+            }
+            Task::Spilled(spilled) => {
+                let why = why(&spilled.claim, &spilled.source);
+                spilled.claim.lose(why);
+                Done::Scratch(spilled.slot, spilled.length)
+            }
+        }
+    }
+}
+
 impl Save {
     pub(crate) fn new(claim: Claim, data: Vec<u8>, source: &str, outcome: &Arc<Outcome>) -> Self {
         Self {
@@ -87,12 +115,18 @@ impl Save {
             Ok(()) => {
                 self.claim.complete();
             }
-            Err(why) if staged => self.claim.lose(why),
-            Err(why) => {
-                // Others of the same write may have failed before; one reason is enough.
-                let _ = self.outcome.set(why);
-                drop(self.claim);
-            }
+            Err(why) => return self.failed(why, staged),
+        }
+        self.data
+    }
+
+    fn failed(self, why: Broken, staged: bool) -> Vec<u8> {
+        if staged {
+            self.claim.lose(why);
+        } else {
+            // Others of the same write may have failed before; one reason is enough.
+            let _ = self.outcome.set(why);
+            drop(self.claim);
         }
         self.data
     }

@@ -46,7 +46,7 @@ impl Rig {
         let target = filled("target", UNTOUCHED);
         let saves = Saves::default();
         let disk = Arc::new(Gated::new(Arc::clone(&source) as Arc<dyn Device>));
-        let savers = Savers::start(sink(Arc::clone(&target), Arc::clone(&saves)), SAVERS).unwrap();
+        let savers = Savers::new(sink(Arc::clone(&target), Arc::clone(&saves)), SAVERS);
         let mut set = DirtyBitmap::new(SIZE, Granularity::new(CLUSTER).unwrap()).unwrap();
         let end = SIZE.min(manifest.end * CLUSTER);
         set.set(manifest.start * CLUSTER, end - manifest.start * CLUSTER)

@@ -299,7 +299,7 @@ fn gated(ledger: &Arc<Ledger>, size: u64) -> Gated {
         }
     }
     let disk = Gated::new(Arc::new(MemoryDevice::new("disk", size)));
-    let savers = Savers::start(Arc::new(Never), 1).unwrap();
+    let savers = Savers::new(Arc::new(Never), 1);
     let behind = Arc::clone(disk.device());
     let filter = BeforeWrite::new(Arc::clone(ledger), behind, savers, Patience::default());
     let mut closed = disk

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cohort_block::{Device, FileId, Format, Throttled};
+use cohort_block::{Device, FileId, Format, Limits, Throttle, Throttled};
 
 use crate::error::DiskError;
 use crate::options::{Compression, ErrorPolicy, Options};
@@ -138,7 +138,10 @@ impl FullCopy {
         let source = self.open(&to)?;
         let device: Arc<dyn Device> = match self.options.speed {
             0 => source.device.clone(),
-            speed => Arc::new(Throttled::new(source.device.clone(), speed)),
+            speed => {
+                let throttle = Throttle::new(Limits::of_bytes(speed));
+                Arc::new(Throttled::new(source.device.clone(), Arc::new(throttle)))
+            }
         };
         let patient = Patient::new(device, self.options.on_source_error, &self.operator, cancel);
         let mut changed = false;

@@ -109,7 +109,7 @@ pub use open_error::OpenError;
 pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};
 pub use stamp::{FileId, Stamp, same_file};
-pub use throttled::Throttled;
+pub use throttled::{Limits, Rates, Throttle, Throttled};
 pub use tls::{Secured, Socket, TlsClient, TlsError, TlsServer};
 pub use tracking::{Beside, TrackingError, TrackingStore};
 pub use vouched::Vouched;

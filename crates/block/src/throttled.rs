@@ -1,4 +1,5 @@
-//! A filter for people who must not be fast: so many bytes a second, read and written together.
+//! A filter for people who must not be fast: so many bytes and requests a second, in all or of either way, alone or together
+//! with other devices.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,58 +7,115 @@ use std::time::{Duration, Instant};
 use crate::device::{Device, DeviceError};
 use crate::sync::Monitor;
 
-/// A device that passes reads and writes on no faster than its speed. Everything else passes at once.
+/// A device that passes reads and writes on no faster than its [`Throttle`] lets it. Everything else passes at once.
 ///
 /// A request is never cut: a large one goes through whole, and those behind it wait the longer. The
 /// first one after a quiet time is free.
 #[derive(Debug)]
 pub struct Throttled {
     inner: Arc<dyn Device>,
+    throttle: Arc<Throttle>,
+}
+
+impl Throttled {
+    /// A filter that passes on what the throttle lets pass; all devices of one throttle together.
+    pub fn new(inner: Arc<dyn Device>, throttle: Arc<Throttle>) -> Self {
+        Self { inner, throttle }
+    }
+}
+
+/// What may pass in a second. Zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes.
+    pub bytes: Rates,
+    /// Requests, however large.
+    pub requests: Rates,
+}
+
+/// How much a second, of what passes either way and of both together. Zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Read and written together.
+    pub total: u64,
+    /// Read.
+    pub read: u64,
+    /// Written.
+    pub write: u64,
+}
+
+impl Limits {
+    /// So many bytes a second, read and written together.
+    #[must_use]
+    pub fn of_bytes(total: u64) -> Self {
+        let bytes = Rates {
+            total,
+            ..Rates::default()
+        };
+        Self {
+            bytes,
+            ..Self::default()
+        }
+    }
+}
+
+/// Limits, and what has passed of late, of all devices that share it.
+#[derive(Debug)]
+pub struct Throttle {
     began: Instant,
     state: Monitor<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    pace: Pace,
+    bytes: Paces,
+    requests: Paces,
     /// Requests that wait for their turn.
     waiting: usize,
 }
 
-impl Throttled {
-    /// A filter that lets so many bytes pass a second; zero means all.
-    pub fn new(inner: Arc<dyn Device>, bytes_per_second: u64) -> Self {
-        let state = State {
-            pace: Pace::new(bytes_per_second),
-            waiting: 0,
-        };
-        Self {
-            inner,
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
+}
+
+impl Throttle {
+    /// One of which nothing has passed.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let throttle = Self {
             began: Instant::now(),
-            state: Monitor::new(state),
-        }
+            state: Monitor::default(),
+        };
+        throttle.set_limits(limits);
+        throttle
     }
 
-    /// Changes the speed, also for the requests that wait; zero means no limit.
-    pub fn set_speed(&self, bytes_per_second: u64) {
-        self.state.lock().pace.set_speed(bytes_per_second);
+    /// Changes the limits, also for the requests that wait.
+    pub fn set_limits(&self, limits: Limits) {
+        let mut state = self.state.lock();
+        state.bytes.set_rates(limits.bytes);
+        state.requests.set_rates(limits.requests);
+        drop(state);
         self.state.ring();
     }
 
-    /// Waits until `bytes` may pass, and counts them. One request at a time passes a slice that is full.
-    fn pay(&self, bytes: u64) {
+    /// Waits until a request of so many bytes may pass, and counts it. One at a time passes a slice that is full.
+    fn pay(&self, way: Way, bytes: u64) {
         let mut state = self.state.lock();
         state.waiting += 1;
         self.state.ring();
         loop {
             let now = self.began.elapsed();
-            let delay = state.pace.account(0, now);
+            let delay = state.account(way, 0, 0, now);
             if delay.is_zero() {
-                state.pace.account(bytes, now);
+                state.account(way, bytes, 1, now);
                 break;
             }
             let Some(until) = self.began.checked_add(now + delay) else {
-                // Further away than clocks go: only a change of speed helps.
+                // Further away than clocks go: only a change of the limits helps.
                 state = self.state.wait(state);
                 continue;
             };
@@ -69,53 +127,72 @@ impl Throttled {
     }
 }
 
-/// How long to wait so that on average no more than a speed is kept. Knows no clock.
+impl State {
+    fn account(&mut self, way: Way, bytes: u64, requests: u64, now: Duration) -> Duration {
+        let bytes = self.bytes.account(way, bytes, now);
+        bytes.max(self.requests.account(way, requests, now))
+    }
+}
+
+/// What passes, counted three times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Paces {
+    total: Pace,
+    read: Pace,
+    write: Pace,
+}
+
+impl Paces {
+    fn set_rates(&mut self, rates: Rates) {
+        self.total.per_second = rates.total;
+        self.read.per_second = rates.read;
+        self.write.per_second = rates.write;
+    }
+
+    fn account(&mut self, way: Way, amount: u64, now: Duration) -> Duration {
+        let own = match way {
+            Way::Read => &mut self.read,
+            Way::Write => &mut self.write,
+        };
+        let own = own.account(amount, now);
+        own.max(self.total.account(amount, now))
+    }
+}
+
+/// How long to wait so that on average no more than so much passes in a second. Knows no clock.
 ///
 /// QEMU's slices (`include/qemu/ratelimit.h`): time goes in slices of a tenth of a second, each with its
 /// quota; what exceeds the quota makes the slice longer in proportion. A slice that ended early because
-/// nobody came saves nothing up.
+/// nobody came saves nothing up. What has passed stays when the limit changes, which changes how long it lasts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pace {
-    /// Bytes per slice; zero is no limit.
-    quota: u64,
+    /// Zero is no limit.
+    per_second: u64,
     /// When this slice began and ends, from whenever the caller's time begins.
     slice: (Duration, Duration),
-    /// Bytes in this slice.
-    dispatched: u64,
+    /// What has passed in this slice.
+    passed: u64,
 }
 
 const SLICE: Duration = Duration::from_millis(100);
-const SLICES_PER_SECOND: u64 = 10;
+const SLICES_PER_SECOND: u128 = 10;
 
 impl Pace {
-    fn new(bytes_per_second: u64) -> Self {
-        let mut pace = Self::default();
-        pace.set_speed(bytes_per_second);
-        pace
-    }
-
-    /// What was dispatched stays, so a change of speed changes how long it lasts.
-    fn set_speed(&mut self, bytes_per_second: u64) {
-        self.quota = match bytes_per_second {
-            0 => 0,
-            speed => (speed / SLICES_PER_SECOND).max(1),
-        };
-    }
-
-    /// Counts `bytes` at the time `now`, and gives how long whoever comes next must wait.
-    fn account(&mut self, bytes: u64, now: Duration) -> Duration {
-        if self.quota == 0 {
+    /// Counts what passes at the time `now`, and gives how long whoever comes next must wait.
+    fn account(&mut self, amount: u64, now: Duration) -> Duration {
+        if self.per_second == 0 {
             return Duration::ZERO;
         }
         if self.slice.1 < now {
             self.slice = (now, now + SLICE);
-            self.dispatched = 0;
+            self.passed = 0;
         }
-        self.dispatched = self.dispatched.saturating_add(bytes);
-        if self.dispatched < self.quota {
+        self.passed = self.passed.saturating_add(amount);
+        let (passed, per_second) = (u128::from(self.passed), u128::from(self.per_second));
+        if passed * SLICES_PER_SECOND < per_second {
             return Duration::ZERO;
         }
-        let nanos = u128::from(self.dispatched) * SLICE.as_nanos() / u128::from(self.quota);
+        let nanos = passed * Duration::from_secs(1).as_nanos() / per_second;
         let length = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.slice.1 = self.slice.0 + length;
         self.slice.1.saturating_sub(now)
@@ -126,12 +203,12 @@ impl Device for Throttled {
     crate::forward!(inner: name, size, write_zeroes, discard, flush, extent);
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.pay(buf.len() as u64);
+        self.throttle.pay(Way::Read, buf.len() as u64);
         self.inner.read_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.pay(buf.len() as u64);
+        self.throttle.pay(Way::Write, buf.len() as u64);
         self.inner.write_at(buf, offset)
     }
 }
@@ -145,11 +222,16 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    fn pace(per_second: u64) -> Pace {
+        Pace {
+            per_second,
+            ..Pace::default()
+        }
+    }
+
     #[test]
     fn what_exceeds_a_slice_makes_it_longer() {
-        let mut pace = Pace::new(64 << 10);
-        assert_eq!(pace.account(6553, ms(1000)), ms(100));
-        let mut pace = Pace::new(1000);
+        let mut pace = pace(1000);
         assert_eq!(pace.account(99, ms(500)), ms(0));
         assert_eq!(pace.account(1, ms(520)), ms(80));
         assert_eq!(pace.account(900, ms(520)), ms(980));
@@ -158,40 +240,69 @@ mod tests {
 
     #[test]
     fn a_quiet_time_saves_nothing_up() {
-        let mut pace = Pace::new(1000);
+        let mut pace = pace(1000);
         assert_eq!(pace.account(100, ms(0)), ms(100));
         assert_eq!(pace.account(0, ms(60_000)), ms(0));
         assert_eq!(pace.account(200, ms(60_000)), ms(200));
     }
 
     #[test]
-    fn slow_speeds_let_a_byte_pass_and_none_is_no_limit() {
-        assert_eq!(Pace::new(1).quota, 1);
-        assert_eq!(Pace::new(19).quota, 1);
-        assert_eq!(Pace::new(20).quota, 2);
-        assert_eq!(Pace::new(0).account(u64::MAX, ms(5)), ms(0));
-        assert!(Pace::new(1).account(u64::MAX, ms(5)) > ms(1_000_000));
+    fn slow_speeds_let_one_pass_and_none_is_no_limit() {
+        assert_eq!(pace(4).account(1, ms(5)), ms(250));
+        assert_eq!(pace(0).account(u64::MAX, ms(5)), ms(0));
+        assert!(pace(1).account(u64::MAX, ms(5)) > ms(1_000_000));
     }
 
     #[test]
-    fn a_second_request_waits_until_the_speed_allows_it() {
+    fn each_limit_counts_what_it_is_of() {
+        let limits = |bytes: [u64; 3], requests: [u64; 3]| {
+            let rates = |[total, read, write]: [u64; 3]| Rates { total, read, write };
+            let mut state = State::default();
+            state.bytes.set_rates(rates(bytes));
+            state.requests.set_rates(rates(requests));
+            state
+        };
+        let none = [0; 3];
+        // What a read of 4 bytes costs the next read and the next write, by each of the limits.
+        for (mut state, read, write) in [
+            (limits([4, 0, 0], none), 1000, 1000),
+            (limits([0, 4, 0], none), 1000, 0),
+            (limits([0, 0, 4], none), 0, 0),
+            (limits(none, [4, 0, 0]), 250, 250),
+            (limits(none, [0, 4, 0]), 250, 0),
+            (limits(none, [0, 0, 4]), 0, 0),
+            (limits([4, 0, 0], [1, 0, 0]), 1000, 1000),
+            (limits([4, 0, 0], [0, 0, 1]), 1000, 1000),
+        ] {
+            state.account(Way::Read, 4, 1, ms(0));
+            let mut next = |way| state.account(way, 0, 0, ms(0));
+            assert_eq!((next(Way::Read), next(Way::Write)), (ms(read), ms(write)));
+        }
+    }
+
+    /// What one device has passed holds up the other, until the limit is lifted.
+    #[test]
+    fn devices_of_one_throttle_share_its_limits() {
         let watched = Arc::new(Faulty::new(Arc::new(MemoryDevice::new("m", 1 << 20))));
         // A fault that never strikes would not count; one that strikes tells that a request came.
-        let second = watched.inject(Fault::error(Operation::Write).nth(2));
-        let device = Throttled::new(watched, 1);
-        device.write_at(&[1; 1 << 20], 0).unwrap();
+        let came = watched.inject(Fault::error(Operation::Write).nth(1));
+        let throttle = Arc::new(Throttle::new(Limits::of_bytes(1)));
+        let free = Arc::new(MemoryDevice::new("n", 1 << 20));
+        let first = Throttled::new(free, throttle.clone());
+        let second = Throttled::new(watched, throttle.clone());
+        first.write_at(&[1; 1 << 20], 0).unwrap();
         std::thread::scope(|scope| {
-            let write = scope.spawn(|| device.write_at(&[2; 10], 0));
-            let mut state = device.state.lock();
+            let write = scope.spawn(|| second.write_at(&[2; 10], 0));
+            let mut state = throttle.state.lock();
             while state.waiting == 0 {
-                state = device.state.wait(state);
+                state = throttle.state.wait(state);
             }
             drop(state);
-            // A megabyte at a byte a second: only the change of speed lets it pass.
-            assert_eq!(second.strikes(), 0);
-            device.set_speed(0);
+            // A megabyte at a byte a second: only the change of the limit lets it pass.
+            assert_eq!(came.strikes(), 0);
+            throttle.set_limits(Limits::default());
             assert!(write.join().unwrap().is_err());
         });
-        assert_eq!(second.strikes(), 1);
+        assert_eq!(came.strikes(), 1);
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use cohort_block::{
     Access, Beneath, Device, File as _, Format, Gated, Image, ImageFile, NbdDevice, NullDevice,
-    OpenError, OpenOptions, RawDevice, Throttled,
+    OpenError, OpenOptions, RawDevice, Throttle, Throttled,
 };
 use cohort_nbd::{Name, Server, Uri};
 use cohort_qmp::{
     Address, Blkdebug as BlkdebugOptions, DetectZeroes, Driver, Error, FileOptions, NbdOptions,
     NodeOptions, NodeRef, NodeRefOrNull, NullOptions, OnOffAuto, Qcow2Options, RawOptions,
-    ThrottleLimits, ThrottleOptions,
+    ThrottleOptions,
 };
 use serde_json::json;
 
@@ -49,7 +49,7 @@ struct Made {
     image: Option<Image>,
     depth: i64,
     rules: Option<Arc<Rules>>,
-    limits: Option<Arc<ThrottleLimits>>,
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Made {
@@ -63,7 +63,7 @@ impl Made {
             image: None,
             depth: 0,
             rules: None,
-            limits: None,
+            throttle: None,
         }
     }
 
@@ -130,7 +130,7 @@ impl Builder<'_> {
         node.image = made.image;
         node.depth = made.depth;
         node.rules = made.rules;
-        node.limits = made.limits;
+        node.throttle = made.throttle;
         Ok(Arc::new(node))
     }
 
@@ -383,18 +383,13 @@ impl Builder<'_> {
 
     fn throttle(&mut self, options: ThrottleOptions, read_only: bool) -> Result<Made, Error> {
         let group = options.throttle_group;
-        let Some(Object::ThrottleGroup(limits)) = self.graph.objects.get(&group).cloned() else {
+        let Some(Object::ThrottleGroup(throttle)) = self.graph.objects.get(&group).cloned() else {
             return generic(format!("Throttle group '{group}' does not exist"));
         };
         let child = self.child(options.file, read_only)?;
-        let least = [limits.bps_total, limits.bps_read, limits.bps_write];
-        let least = least.into_iter().flatten().filter(|limit| *limit > 0).min();
-        let speed = least
-            .and_then(|limit| u64::try_from(limit).ok())
-            .unwrap_or(0);
-        let disk = Throttled::new(child.disk.clone(), speed);
+        let disk = Throttled::new(child.disk.clone(), throttle.clone());
         let mut made = Made::over(Arc::new(disk), child);
-        made.limits = Some(limits);
+        made.throttle = Some(throttle);
         Ok(made)
     }
 }

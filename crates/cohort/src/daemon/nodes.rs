@@ -1,19 +1,20 @@
 //! The block graph: nodes by name, what each lies on, and who uses it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 
-use cohort_block::{Device, File, Gated, Image, ImageFile};
-use cohort_qmp::{DetectZeroes, Error, ThrottleLimits};
+use cohort_block::{Device, File, Gated, Image, ImageFile, Throttle};
+use cohort_qmp::{DetectZeroes, Error};
 
 use super::bitmaps::Bitmap;
 use super::blkdebug::Rules;
+use super::jobs::MOST_JOBS;
 use super::objects::Object;
 use super::{complain, lock};
 
-/// Most nodes at once.
-pub(super) const MOST_NODES: usize = 4096;
+/// Most nodes at once: a source and a target for as many jobs as there may be.
+const MOST_NODES: usize = 2 * MOST_JOBS;
 
 /// What a format or a filter lies on, or a client writes to: a disk under a name.
 pub(super) struct Node {
@@ -40,7 +41,7 @@ pub(super) struct Node {
     /// When it fails, if that is what it is for.
     pub(super) rules: Option<Arc<Rules>>,
     /// The limits that it goes by, which are in use as long as it is there.
-    pub(super) limits: Option<Arc<ThrottleLimits>>,
+    pub(super) throttle: Option<Arc<Throttle>>,
     /// Oldest first.
     pub(super) bitmaps: Mutex<Vec<Arc<Bitmap>>>,
     users: Mutex<Vec<Weak<Use>>>,
@@ -116,7 +117,7 @@ impl Node {
             beneath: None,
             image: None,
             rules: None,
-            limits: None,
+            throttle: None,
             bitmaps: Mutex::default(),
             users: Mutex::default(),
         }
@@ -174,6 +175,7 @@ impl fmt::Debug for Node {
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     nodes: Vec<Arc<Node>>,
+    by_name: HashMap<String, Arc<Node>>,
     anonymous: u64,
     pub(super) objects: BTreeMap<String, Object>,
 }
@@ -181,7 +183,7 @@ pub(super) struct Graph {
 impl Graph {
     /// The node of this name.
     pub(super) fn find(&self, name: &str) -> Option<&Arc<Node>> {
-        self.nodes.iter().find(|node| node.name == name)
+        self.by_name.get(name)
     }
 
     /// A node that an argument calls `device` or `node-name`.
@@ -213,6 +215,8 @@ impl Graph {
                 return Err(Error::generic(text));
             }
         }
+        let named = fresh.iter().map(|node| (node.name.clone(), node.clone()));
+        self.by_name.extend(named);
         self.nodes.extend(fresh);
         Ok(())
     }
@@ -220,8 +224,9 @@ impl Graph {
     /// A node and those beneath it that are not here yet, the lowest first.
     fn collect(&self, node: &Arc<Node>, fresh: &mut Vec<Arc<Node>>) {
         for child in &node.children {
-            let known = |list: &[Arc<Node>]| list.iter().any(|other| Arc::ptr_eq(other, child));
-            if !known(&self.nodes) && !known(fresh) {
+            let is_it = |other: &Arc<Node>| Arc::ptr_eq(other, child);
+            let known = self.find(&child.name).is_some_and(is_it);
+            if !known && !fresh.iter().any(is_it) {
                 self.collect(child, fresh);
             }
         }
@@ -237,6 +242,7 @@ impl Graph {
     /// Takes a node away, and those beneath it that were there for its sake alone. Gives all of them.
     pub(super) fn remove(&mut self, node: &Arc<Node>) -> Vec<Arc<Node>> {
         self.nodes.retain(|known| !Arc::ptr_eq(known, node));
+        self.by_name.remove(&node.name);
         let mut gone = vec![node.clone()];
         for child in &node.children {
             if child.owner == Owner::Parent && !self.has_parent(child) {
@@ -248,6 +254,7 @@ impl Graph {
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
+        self.by_name.clear();
         while let Some(node) = self.nodes.pop() {
             if let Err(error) = node.disk.flush() {
                 complain(&format!(

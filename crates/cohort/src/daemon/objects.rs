@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cohort_block::{Limits, Rates, Throttle};
 use cohort_qmp::{Error, ObjectKind, ObjectOptions, ThrottleLimits};
 
 use super::nodes::is_identifier;
@@ -12,7 +13,7 @@ use super::{Answer, Daemon, generic, nothing};
 #[derive(Clone)]
 pub(super) enum Object {
     /// Limits for throttle nodes.
-    ThrottleGroup(Arc<ThrottleLimits>),
+    ThrottleGroup(Arc<Throttle>),
     /// Something that nobody shall read. No node asks for one, so only its id is kept.
     Secret,
     /// A thread for requests, which here every node has.
@@ -27,6 +28,37 @@ impl fmt::Debug for Object {
             Self::Iothread => "Iothread",
         })
     }
+}
+
+/// The most that a limit may be.
+const FASTEST: u64 = 1_000_000_000_000_000;
+
+/// What clients ask for, if that is something.
+fn limits_of(asked: ThrottleLimits) -> Result<Limits, Error> {
+    let rate = |asked: Option<i64>| {
+        let rate = u64::try_from(asked.unwrap_or(0)).ok();
+        let text = || format!("bps/iops/max values must be within [0, {FASTEST}]");
+        rate.filter(|rate| *rate <= FASTEST)
+            .ok_or_else(|| Error::generic(text()))
+    };
+    let rates = |total, read, write| {
+        Ok(Rates {
+            total: rate(total)?,
+            read: rate(read)?,
+            write: rate(write)?,
+        })
+    };
+    let limits = Limits {
+        bytes: rates(asked.bps_total, asked.bps_read, asked.bps_write)?,
+        requests: rates(asked.iops_total, asked.iops_read, asked.iops_write)?,
+    };
+    let both = |rates: Rates| rates.total > 0 && rates.read.max(rates.write) > 0;
+    if both(limits.bytes) || both(limits.requests) {
+        return generic(
+            "bps/iops/max total values and read/write values cannot be used at the same time",
+        );
+    }
+    Ok(limits)
 }
 
 impl Daemon {
@@ -44,15 +76,8 @@ impl Daemon {
         let object = match object {
             ObjectKind::Iothread(_) => Object::Iothread,
             ObjectKind::ThrottleGroup(group) => {
-                let none = ThrottleLimits {
-                    iops_total: None,
-                    iops_read: None,
-                    iops_write: None,
-                    bps_total: None,
-                    bps_read: None,
-                    bps_write: None,
-                };
-                Object::ThrottleGroup(Arc::new(group.limits.unwrap_or(none)))
+                let limits = group.limits.map_or(Ok(Limits::default()), limits_of)?;
+                Object::ThrottleGroup(Arc::new(Throttle::new(limits)))
             }
             ObjectKind::Secret(secret) => {
                 match (secret.data, secret.file) {
@@ -82,8 +107,8 @@ impl Daemon {
         let Some(object) = graph.objects.get(id) else {
             return generic(format!("object '{id}' not found"));
         };
-        if let Object::ThrottleGroup(limits) = object
-            && Arc::strong_count(limits) > 1
+        if let Object::ThrottleGroup(throttle) = object
+            && Arc::strong_count(throttle) > 1
         {
             return generic(format!("object '{id}' is in use, can not be deleted"));
         }

@@ -1,7 +1,7 @@
 //! What happens is told to every client, in order.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -28,8 +28,16 @@ pub(super) struct Events {
     engine: Engine,
     state: Arc<StateDirectory>,
     clients: Mutex<Vec<Arc<Client>>>,
-    told: Mutex<u64>,
+    told: Mutex<Told>,
     progress: Condvar,
+}
+
+/// How far clients were told of what the engine says.
+#[derive(Debug, Default)]
+struct Told {
+    seq: u64,
+    /// How many wait for more.
+    waiting: usize,
 }
 
 impl Events {
@@ -47,7 +55,7 @@ impl Events {
             engine: engine.clone(),
             state,
             clients: Mutex::default(),
-            told: Mutex::new(0),
+            told: Mutex::default(),
             progress: Condvar::new(),
         });
         let (heard, teller) = (engine.subscribe(NOTICES), Arc::downgrade(&events));
@@ -99,16 +107,19 @@ impl Events {
     /// Waits until all that the engine has said so far is told.
     pub(super) fn catch_up(&self) {
         let until = self.engine.last_seq();
-        let told = lock(&self.told);
-        let behind = |told: &mut u64| *told < until;
-        let _ = self.progress.wait_timeout_while(told, PATIENCE, behind);
+        let mut told = lock(&self.told);
+        told.waiting += 1;
+        let behind = |told: &mut Told| told.seq < until;
+        let waited = self.progress.wait_timeout_while(told, PATIENCE, behind);
+        let (mut told, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        told.waiting -= 1;
     }
 
     fn forward(&self, update: Update, jobs: &Jobs, tally: &Tally) {
         let seq = match update {
             Update::Lagged { missed } => {
                 complain(&format!("{missed} notices of jobs could not be told"));
-                *lock(&self.told) + missed
+                lock(&self.told).seq + missed
             }
             Update::Notice(notice) => {
                 match notice.news {
@@ -126,8 +137,11 @@ impl Events {
                 notice.seq
             }
         };
-        *lock(&self.told) = seq;
-        self.progress.notify_all();
+        let mut told = lock(&self.told);
+        told.seq = seq;
+        if told.waiting > 0 {
+            self.progress.notify_all();
+        }
     }
 
     fn status(&self, jobs: &Jobs, job: &Subject, status: Status) {

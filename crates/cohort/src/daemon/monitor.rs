@@ -144,8 +144,14 @@ impl Client {
     /// Tells the client of an event, if it has said that it is ready.
     pub(super) fn tell(&self, event: &Value) {
         if self.negotiated.load(Ordering::Acquire) {
-            lock(&self.outbox).event(event, SystemTime::now());
-            self.changed.notify_all();
+            let mut outbox = lock(&self.outbox);
+            let was_empty = outbox.is_empty();
+            outbox.event(event, SystemTime::now());
+            drop(outbox);
+            // Otherwise whoever writes takes this as well.
+            if was_empty {
+                self.changed.notify_all();
+            }
         }
     }
 

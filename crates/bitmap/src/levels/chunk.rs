@@ -79,6 +79,15 @@ impl<'a> Chunk<'a> {
         self.mids[mid % MIDS]
     }
 
+    /// Asks the memory for the words under a summary word, of which some will be looked at soon: all at once they come as
+    /// fast as if all were read, one after the other each would be waited for.
+    #[inline]
+    pub(crate) fn touch(self, mid: usize) {
+        let line = 64 / size_of::<u64>();
+        let lines = self.leaves[group(mid)].iter().step_by(line);
+        std::hint::black_box(lines.fold(0, |all, word| all | word));
+    }
+
     /// Word `word`, counted modulo the words of a chunk: so any granule's word number will do.
     #[inline]
     pub(crate) fn leaf(self, word: u64) -> u64 {
@@ -360,8 +369,10 @@ impl ChunkMut<'_> {
             let theirs = other.mids[mid];
             self.mids[mid] |= theirs;
             let (mine, others) = (&mut self.leaves[group(mid)], &other.leaves[group(mid)]);
-            if theirs.count_ones() <= FEW {
-                bits_of(theirs).for_each(|word| mine[word] |= others[word]);
+            // All of them together are read as fast as three or four one after the other.
+            if theirs.is_power_of_two() {
+                let word = theirs.trailing_zeros() as usize;
+                mine[word] |= others[word];
             } else {
                 std::iter::zip(mine, others).for_each(|(mine, theirs)| *mine |= theirs);
             }

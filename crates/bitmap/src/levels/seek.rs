@@ -144,6 +144,9 @@ impl BitRuns<'_> {
         let mid = self.tops.trailing_zeros();
         self.tops &= self.tops - 1;
         self.mids = chunk.mid(mid as usize);
+        if self.tops != 0 {
+            chunk.touch(self.tops.trailing_zeros() as usize);
+        }
         self.group = (self.next_chunk - 1) * LEAVES as u64 + u64::from(mid) * WORD_BITS;
         Some(None)
     }

@@ -18,13 +18,29 @@ pub(crate) fn bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let digits = match value {
-        _ if unit == 0 => 0,
+    let places = if unit == 0 { 0 } else { places(value) };
+    format!("{value:.places$} {}", UNITS[unit])
+}
+
+/// A short time, given in nanoseconds, with three significant digits: `1.05 ms`.
+pub(crate) fn brief(nanos: u64) -> String {
+    let units = [("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)];
+    let nanos = nanos as f64;
+    // 999.5 of a unit would have four digits.
+    let fits = |(_, unit): &&(&str, f64)| nanos / unit < 999.5;
+    let (name, unit) = units.iter().find(fits).unwrap_or(&units[3]);
+    let value = nanos / unit;
+    let places = if *unit == 1.0 { 0 } else { places(value) };
+    format!("{value:.places$} {name}")
+}
+
+/// Places after the point that make three digits of a value below 1000.
+fn places(value: f64) -> usize {
+    match value {
         v if v < 9.995 => 2,
         v if v < 99.95 => 1,
         _ => 0,
-    };
-    format!("{value:.digits$} {}", UNITS[unit])
+    }
 }
 
 /// A number of things, its thousands apart: `4,096`.
@@ -161,7 +177,7 @@ pub(crate) fn parse_range(text: &str) -> Result<Range<u64>, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{bytes, count, duration, parse_bytes, parse_duration, parse_range, percent};
+    use super::{brief, bytes, count, duration, parse_bytes, parse_duration, parse_range, percent};
 
     #[test]
     fn counts_and_shares_are_short() {
@@ -172,6 +188,26 @@ mod tests {
         assert_eq!(percent(0.000_731_1), "0.074 %");
         assert_eq!(percent(0.2589), "26 %");
         assert_eq!(percent(0.95), "95 %");
+    }
+
+    #[test]
+    fn short_times_have_three_digits() {
+        let told = [
+            0,
+            999,
+            1_000,
+            1_048_576,
+            999_499_999,
+            999_500_000,
+            61_000_000_000,
+        ]
+        .map(brief);
+        assert_eq!(
+            told,
+            [
+                "0 ns", "999 ns", "1.00 µs", "1.05 ms", "999 ms", "1.00 s", "61.0 s"
+            ]
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::thread;
 
 use lab::machine::{Machine, ask};
 use lab::server::{Raw, Server};
-use lab::{Lab, Ran, have, noise};
+use lab::{Lab, Ran, have, noise, signal};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -70,14 +70,6 @@ fn begin(lab: &Lab, args: &[&str]) -> Child {
 
 fn finish(child: Child) -> Ran {
     child.wait_with_output().unwrap().into()
-}
-
-fn signal(child: &Child, name: &str) {
-    let kill = format!("kill -s {name} {}", child.id());
-    let status = std::process::Command::new("sh")
-        .args(["-c", &kill])
-        .status();
-    assert!(status.unwrap().success());
 }
 
 #[test]

@@ -144,11 +144,10 @@ fn a_copy_that_nobody_reads_ends_by_a_second_interrupt() {
     // It has begun, and more is to come than a pipe holds.
     let mut pipe = child.stdout.take().unwrap();
     pipe.read_exact(&mut [0; 100]).unwrap();
-    let interrupt = format!("kill -INT {}", child.id());
-    lab.tool("sh", &["-c", &interrupt]);
+    lab::signal(&child, "INT");
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("Stopping. Once more")));
-    lab.tool("sh", &["-c", &interrupt]);
+    lab::signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 
@@ -248,7 +247,7 @@ fn a_backup_that_stops_goes_on_when_it_is_told() {
         "{told}"
     );
     cut.write_all_at(&whole, 0).unwrap();
-    lab.tool("sh", &["-c", &format!("kill -CONT {}", child.id())]);
+    lab::signal(&child, "CONT");
     assert!(child.wait().unwrap().success());
     lab.restores_to("R", "a", "a.img");
 }

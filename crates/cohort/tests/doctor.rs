@@ -73,7 +73,7 @@ fn interrupted(lab: &Lab, dir: &str, args: &[&str], signal: &str) {
     while !written() {
         std::thread::yield_now();
     }
-    lab.tool("sh", &["-c", &format!("kill -s {signal} {}", child.id())]);
+    lab::signal(&child, signal);
     child.wait().unwrap();
 }
 

@@ -5,9 +5,9 @@ mod lab;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
-use lab::{Lab, noise};
+use lab::{Lab, noise, signal};
 use serde_json::Value;
 
 /// A slow backup of `a.img`, once it has told that it is copying.
@@ -33,13 +33,6 @@ fn slow_backup(lab: &Lab, more: &[&str]) -> (Child, BufReader<ChildStdout>) {
         );
     }
     (child, lines)
-}
-
-/// Through the shell, whose own `kill` is everywhere.
-fn interrupt(child: &Child) {
-    let kill = format!("kill -INT {}", child.id());
-    let sent = Command::new("sh").args(["-c", &kill]).status();
-    assert!(sent.expect("a shell").success());
 }
 
 /// The exit code and the last line of its output.
@@ -74,7 +67,7 @@ fn finishes_afterwards(lab: &Lab) {
 fn one_interrupt_keeps_what_the_policy_says() {
     let lab = lab_with_a_disk();
     let (child, lines) = slow_backup(&lab, &["--policy", "always"]);
-    interrupt(&child);
+    signal(&child, "INT");
     let (code, result) = end(child, lines);
     assert_eq!(code, Some(5), "{result}");
     let kept = result["disks"][0]["partial"]["durable_bytes"].as_u64();
@@ -86,7 +79,7 @@ fn one_interrupt_keeps_what_the_policy_says() {
 fn an_interrupt_may_leave_no_trace() {
     let lab = lab_with_a_disk();
     let (child, lines) = slow_backup(&lab, &["--policy", "always", "--discard-on-interrupt"]);
-    interrupt(&child);
+    signal(&child, "INT");
     let (code, result) = end(child, lines);
     assert_eq!(code, Some(6), "{result}");
     assert_eq!(lab.images("R"), Vec::<std::path::PathBuf>::new());
@@ -97,8 +90,8 @@ fn an_interrupt_may_leave_no_trace() {
 fn a_second_interrupt_does_not_hurt() {
     let lab = lab_with_a_disk();
     let (child, lines) = slow_backup(&lab, &["--policy", "always"]);
-    interrupt(&child);
-    interrupt(&child);
+    signal(&child, "INT");
+    signal(&child, "INT");
     let (code, result) = end(child, lines);
     assert_eq!(code, Some(5), "{result}");
     finishes_afterwards(&lab);
@@ -153,7 +146,7 @@ fn others_may_look_but_not_write_meanwhile() {
     lab.cohort(["explain", "a.img", "--to", "R"]).exits(0);
     lab.cohort(["restore", "--from", "R", "a", "old"]).exits(0);
     assert!(fs::read(lab.path("old")).expect("restored") == before);
-    interrupt(&child);
+    signal(&child, "INT");
     end(child, lines);
     finishes_afterwards(&lab);
 }

@@ -24,11 +24,7 @@ fn told(lab: &Lab, args: &[&str], meanwhile: impl FnOnce()) -> Vec<String> {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(heard(&manager), "READY=1");
     meanwhile();
-    let id = child.id().to_string();
-    let kill = std::process::Command::new("sh")
-        .args(["-c", &format!("kill -s TERM {id}")])
-        .status();
-    assert!(kill.unwrap().success());
+    lab::signal(&child, "TERM");
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|line| line == "ready"));
     assert!(child.wait().unwrap().success());

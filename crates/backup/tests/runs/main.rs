@@ -4,6 +4,7 @@ mod cancelled;
 mod cases;
 mod checkpoints;
 mod compressed;
+mod example;
 mod failing;
 mod fenced;
 mod geometry;

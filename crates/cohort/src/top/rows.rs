@@ -169,12 +169,12 @@ fn disk_row(name: &str, now: &Statistics, old: Option<(&Statistics, Duration)>) 
                     before.writes,
                     writes.writes,
                 ),
-                None => (writes.writes > 0).then(|| brief(writes.delay_p99_ns)),
+                None => (writes.writes > 0).then(|| human::brief(writes.delay_p99_ns)),
             })
             .unwrap_or_else(unknown),
         held_up_worst: writes
             .filter(|writes| writes.writes > 0)
-            .map_or_else(unknown, |writes| brief(writes.delay_worst_ns)),
+            .map_or_else(unknown, |writes| human::brief(writes.delay_worst_ns)),
         own: writes
             .and_then(|writes| {
                 let (count, time) = match before {
@@ -184,7 +184,7 @@ fn disk_row(name: &str, now: &Statistics, old: Option<(&Statistics, Duration)>) 
                     ),
                     None => (writes.device_writes, writes.device_ns),
                 };
-                time.checked_div(count).map(brief)
+                time.checked_div(count).map(human::brief)
             })
             .unwrap_or_else(unknown),
         dirty: disk.map_or_else(String::new, dirty),
@@ -205,8 +205,8 @@ fn lately(
     let pairs = before.iter().zip(now);
     let mut up_to = pairs.filter(|(old, new)| new.writes.saturating_sub(old.writes) >= enough);
     Some(match (up_to.next(), now.last()) {
-        (Some((_, new)), _) => format!("<{}", brief(new.up_to_ns + 1)),
-        (None, Some(last)) => format!(">{}", brief(last.up_to_ns)),
+        (Some((_, new)), _) => format!("<{}", human::brief(new.up_to_ns + 1)),
+        (None, Some(last)) => format!(">{}", human::brief(last.up_to_ns)),
         (None, None) => unknown(),
     })
 }
@@ -237,8 +237,8 @@ pub(super) fn head(server: &str, now: Option<&Sample>) -> [String; 3] {
         count => format!(
             "{} so far, the last of {}, the worst of {}",
             several(count, "fence"),
-            brief(fences.last_ns),
-            brief(fences.worst_ns)
+            human::brief(fences.last_ns),
+            human::brief(fences.worst_ns)
         ),
     };
     [
@@ -281,23 +281,6 @@ fn dirty(disk: &DiskStatistics) -> String {
     let tracked = disk.tracked_dirty_bytes;
     told.extend(tracked.map(|bytes| format!("point {}", human::bytes(bytes))));
     told.join(", ")
-}
-
-/// A time with three significant digits: `1.05 ms`.
-pub(super) fn brief(nanos: u64) -> String {
-    let units = [("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)];
-    let nanos = nanos as f64;
-    // 999.5 of a unit would have four digits.
-    let fits = |(_, unit): &&(&str, f64)| nanos / unit < 999.5;
-    let (name, unit) = units.iter().find(fits).unwrap_or(&units[3]);
-    let value = nanos / unit;
-    let places = match value {
-        _ if *unit == 1.0 => 0,
-        value if value < 9.995 => 2,
-        value if value < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.places$} {name}")
 }
 
 fn unknown() -> String {
@@ -481,25 +464,5 @@ pub(super) mod tests {
         assert_eq!((&*quiet[0].held_up, &*quiet[0].own), ("-", "-"));
         let first = disks(&now, None);
         assert_eq!((&*first[0].held_up, &*first[0].written), ("3.00 ms", "-"));
-    }
-
-    #[test]
-    fn times_have_three_digits() {
-        let told = [
-            0,
-            999,
-            1_000,
-            1_048_576,
-            999_499_999,
-            999_500_000,
-            61_000_000_000,
-        ]
-        .map(brief);
-        assert_eq!(
-            told,
-            [
-                "0 ns", "999 ns", "1.00 µs", "1.05 ms", "999 ms", "1.00 s", "61.0 s"
-            ]
-        );
     }
 }

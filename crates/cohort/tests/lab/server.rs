@@ -55,11 +55,7 @@ impl Server {
 
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let status = std::process::Command::new("sh")
-            .args(["-c", &format!("kill -s {name} {id}")])
-            .status();
-        assert!(status.expect("a shell").success());
+        super::signal(&self.child, name);
     }
 
     /// Asks it to stop, and gives its exit code.

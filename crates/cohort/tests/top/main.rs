@@ -127,7 +127,7 @@ fn the_terminal_is_given_back_however_it_ends() {
         let top = top(&lab, 24, 80);
         top.shows(&["first", "running"]);
         match how {
-            "TERM" | "HUP" => top.signal(how),
+            "TERM" | "HUP" => lab::signal(top.child(), how),
             key => top.press(key),
         }
         let (status, screen, is_restored) = top.end();

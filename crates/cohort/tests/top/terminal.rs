@@ -64,13 +64,9 @@ impl Terminal {
         (&*self.pty).write_all(keys.as_bytes()).expect("it listens");
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let status = std::process::Command::new("sh")
-            .args(["-c", &format!("kill -s {name} {id}")])
-            .status();
-        assert!(status.expect("a shell").success());
+    /// The program.
+    pub fn child(&self) -> &Child {
+        &self.child
     }
 
     /// Waits for a picture that is so, and gives it.

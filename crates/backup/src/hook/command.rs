@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::fence::HookResult;
@@ -38,8 +39,9 @@ pub(super) fn run(command: &str, argument: &str, wait: Duration) -> HookResult {
     ];
     let pid = Pid::from_child(&child);
     let (tell, ended) = channel();
-    // Waits without reaping: until `child.wait` below the number stays this child's.
-    thread::spawn(move || tell.send(waitid(WaitId::Pid(pid), ended_only()).map(drop)));
+    // Waits without reaping: until `child.wait` below the number stays this child's. A signal of ours is not its end.
+    let wait_for_it = move || retry_on_intr(|| waitid(WaitId::Pid(pid), ended_only())).map(drop);
+    thread::spawn(move || tell.send(wait_for_it()));
     let left = deadline.saturating_duration_since(Instant::now());
     let in_time = ended.recv_timeout(left) != Err(RecvTimeoutError::Timeout);
     // In any case: nothing that it started in its group outlives it.

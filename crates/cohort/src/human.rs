@@ -23,6 +23,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// A short time, given in nanoseconds, with three significant digits: `1.05 ms`.
+#[cfg(feature = "top")]
 pub(crate) fn brief(nanos: u64) -> String {
     let units = [("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)];
     let nanos = nanos as f64;
@@ -177,7 +178,7 @@ pub(crate) fn parse_range(text: &str) -> Result<Range<u64>, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{brief, bytes, count, duration, parse_bytes, parse_duration, parse_range, percent};
+    use super::{bytes, count, duration, parse_bytes, parse_duration, parse_range, percent};
 
     #[test]
     fn counts_and_shares_are_short() {
@@ -190,6 +191,7 @@ mod tests {
         assert_eq!(percent(0.95), "95 %");
     }
 
+    #[cfg(feature = "top")]
     #[test]
     fn short_times_have_three_digits() {
         let told = [
@@ -201,7 +203,7 @@ mod tests {
             999_500_000,
             61_000_000_000,
         ]
-        .map(brief);
+        .map(super::brief);
         assert_eq!(
             told,
             [

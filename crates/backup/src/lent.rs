@@ -16,8 +16,8 @@ impl Lent {
     }
 
     /// Takes the catalogue back. No group of the engine may be undecided.
-    pub(crate) fn take_back(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pub(crate) fn take_back(&self) -> Option<Arc<Catalogue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn with<T>(

@@ -10,7 +10,7 @@ use cohort_bitmap::DirtyBitmap;
 use cohort_block::{Delays, StagingLevel};
 use cohort_job::{Cause, Disposition};
 
-use crate::catalogue::{ByteRange, DiskName, Partial, Point, RunId};
+use crate::catalogue::{ByteRange, DiskName, Partial, Point, RunId, Unclosed};
 use crate::error::DiskError;
 use crate::plan::StepDown;
 
@@ -23,6 +23,8 @@ pub struct RunReport {
     pub disks: Vec<DiskReport>,
     /// What the common instant cost; none if no served disk took part.
     pub fence: Option<FenceReport>,
+    /// What the catalogue could not take after the verdicts, which stand.
+    pub unclosed: Option<Unclosed>,
 }
 
 /// What the fence of a run cost its writers.

@@ -175,7 +175,7 @@ impl Backup {
         };
         let started = launch.start(surveys, places);
         if started.is_err() {
-            journal.take_back();
+            drop(journal.take_back());
         }
         started
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cohort_block::WriteMeter;
 use cohort_job::{Disposition, Engine, JobHandle, Outcome, TxnHandle};
 
-use crate::catalogue::{DiskName, RunId};
+use crate::catalogue::{DiskName, RunId, Unclosed};
 use crate::copying;
 use crate::disk::Disk;
 use crate::error::DiskError;
@@ -194,18 +194,20 @@ impl Running {
         } = self;
         let meters = disks.iter().map(|disk| &*disk.disk.writes);
         let delays = WriteMeter::all_fence_delays(meters);
-        let disks_report = places
+        let disks_report: Vec<_> = places
             .into_iter()
             .map(|place| finished(place, &groups))
             .collect();
         drop((disks, groups));
         drop(engine);
-        if let Some(journal) = journal {
-            journal.take_back();
-        }
+        let unclosed = journal.and_then(|journal| close(&journal));
+        // The same is said of a verdict that could not be written.
+        let is_doubt = |disk: &DiskReport| matches!(disk.outcome, DiskOutcome::InDoubt(_));
+        let unclosed = unclosed.filter(|_| !disks_report.iter().any(is_doubt));
         RunReport {
             run,
             disks: disks_report,
+            unclosed,
             fence: fence.map(|raised| FenceReport {
                 bound: raised.bound,
                 closed_for: raised.closed_for,
@@ -269,6 +271,13 @@ impl RunningDisk {
 
 /// How often a wait looks whether its group is in doubt, which never ends.
 const DOUBT_CHECK: Duration = Duration::from_millis(200);
+
+/// Gives the directory free; what could not be written of that.
+fn close(journal: &Lent) -> Option<Unclosed> {
+    // Nobody else has it: the groups are over, and their drivers gone.
+    let catalogue = Arc::into_inner(journal.take_back()?)?;
+    catalogue.close().err()
+}
 
 fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
     let member = match place {

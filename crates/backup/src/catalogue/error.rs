@@ -129,6 +129,20 @@ pub enum ChangeError {
     InDoubt(Arc<str>),
 }
 
+/// What a catalogue could not write after all that counts was written: that a group is done with, or that its file is closed.
+///
+/// Every verdict and every answer stands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{}: the catalogue was not written to its end: {why}; all that was decided stands, and the next run repairs the file \
+     and notes what is missing",
+    directory.display()
+)]
+pub struct Unclosed {
+    pub(super) directory: PathBuf,
+    pub(super) why: Arc<str>,
+}
+
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }

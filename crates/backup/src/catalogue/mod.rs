@@ -42,7 +42,7 @@ use cohort_journal::lock::WriterLock;
 pub use contents::{Contents, Layer, NoSuchPoint};
 pub use directory::{list_files, read};
 pub use dump::DumpError;
-pub use error::{ChangeError, OpenError};
+pub use error::{ChangeError, OpenError, Unclosed};
 pub use garbage::FileRole;
 pub use model::{
     AbortCause, Aborted, Anchor, Answer, ByteRange, CATALOGUE_VERSION, Clearing, Decided, Decision,
@@ -61,7 +61,7 @@ use store::Store;
 
 /// The one writer of a backup directory; also its reader. All methods may be called from any thread.
 ///
-/// Dropping it closes the catalogue and lets the next writer in.
+/// Dropping it closes the catalogue and lets the next writer in; [`close`](Self::close) also says what failed then.
 #[derive(Debug)]
 pub struct Catalogue {
     directory: PathBuf,
@@ -166,6 +166,21 @@ impl Catalogue {
             state: Mutex::new(state),
             _lock: lock,
         }
+    }
+
+    /// Closes the catalogue and lets the next writer in.
+    ///
+    /// # Errors
+    /// [`Unclosed`], if that failed, or a change before it.
+    pub fn close(self) -> Result<(), Unclosed> {
+        let directory = self.directory;
+        let state = self.state.into_inner();
+        let State { store, doubt, .. } = state.unwrap_or_else(PoisonError::into_inner);
+        let closed = store.close();
+        let failed = closed.map_err(|fault| format!("closing it failed: {fault}").into());
+        // What failed first is what led to the rest.
+        let ended = doubt.map_or(failed, Err);
+        ended.map_err(|why| Unclosed { directory, why })
     }
 
     /// The backup directory.

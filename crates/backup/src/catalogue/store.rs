@@ -146,7 +146,6 @@ impl Store {
     }
 
     /// Closes the file, so that it was shut down cleanly.
-    #[cfg(test)]
     pub(super) fn close(self) -> Result<(), Fault> {
         self.0.close()
     }

@@ -5,6 +5,7 @@ use std::io::Read;
 use anyhow::Context;
 use cohort_backup::catalogue::{self, Catalogue, Contents};
 
+use super::close;
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -24,7 +25,7 @@ pub(super) fn run(args: &args::Catalogue) -> Result {
             })?;
             let contents = Contents::undump(&text)
                 .map_err(|error| Failure::new(Exit::CatalogueDamaged, error))?;
-            Catalogue::load(dir, contents)?;
+            close(Catalogue::load(dir, contents)?);
         }
     }
     Ok(Exit::Done)

@@ -29,8 +29,11 @@ pub(crate) use report::{Told, fence_line};
 pub(crate) use restore::restore_raw;
 pub(crate) use sources::per_disk;
 
+use cohort_backup::catalogue::Catalogue;
+
 use crate::args::Command;
 use crate::failure::Result;
+use crate::output::eprint_line;
 
 /// Carries out a command.
 pub(crate) fn run(command: &Command) -> Result {
@@ -54,6 +57,13 @@ pub(crate) fn run(command: &Command) -> Result {
         Command::ExitCodes(args) => exit_codes::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
+    }
+}
+
+/// Gives a backup directory free when all is done in it. What fails of that undoes nothing, so it is only said.
+fn close(catalogue: Catalogue) {
+    if let Err(unclosed) = catalogue.close() {
+        eprint_line(&format!("cohort: {unclosed}"));
     }
 }
 

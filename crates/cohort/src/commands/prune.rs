@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::close;
 use super::watched::{Shown, watched};
 use crate::args;
 use crate::exit::Exit;
@@ -63,6 +64,7 @@ pub(super) fn run(args: &args::Prune) -> Result {
     };
     let report = watched(shown, |tell, cancel| prune(&catalogue, &plan, tell, cancel))?;
     show(&plan, Some(&report.map_err(failure)?), args.output.json);
+    close(catalogue);
     Ok(Exit::Done)
 }
 

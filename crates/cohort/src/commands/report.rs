@@ -22,6 +22,8 @@ struct JsonRun<'a> {
     disks: Vec<JsonDisk<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fence: Option<JsonFence<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unclosed: Option<String>,
 }
 
 /// What the common instant of served disks cost, in microseconds.
@@ -110,6 +112,7 @@ impl Told {
                 .map(|disk| json_disk(report, disk))
                 .collect(),
             fence: report.fence.as_ref().map(json_fence),
+            unclosed: report.unclosed.as_ref().map(ToString::to_string),
         };
         let mut told = Told {
             exit,
@@ -124,6 +127,9 @@ impl Told {
             for failure in &fence.thaw_failures {
                 told.bad(format!("did not thaw: {failure}"));
             }
+        }
+        if let Some(unclosed) = &report.unclosed {
+            told.bad(unclosed.to_string());
         }
         told
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cohort_tests::crash::How;
 
 use super::act::Act::{self, Backup, Over, Prune, Qcow2, Raw};
+use super::stage::Stage;
 use super::world::Played;
 use super::{WAYS, fits};
 
@@ -25,27 +26,36 @@ const LAW: &[(&[&str], &[Act], &str)] = &[
     (&["output.rename"],                                     &[Over],  "a new name is given by a call of its own (renameat2), which is not taken: what is there before it is what is there before the folder's sync, without the name"),
 ];
 
-/// How often each cell was hit, and how the process ended.
+/// What was hit how in which command.
+type Cell = (Act, String, How);
+
+/// How a process ended, and how far its run had come.
+type End = (Option<i32>, Option<Stage>);
+
+/// How often each cell was hit, by how the process ended and, of a backup, how far its run had come.
 #[derive(Debug, Default)]
-pub(crate) struct Cells(BTreeMap<(Act, String, How), BTreeMap<Option<i32>, u64>>);
+pub(crate) struct Cells(BTreeMap<Cell, BTreeMap<End, u64>>);
 
 impl Cells {
-    pub(crate) fn note(&mut self, played: &Played) {
+    pub(crate) fn note(&mut self, played: &Played, stage: Option<Stage>) {
         let mut log = played.ended.log.iter();
         let hit = log.find(|reached| reached.hit);
         if let (Some(hit), Some(how)) = (hit, played.how) {
             let cell = (played.act, hit.point.name.clone(), how);
             let counts = self.0.entry(cell).or_default();
-            *counts.entry(played.ended.code).or_insert(0) += 1;
+            *counts.entry((played.ended.code, stage)).or_insert(0) += 1;
         }
     }
 
-    /// A line for each cell: how often it was hit, by exit code.
+    /// A line for each cell: how often it was hit, by exit code and stage.
     pub(crate) fn print(&self) {
         for ((act, point, how), counts) in &self.0 {
-            let count = |(code, count): (&Option<i32>, &u64)| match code {
-                None => format!("killed {count}"),
-                Some(code) => format!("exit {code}: {count}"),
+            let count = |((code, stage), count): (&End, &u64)| {
+                let stage = stage.map_or_else(String::new, |stage| format!(" ({stage})"));
+                match code {
+                    None => format!("killed{stage} {count}"),
+                    Some(code) => format!("exit {code}{stage}: {count}"),
+                }
             };
             let counts: Vec<_> = counts.iter().map(count).collect();
             println!("{act:14} {point:16} {how:8} {}", counts.join(", "));
@@ -75,5 +85,9 @@ impl Cells {
             "not hit, without a reason: {missing:#?}"
         );
         println!("{} cells hit, all that can be", hit.len());
+        // Of each sync of the catalogue it is known what it was of.
+        let syncs = &self.0[&(Backup, "catalogue.sync".to_owned(), How::Io)];
+        let stages: BTreeSet<_> = syncs.keys().filter_map(|(_, stage)| *stage).collect();
+        assert_eq!(stages, BTreeSet::from(Stage::ALL));
     }
 }

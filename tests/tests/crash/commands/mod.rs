@@ -8,6 +8,7 @@ mod act;
 mod cells;
 mod exits;
 mod judge;
+mod stage;
 mod world;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use crate::play::each;
 use act::Act;
 use cells::Cells;
 use judge::judge;
+use stage::Stage;
 use world::Template;
 
 /// What happens at a point; a hook of a job is never the operating system's to fail, and there are none here.
@@ -33,7 +35,8 @@ fn fits(point: &str, how: How) -> bool {
     how != How::Io || point.ends_with(".sync")
 }
 
-/// Where each command is disturbed: everywhere, or at the first operation of each kind and at some other of it.
+/// Where each command is disturbed: everywhere, or at the first operation of each kind and at some other of it. At each sync
+/// of the catalogue in any case: what one that fails leads to differs with what it was of.
 fn plan(template: &Template, torture: bool) -> Vec<Try> {
     let mut plan = Vec::new();
     let mut chance = Chance::new(1);
@@ -51,7 +54,7 @@ fn plan(template: &Template, torture: bool) -> Vec<Try> {
                 let same: Vec<_> = same
                     .filter(|other| other.point.name == point.name)
                     .collect();
-                if torture {
+                if torture || how == How::Io && point.name == "catalogue.sync" {
                     plan.push((act, point.clone(), how));
                 } else if is_first {
                     let other = same[chance.below(same.len() as u64) as usize];
@@ -76,13 +79,15 @@ fn a_command_that_is_cut_short_leaves_every_point_and_nothing_that_passes_for_a_
     let found = Mutex::new((Cells::default(), Vec::new()));
     each(plan(&template, torture), |(act, point, how)| {
         let played = template.play(act, Some((&point, how)));
+        let stage = Stage::of(&played);
         let judged = judge(&template, &played).and_then(|()| exits::told(&played));
+        let judged = judged.and_then(|()| Stage::agrees(stage, &played));
         let (cells, wrong) = &mut *found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(why) = judged {
             let said = &played.ended.stderr;
             wrong.push(format!("{act}, {how} at {point}: {why}\n{said}"));
         }
-        cells.note(&played);
+        cells.note(&played, stage);
     });
     let (cells, wrong) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     cells.print();

@@ -4,6 +4,7 @@ use cohort_backup::catalogue::{self, Answer, Catalogue, Decision, DiskName, NoSu
 use serde::Serialize;
 
 use crate::args;
+use crate::commands::close;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::{json_line, print_line};
@@ -51,6 +52,7 @@ pub(super) fn run(args: &args::Decide) -> Result {
     } else {
         print_line(&format!("{disk}: {word}: {then}"));
     }
+    close(catalogue);
     Ok(Exit::Done)
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{Answer, Finding, LEAVE, chosen, only_left, resolved, show};
 use crate::args;
+use crate::commands::close;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::human;
@@ -48,6 +49,7 @@ pub(super) fn run(args: &args::Doctor) -> Result {
         }
         resolved(args, finding, answer);
     }
+    close(catalogue);
     Ok(Exit::Done)
 }
 

@@ -30,6 +30,15 @@ fn every_mutant_applies_and_names_a_check_that_is_there() {
 }
 
 #[test]
+fn the_readme_says_how_many_there_are() {
+    let root = root();
+    let count = all(&root.join("tests/mutants")).unwrap().len();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let line = format!("- {count} patches break one rule each");
+    assert!(readme.contains(&line), "README.md: {line}");
+}
+
+#[test]
 fn the_page_lists_every_mutant() {
     let root = root();
     let mut table = "| mutant | the rule it breaks | caught by |\n|---|---|---|\n".to_owned();

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use cohort_job::{
     Cause, Disposition, DriverExt, Engine, Entry, GroupName, JobSpec, Journal, Kind, MemberName,
@@ -64,6 +65,41 @@ fn a_name_used_twice_is_owed_twice() {
     let owed = journal.owed().unwrap();
     assert_eq!(owed.len(), 1);
     assert_eq!(owed[0].records[0].2, Record(b"2".to_vec()));
+}
+
+/// Whoever asks the journal is told what the next process would find, whoever else wrote at the same time.
+#[test]
+fn what_is_known_is_what_is_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    let write = |writer: u8| {
+        let group = GroupName::new(format!("group {writer}"));
+        for turn in 0..20 {
+            // One key is everybody's, and one comes and goes.
+            let own = (turn % 2 == 0).then(|| vec![writer]);
+            let notes = vec![
+                ("all".to_owned(), Some(vec![writer, turn])),
+                (format!("own {writer}"), own),
+            ];
+            journal.note(notes).unwrap();
+            journal
+                .decide(&group, &Verdict::Commit, &[entry("x", &[turn])])
+                .unwrap();
+            if turn % 3 == 0 {
+                journal.done(&group).unwrap();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let write = &write;
+        for writer in 0..4 {
+            scope.spawn(move || write(writer));
+        }
+    });
+    let known = journal.contents();
+    assert_eq!(known.notes.keys().collect::<Vec<_>>(), ["all"]);
+    assert_eq!(known.owed.len(), 4 * (20 - 7));
+    assert_eq!(read(directory.path()).unwrap(), known);
 }
 
 #[test]

@@ -18,17 +18,18 @@ impl Sink for Nowhere {
 
 #[test]
 fn a_thread_begins_when_there_is_more_than_those_that_wait_will_take() {
-    let savers = Savers::new(Arc::new(Nowhere), 2);
+    let savers = Savers::new(Arc::new(Nowhere), 3);
     let mut queue = savers.shared.queue.lock();
     let threads = &mut queue.threads;
     assert_eq!(threads.running, 0, "nobody has written");
     assert_eq!(threads.next_saver(0), None);
     assert_eq!(threads.next_saver(1), Some(0));
+    assert_eq!(threads.next_saver(1), Some(1), "that one is at work");
     threads.idle = 1;
-    assert_eq!(threads.next_saver(1), None, "that one will");
-    assert_eq!(threads.next_saver(2), Some(1));
+    assert_eq!(threads.next_saver(1), None, "one of them will");
+    assert_eq!(threads.next_saver(2), Some(2));
     threads.idle = 0;
-    assert_eq!(threads.next_saver(9), None, "no more than two");
+    assert_eq!(threads.next_saver(9), None, "no more than three");
     assert!(!threads.needs_spiller(), "there is no scratch file");
 }
 

@@ -85,9 +85,9 @@ fn understand(mut value: Value) -> Result<Received, BadServer> {
             .filter_map(Value::as_str)
             .map(str::to_owned)
             .collect();
-        let version = greeting["version"].take();
+        let version = greeting.get_mut("version").map(Value::take);
         return Ok(Received::Greeting {
-            version,
+            version: version.unwrap_or_default(),
             capabilities,
         });
     }

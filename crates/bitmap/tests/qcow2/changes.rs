@@ -1,6 +1,6 @@
 //! What may be done to an image's bitmaps, and what is refused by name.
 
-use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Qcow2Error};
+use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Qcow2Error, Saved};
 use cohort_bitmap::{DirtyBitmap, Granularity};
 
 use crate::kit::{Fill, Memory, filled, image};
@@ -168,6 +168,78 @@ fn what_was_inconsistent_before_stays_so() {
     let found = Bitmaps::open(memory).unwrap();
     assert_eq!(*found.entry("kept").unwrap().condition(), Condition::InUse);
     assert!(found.read("new").is_ok());
+}
+
+/// What is saved is all that the image holds; what was inconsistent stays so if it is named.
+#[test]
+fn what_is_saved_takes_the_place_of_all_that_was_held() {
+    let (memory, mut bitmaps) = sample();
+    drop(bitmaps.hold().unwrap());
+    bitmaps
+        .add("gone", &filled(SIZE, 512, Fill::Ends), true)
+        .unwrap();
+    let mut held = bitmaps.hold().unwrap();
+    held.extend(bitmaps.hold_disabled().unwrap());
+    let names: Vec<_> = held.iter().map(|held| held.name()).collect();
+    assert_eq!(names, ["gone", "idle"]);
+    let other = Bitmaps::open(memory.clone()).unwrap();
+    assert!(
+        other
+            .list()
+            .iter()
+            .all(|entry| *entry.condition() == Condition::InUse)
+    );
+
+    let saved = |name: &str, enabled: bool, bits: Option<DirtyBitmap>| Saved {
+        name: name.to_owned(),
+        enabled,
+        bits,
+    };
+    let (idle, new) = (
+        filled(SIZE, 4096, Fill::Random(9)),
+        filled(SIZE, 512, Fill::Random(8)),
+    );
+    let all = [
+        saved("new", false, Some(new.clone())),
+        saved("kept", true, None),
+        saved("idle", true, Some(idle.clone())),
+    ];
+    bitmaps.save(&all).unwrap();
+    let found = Bitmaps::open(memory).unwrap();
+    let names: Vec<_> = found
+        .list()
+        .iter()
+        .map(|entry| (entry.name(), entry.is_enabled()))
+        .collect();
+    assert_eq!(names, [("kept", true), ("idle", true), ("new", false)]);
+    assert_eq!(*found.entry("kept").unwrap().condition(), Condition::InUse);
+    assert!(found.read("idle").unwrap() == idle && found.read("new").unwrap() == new);
+}
+
+#[test]
+fn what_could_not_be_added_is_known_before() {
+    let (_, bitmaps) = sample();
+    let default = Granularity::DEFAULT;
+    let others = ["kept", "idle"];
+    let check = |name: &str, granularity| bitmaps.check_new(name, granularity, others.into_iter());
+    check("new", default).unwrap();
+    assert!(matches!(
+        check("", default),
+        Err(Qcow2Error::BadName { .. })
+    ));
+    let fine = Granularity::new(256).unwrap();
+    assert!(matches!(
+        check("new", fine),
+        Err(Qcow2Error::Granularity { .. })
+    ));
+    let many = vec!["n"; 65_535];
+    let full = bitmaps.check_new("new", default, many.into_iter());
+    assert!(matches!(full, Err(Qcow2Error::TooMany)));
+    let large = Memory::new(image(16, 4, 4 << 40));
+    let large = Bitmaps::open(large).unwrap();
+    let fine = Granularity::new(512).unwrap();
+    let refused = large.check_new("new", fine, others.into_iter());
+    assert!(matches!(refused, Err(Qcow2Error::TooLarge { .. })));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cohort_bitmap::DirtyBitmap;
-use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Qcow2Error};
+use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Qcow2Error, Saved};
 
 use crate::kit::{Fill, Memory, Numbers, Step, attempt, filled, have_qemu, image, put, told};
 
@@ -40,6 +40,15 @@ const CHANGES: &[(&str, Start, Change)] = &[
         held[0].add(&filled(SIZE, 512, Fill::Random(7)))?;
         bitmaps.release(&held)
     }),
+    ("hold and save", two, |bitmaps| {
+        let held = [bitmaps.hold()?, bitmaps.hold_disabled()?].concat();
+        let mut one = held[0].bits().clone();
+        one.merge(&filled(SIZE, 512, Fill::Random(7)))?;
+        bitmaps.save(&[
+            saved("one", true, Some(one)),
+            saved("new", false, Some(filled(SIZE, 4096, Fill::Mixed(5)))),
+        ])
+    }),
     ("add the first", bare, |bitmaps| {
         bitmaps.add("new", &filled(SIZE, 4096, Fill::Mixed(5)), true)
     }),
@@ -50,6 +59,14 @@ const CHANGES: &[(&str, Start, Change)] = &[
         bitmaps.remove("newer")
     }),
 ];
+
+fn saved(name: &str, enabled: bool, bits: Option<DirtyBitmap>) -> Saved {
+    Saved {
+        name: name.to_owned(),
+        enabled,
+        bits,
+    }
+}
 
 fn bare() -> Vec<u8> {
     image(9, 4, SIZE)

@@ -3,9 +3,9 @@
 use crate::{DirtyBitmap, Granularity, SizeMismatch, store::File};
 
 use super::bitmaps::{Bitmaps, load};
-use super::directory::{Condition, Entry, MAX_NAME_BYTES};
+use super::directory::{Condition, Entry, MAX_NAME_BYTES, entry_bytes, table_entries};
 use super::error::Qcow2Error;
-use super::header::MAX_BITMAPS;
+use super::header::{MAX_BITMAPS, MAX_DIRECTORY_BYTES};
 use super::rewrite::Wanted;
 
 /// What QEMU counts disks in.
@@ -28,9 +28,7 @@ impl<F: File> Bitmaps<F> {
                 name: name.to_owned(),
             });
         }
-        if name.is_empty() || name.len() > MAX_NAME_BYTES {
-            return Err(Qcow2Error::BadName { bytes: name.len() });
-        }
+        check_name(name)?;
         if self.entries.len() as u64 >= u64::from(MAX_BITMAPS) {
             return Err(Qcow2Error::TooMany);
         }
@@ -47,25 +45,48 @@ impl<F: File> Bitmaps<F> {
         })
     }
 
+    /// Whether an empty bitmap could be added beside `others`, whatever bitmaps are in the image now. Looks at nothing but
+    /// what was read of the image before.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add), but for those that only writing shows.
+    pub fn check_new<'a>(
+        &self,
+        name: &str,
+        granularity: Granularity,
+        others: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Qcow2Error> {
+        self.header.check_writable()?;
+        self.check_disk_size()?;
+        if Granularity::tracked(granularity.bytes()).is_err() {
+            return Err(Qcow2Error::Granularity { granularity });
+        }
+        table_entries(&self.header, granularity)?;
+        check_name(name)?;
+        let (mut bitmaps, mut bytes) = (1, entry_bytes(name));
+        for other in others {
+            bitmaps += 1;
+            bytes += entry_bytes(other);
+        }
+        if bitmaps > u64::from(MAX_BITMAPS) || bytes > MAX_DIRECTORY_BYTES {
+            return Err(Qcow2Error::TooMany);
+        }
+        Ok(())
+    }
+
     /// Replaces what a bitmap says, whole; its granularity is that of `bits` from now on.
     ///
     /// # Errors
     /// As [`read`](Self::read) and [`add`](Self::add).
     pub fn replace(&mut self, name: &str, bits: &DirtyBitmap) -> Result<(), Qcow2Error> {
         self.reload()?;
-        let entry = self.entry_to_use(name)?.clone();
+        let mut entry = self.entry_to_use(name)?.clone();
         let granularity = bits.granularity();
         if Granularity::tracked(granularity.bytes()).is_err() {
             return Err(Qcow2Error::Granularity { granularity });
         }
-        let granularity_bits = granularity.shift() as u8;
-        self.put(
-            Entry {
-                granularity_bits,
-                ..entry
-            },
-            Some(bits),
-        )
+        entry.set_granularity(granularity);
+        self.put(entry, Some(bits))
     }
 
     /// Clears the granules of a bitmap of which every byte is dirty in `copied`, and says what is left.
@@ -166,6 +187,12 @@ impl<F: File> Bitmaps<F> {
         size: u64,
         edit: impl FnOnce(&mut Vec<Wanted<'a>>),
     ) -> Result<(), Qcow2Error> {
+        self.check_size(size)?;
+        self.rewrite(edit)
+    }
+
+    /// Refuses bits of a disk of another size, and of one that QEMU could not read bitmaps of.
+    pub(super) fn check_size(&self, size: u64) -> Result<(), Qcow2Error> {
         let own = self.header.size;
         if size != own {
             return Err(SizeMismatch {
@@ -174,8 +201,7 @@ impl<F: File> Bitmaps<F> {
             }
             .into());
         }
-        self.check_disk_size()?;
-        self.rewrite(edit)
+        self.check_disk_size()
     }
 
     /// QEMU counts whole sectors, and would find the table of a disk with part of one wrong.
@@ -186,4 +212,11 @@ impl<F: File> Bitmaps<F> {
         }
         Ok(())
     }
+}
+
+fn check_name(name: &str) -> Result<(), Qcow2Error> {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return Err(Qcow2Error::BadName { bytes: name.len() });
+    }
+    Ok(())
 }

@@ -93,6 +93,10 @@ impl Entry {
         self.flags = self.flags & !FLAG_AUTO | if enabled { FLAG_AUTO } else { 0 };
     }
 
+    pub(super) fn set_granularity(&mut self, granularity: Granularity) {
+        self.granularity_bits = granularity.shift() as u8;
+    }
+
     pub(super) fn set_in_use(&mut self, in_use: bool) {
         self.flags = self.flags & !FLAG_IN_USE | if in_use { FLAG_IN_USE } else { 0 };
         self.condition = if in_use {
@@ -158,6 +162,11 @@ pub(super) fn table_entries(header: &Header, granularity: Granularity) -> Result
         return Err(Qcow2Error::TooLarge { granularity });
     }
     Ok(entries)
+}
+
+/// Bytes of the directory entry of a new bitmap.
+pub(super) fn entry_bytes(name: &str) -> u64 {
+    (FIXED_BYTES + name.len()).next_multiple_of(8) as u64
 }
 
 /// Reads a directory. No entry is lost: those that we do not know are kept as they are.

@@ -59,4 +59,4 @@ mod table;
 pub use bitmaps::Bitmaps;
 pub use directory::{Condition, Entry};
 pub use error::{Known, Qcow2Error};
-pub use hold::Held;
+pub use hold::{Held, Saved};

@@ -98,7 +98,7 @@ pub use faulty::{Fault, Faulty, Injected};
 pub use file::{File, FileRun, OsFile};
 pub use gate::{GateId, HeldBy};
 pub use gated::{CloseError, ClosedGate, Gated, close_all};
-pub use kept::LiveBitmap;
+pub use kept::{BitmapOwner, FoundBitmap, LiveBitmap};
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
 pub use memory::MemoryDevice;
 pub use meter::{Delays, DeviceTime, Spread, WriteMeter};

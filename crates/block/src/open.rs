@@ -6,13 +6,14 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cohort_bitmap::store::qcow2::{Bitmaps, Qcow2Error};
+use cohort_bitmap::Granularity;
+use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Qcow2Error};
 use rustix::fs::OFlags;
 
 use crate::device::Device;
 use crate::file::{File, OsFile};
 use crate::header::{self, Backing, Header};
-use crate::kept::{Kept, LiveBitmap, Veiled};
+use crate::kept::{BitmapOwner, FoundBitmap, Kept, LiveBitmap, Veiled};
 use crate::lock::{Claim, LockError, lock, release};
 use crate::open_error::OpenError;
 use crate::qcow2::{Layer, LayerKind, Qcow2Device};
@@ -101,7 +102,8 @@ pub struct Image {
     format: Format,
     /// Top layer first.
     files: Vec<ImageFile>,
-    live: Vec<LiveBitmap>,
+    /// The bitmaps of one that is open to be written to and can have some.
+    kept: Option<Arc<Kept>>,
     cluster: Option<u64>,
 }
 
@@ -181,11 +183,11 @@ impl Image {
         let format = judge_format(&top.path, &*wrapped, options.format)?;
         top.format = format;
         let mut cluster = None;
-        let (device, files, live): (Arc<dyn Device>, _, _) = match format {
+        let (device, files, kept): (Arc<dyn Device>, _, _) = match format {
             Format::Raw => (
                 Arc::new(raw_device(path, wrapped, options.access)?),
                 vec![top],
-                Vec::new(),
+                None,
             ),
             Format::Qcow2 => {
                 let (mut layers, files) = open_chain(top, wrapped, options, &beneath, &wrap)?;
@@ -196,17 +198,16 @@ impl Image {
                 } else {
                     None
                 };
-                let live = kept.as_ref().map(|kept| kept.live().to_vec());
-                let device = Qcow2Device::new(layers, writable, kept);
+                let device = Qcow2Device::new(layers, writable, kept.clone());
                 let device = device.map_err(|e| from_imago(path, e))?;
-                (Arc::new(device), files, live.unwrap_or_default())
+                (Arc::new(device), files, kept)
             }
         };
         Ok(Self {
             device,
             format,
             files,
-            live,
+            kept,
             cluster,
         })
     }
@@ -250,7 +251,55 @@ impl Image {
     /// The enabled ones among the top layer's bitmaps, of an image that is open to be written to: as they are while the
     /// device is written to.
     pub fn live_bitmaps(&self) -> &[LiveBitmap] {
-        &self.live
+        self.kept.as_ref().map_or(&[], |kept| kept.live())
+    }
+
+    /// Gives the top layer's bitmaps to `owner`, in the order of the image. To be called once, before anything is written.
+    ///
+    /// Of an image that is open to be written to, all that are true are in use from here on. The owner marks what is
+    /// written, may change them, and is asked in the end what the image is to hold. Of one that is open to be read they are
+    /// told, and nothing is asked; those that cannot be read are left out.
+    ///
+    /// # Errors
+    /// As [`Bitmaps::hold`]; the bitmaps are as they were.
+    pub fn hand_over_bitmaps(
+        &self,
+        owner: Arc<dyn BitmapOwner>,
+    ) -> Result<Vec<FoundBitmap>, Qcow2Error> {
+        match &self.kept {
+            Some(kept) => kept.hand_over(owner),
+            None => Ok(self.found_bitmaps()),
+        }
+    }
+
+    /// The top layer's bitmaps of an image that is not written to.
+    fn found_bitmaps(&self) -> Vec<FoundBitmap> {
+        let Some(Ok(bitmaps)) = self.bitmaps().into_iter().next().map(|top| top.bitmaps) else {
+            return Vec::new();
+        };
+        let entries = bitmaps.list().iter().filter(|_| !bitmaps.is_stale());
+        let found = entries.filter_map(|entry| match entry.condition() {
+            Condition::Consistent => FoundBitmap::of(entry, Some(bitmaps.read(entry.name()).ok()?)),
+            Condition::InUse => FoundBitmap::of(entry, None),
+            Condition::Unusable(_) => None,
+        });
+        found.collect()
+    }
+
+    /// Whether the image could be given another bitmap in the end, beside `others`. Touches nothing but memory where it can.
+    ///
+    /// # Errors
+    /// As [`Bitmaps::open`] and [`Bitmaps::check_new`].
+    pub fn check_new_bitmap<'a>(
+        &self,
+        name: &str,
+        granularity: Granularity,
+        others: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Qcow2Error> {
+        match &self.kept {
+            Some(kept) => kept.check_new(name, granularity, others),
+            None => Bitmaps::open(self.files[0].file.clone())?.check_new(name, granularity, others),
+        }
     }
 
     /// Gives the locks on all files back before their time: for who has read everything, and has something
@@ -381,29 +430,33 @@ fn open_chain(
 }
 
 /// Takes QEMU's bitmaps of the top layer into our keeping, and out of imago's sight. Those that nobody
-/// promises to be true stay as they are: nobody believes them.
-fn keep_bitmaps(path: &Path, layers: &mut [Layer]) -> Result<Option<Kept>, OpenError> {
+/// promises to be true stay as they are: nobody believes them. Nothing for an image that has none and can be given none.
+fn keep_bitmaps(path: &Path, layers: &mut [Layer]) -> Result<Option<Arc<Kept>>, OpenError> {
     let Some(top) = layers.first_mut() else {
         return Ok(None);
     };
     let LayerKind::Qcow2 {
-        promises_bitmaps: true,
+        version,
+        promises_bitmaps,
         ..
     } = top.kind
     else {
-        if Bitmaps::open(top.file.clone()).is_ok_and(|bitmaps| bitmaps.is_stale()) {
-            tracing::warn!("{}: {}", path.display(), Qcow2Error::Stale);
-        }
         return Ok(None);
     };
-    let kept = Kept::begin(path, top.file.clone()).map_err(|cause| OpenError::Bitmaps {
-        path: path.into(),
-        cause,
-    })?;
-    if kept.is_some() {
+    let kept = match Kept::begin(path, top.file.clone()) {
+        Ok(kept) => kept,
+        Err(_) if version < 3 || !promises_bitmaps => return Ok(None),
+        Err(cause) => {
+            return Err(OpenError::Bitmaps {
+                path: path.into(),
+                cause,
+            });
+        }
+    };
+    if kept.has_bitmaps() {
         top.file = Arc::new(Veiled::new(top.file.clone()));
     }
-    Ok(kept)
+    Ok(Some(Arc::new(kept)))
 }
 
 fn open_backing(

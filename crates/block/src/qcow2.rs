@@ -80,7 +80,7 @@ pub(crate) struct Qcow2Device {
 /// The bitmaps in the image, to be saved when the device is dropped.
 #[derive(Debug)]
 struct Bitmaps {
-    kept: Option<Kept>,
+    kept: Option<Arc<Kept>>,
     /// Whether some of what was written may be missing in the image.
     incomplete: bool,
 }
@@ -88,7 +88,11 @@ struct Bitmaps {
 impl Qcow2Device {
     /// Builds the device of a chain, top layer first; the top layer is a qcow2 image.
     /// Its bitmaps are `kept` with what is written.
-    pub(crate) fn new(layers: Vec<Layer>, writable: bool, kept: Option<Kept>) -> io::Result<Self> {
+    pub(crate) fn new(
+        layers: Vec<Layer>,
+        writable: bool,
+        kept: Option<Arc<Kept>>,
+    ) -> io::Result<Self> {
         let bitmaps = Bitmaps {
             kept,
             incomplete: false,
@@ -271,7 +275,12 @@ impl Qcow2Device {
 /// Puts all tables into the image before the bitmaps are saved beside them.
 impl Drop for Qcow2Device {
     fn drop(&mut self) {
-        if self.bitmaps.kept.is_some() {
+        if self
+            .bitmaps
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.is_needed())
+        {
             let flushed = self.image().flush();
             self.bitmaps.incomplete = flushed.is_err();
         }
@@ -280,16 +289,10 @@ impl Drop for Qcow2Device {
 
 impl Drop for Bitmaps {
     fn drop(&mut self) {
-        let Some(kept) = self.kept.take() else { return };
-        let path = kept.path().to_owned();
-        let lost = "its bitmaps are left inconsistent";
-        if self.incomplete {
-            tracing::error!(
-                "{}: {lost}: its tables could not be written",
-                path.display()
-            );
-        } else if let Err(error) = kept.finish() {
-            tracing::error!("{}: {lost}: {error}", path.display());
+        if let Some(kept) = self.kept.take()
+            && kept.is_needed()
+        {
+            kept.finish(!self.incomplete);
         }
     }
 }

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cohort_bitmap::store::qcow2::{Condition, Qcow2Error};
+use cohort_bitmap::store::qcow2::{Condition, Qcow2Error, Saved};
 use cohort_bitmap::{DirtyBitmap, Granularity};
-use cohort_block::{Device, Image, OpenError, OpenOptions};
+use cohort_block::{BitmapOwner, Device, Image, OpenError, OpenOptions};
 use common::{Numbers, attempt, content, have_qemu, qemu_io, run, text};
 
 const SIZE: u64 = (48 << 20) + 7 * 512;
@@ -274,4 +274,88 @@ fn bitmaps_that_are_stale_already_are_left_so() {
     image.device().write_at(&[1; 512], 0).unwrap();
     drop(image);
     assert!(matches!(read(dir, "fine"), Err(Qcow2Error::Stale)));
+}
+
+/// Says in the end what the image is to hold, and hears what could not be.
+#[derive(Debug, Default)]
+struct Owner {
+    says: Mutex<Vec<Saved>>,
+    heard: Mutex<Vec<String>>,
+}
+
+impl BitmapOwner for Owner {
+    fn to_save(&self) -> Vec<Saved> {
+        self.says.lock().unwrap().clone()
+    }
+
+    fn not_saved(&self, why: &str) {
+        self.heard.lock().unwrap().push(why.to_owned());
+    }
+}
+
+fn saved(name: &str, enabled: bool, bits: DirtyBitmap) -> Saved {
+    Saved {
+        name: name.to_owned(),
+        enabled,
+        bits: Some(bits),
+    }
+}
+
+#[test]
+fn who_is_given_the_bitmaps_says_in_the_end_what_the_image_holds() {
+    let Some(_turn) = turn() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    create(dir, "cluster_size=65536");
+    let names = ["fine", "coarse", "idle"];
+    let before = names.map(|name| read(dir, name).unwrap());
+    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let owner = Arc::new(Owner::default());
+    let found = image.hand_over_bitmaps(owner.clone()).unwrap();
+    for ((found, name), bits) in found.iter().zip(names).zip(before) {
+        assert_eq!((&*found.name, found.enabled), (name, name != "idle"));
+        assert!(found.bits.as_ref() == Some(&bits), "{name}");
+    }
+    let in_use = image.bitmaps().remove(0).bitmaps.unwrap();
+    let conditions = in_use.list().iter().map(|entry| entry.condition());
+    assert!(conditions.eq([&Condition::InUse; 3]), "disabled ones too");
+    drop(in_use);
+
+    image.device().write_at(&[1; 512], 0).unwrap();
+    let mut new = DirtyBitmap::new(SIZE, Granularity::new(4096).unwrap()).unwrap();
+    new.set(7 << 20, 1).unwrap();
+    *owner.says.lock().unwrap() = vec![
+        saved("idle", true, new.clone()),
+        saved("new", false, new.clone()),
+    ];
+    drop(image);
+    assert_eq!(*owner.heard.lock().unwrap(), [""; 0]);
+    let image = Image::open(dir.join("disk"), OpenOptions::read_only()).unwrap();
+    let told = image.hand_over_bitmaps(Arc::new(Owner::default())).unwrap();
+    let told: Vec<_> = told.iter().map(|one| (&*one.name, one.enabled)).collect();
+    assert_eq!(told, [("idle", true), ("new", false)]);
+    assert!(read(dir, "idle").unwrap() == new && read(dir, "new").unwrap() == new);
+    assert_clean(dir);
+}
+
+#[test]
+fn who_is_given_the_bitmaps_hears_that_they_could_not_be_saved() {
+    let Some(_turn) = turn() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    create(dir, "cluster_size=65536");
+    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let owner = Arc::new(Owner::default());
+    image.hand_over_bitmaps(owner.clone()).unwrap();
+    let other = DirtyBitmap::new(SIZE + 512, Granularity::DEFAULT).unwrap();
+    *owner.says.lock().unwrap() = vec![saved("fine", true, other)];
+    drop(image);
+    let heard = owner.heard.lock().unwrap();
+    assert!(
+        heard.len() == 1 && heard[0].contains("its bitmaps are left inconsistent"),
+        "{heard:?}"
+    );
+    let error = read(dir, "fine").unwrap_err();
+    assert!(matches!(error, Qcow2Error::Inconsistent { .. }), "{error}");
+    assert_clean(dir);
 }

@@ -21,6 +21,7 @@ use super::drivers::Builder;
 use super::events::Events;
 use super::jobs::{Entry, Jobs, MOST_JOBS, SharedIoStatus};
 use super::nodes::{Graph, Node, Owner, Use, UseKind, is_identifier};
+use super::place::Purpose;
 use super::state::{Clears, Fresh, JobEnd};
 use super::transaction::{Done, Gates};
 use super::{Daemon, GATE_WAIT, StateDirectory, complain, create, generic, lock};
@@ -302,7 +303,7 @@ fn look_at_bitmap(backup: &Backup, source: &Node) -> Result<Option<Arc<Bitmap>>,
     let Some(mode) = mode else {
         return generic("Bitmap sync mode must be given when providing a bitmap");
     };
-    bitmap.check_free()?;
+    bitmap.check(Purpose::Use)?;
     if sync == SyncMode::None {
         return generic("sync mode 'none' does not produce meaningful bitmap outputs");
     }
@@ -310,6 +311,9 @@ fn look_at_bitmap(backup: &Backup, source: &Node) -> Result<Option<Arc<Bitmap>>,
         return generic(format!(
             "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '{sync}'"
         ));
+    }
+    if mode != BitmapMode::Never {
+        bitmap.check(Purpose::Change)?;
     }
     if bitmap.is_undecided() {
         return generic(format!(

@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::bitmaps::{Before, Bitmap, MOST_BITMAPS};
 use super::nodes::{Graph, Node};
+use super::place::{Place, Purpose};
 use super::state::Fresh;
-use super::{Answer, Daemon, lock, nothing};
+use super::{Answer, Daemon, lock, nothing, stored};
 
 /// What undoes a change, inside the same closed gates.
 pub(super) enum Undo {
@@ -79,10 +80,9 @@ pub(super) fn add(
     closed: &mut ClosedGate<'_>,
 ) -> Result<Undo, Error> {
     let granularity = granularity(node, add)?;
-    if add.persistent == Some(true) {
-        let node = &node.name;
-        let text = format!("Can't store persistent bitmaps to {node}: Operation not supported");
-        return Err(Error::generic(text));
+    let persistent = add.persistent == Some(true);
+    if persistent {
+        stored::check_new(node, &add.name, granularity)?;
     }
     let mut bitmaps = lock(&node.bitmaps);
     let name = &add.name;
@@ -102,7 +102,12 @@ pub(super) fn add(
     let empty = DirtyBitmap::new(node.disk.size(), granularity);
     let empty = empty.map_err(|error| Error::generic(error.to_string()))?;
     let enabled = !add.disabled.unwrap_or(false);
-    let bitmap = Arc::new(Bitmap::new(name, empty, enabled, fresh, closed));
+    let place = if persistent {
+        Place::Image
+    } else {
+        Place::Nowhere
+    };
+    let bitmap = Arc::new(Bitmap::new(name, empty, enabled, place, fresh, closed));
     bitmaps.push(bitmap.clone());
     Ok(Undo::Added(node.clone(), bitmap))
 }
@@ -129,7 +134,7 @@ pub(super) fn node_to_add_to(graph: &Graph, add: &BitmapAdd) -> Result<Arc<Node>
 /// `block-dirty-bitmap-remove`.
 pub(super) fn remove(graph: &Graph, of: &BitmapRef) -> Result<Undo, Error> {
     let (node, bitmap) = find(graph, &of.node, &of.name)?;
-    bitmap.check_free()?;
+    bitmap.check(Purpose::Remove)?;
     bitmap.set_leaving(true);
     Ok(Undo::Removed(node, bitmap))
 }
@@ -142,7 +147,7 @@ pub(super) fn clear(
     closed: &mut ClosedGate<'_>,
 ) -> Result<Undo, Error> {
     let (node, bitmap) = find(graph, &of.node, &of.name)?;
-    bitmap.check_free()?;
+    bitmap.check(Purpose::Change)?;
     let before = bitmap.clear(fresh, closed);
     Ok(Undo::Changed(node, bitmap, before))
 }
@@ -155,7 +160,7 @@ pub(super) fn set_enabled(
     closed: &mut ClosedGate<'_>,
 ) -> Result<Undo, Error> {
     let (node, bitmap) = find(graph, &of.node, &of.name)?;
-    bitmap.check_free()?;
+    bitmap.check(Purpose::Use)?;
     let before = bitmap.is_enabled();
     bitmap.set_enabled(enabled, closed);
     Ok(Undo::Enabled(node, bitmap, before))
@@ -165,7 +170,7 @@ pub(super) fn set_enabled(
 pub(super) fn merge(graph: &Graph, merge: &BitmapMerge) -> Result<Undo, Error> {
     let (node, target) = find(graph, &merge.node, &merge.target)?;
     if merge.bitmaps.is_empty() {
-        target.check_free()?;
+        target.check(Purpose::Change)?;
     }
     let mut sources = Vec::new();
     for source in &merge.bitmaps {
@@ -174,8 +179,8 @@ pub(super) fn merge(graph: &Graph, merge: &BitmapMerge) -> Result<Undo, Error> {
             BitmapSource::External(other) => (&other.node, &other.name),
         };
         let (_, source) = find(graph, of, name)?;
-        target.check_free()?;
-        source.check_free()?;
+        target.check(Purpose::Change)?;
+        source.check(Purpose::Use)?;
         let (from, to) = (source.snapshot(), target.snapshot());
         if from.size() != to.size() {
             return Err(Error::generic(format!(
@@ -199,7 +204,7 @@ impl Daemon {
 
     pub(super) fn bitmap_decide(&self, decide: &BitmapDecide) -> Answer {
         let (_, bitmap) = find(&self.graph(), &decide.node, &decide.name)?;
-        bitmap.check_free()?;
+        bitmap.check(Purpose::Change)?;
         bitmap.decide(decide.answer == Word::Keep)?;
         nothing()
     }

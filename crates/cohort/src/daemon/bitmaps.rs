@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use cohort_backup::Settled;
 use cohort_bitmap::store::SetId;
+use cohort_bitmap::store::qcow2::Saved;
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Stretch, View};
 use cohort_block::ClosedGate;
 use cohort_qmp::{BitmapInfo, Error};
 
 use super::lock;
 use super::nodes::Node;
+use super::place::{Place, Purpose};
 use super::state::{BitmapRow, Fresh, NodeStore, SetNames, Sets};
 
 /// A bitmap is made of no more sets than this while nobody has it.
@@ -23,6 +25,7 @@ pub(super) const MOST_BITMAPS: usize = 1024;
 pub(super) struct Bitmap {
     pub(super) name: String,
     pub(super) granularity: Granularity,
+    pub(super) place: Place,
     state: Mutex<State>,
 }
 
@@ -72,6 +75,7 @@ impl Bitmap {
         name: &str,
         bits: DirtyBitmap,
         enabled: bool,
+        place: Place,
         fresh: Option<Fresh>,
         closed: &mut ClosedGate<'_>,
     ) -> Self {
@@ -90,20 +94,55 @@ impl Bitmap {
         Self {
             name: name.to_owned(),
             granularity,
+            place,
             state: Mutex::new(state),
         }
     }
 
-    /// Refuses while somebody has it.
-    pub(super) fn check_free(&self) -> Result<(), Error> {
-        let state = lock(&self.state);
-        if state.is_busy() {
-            let name = &self.name;
-            return Err(Error::generic(format!(
-                "Bitmap '{name}' is currently in use by another operation and cannot be used"
-            )));
+    /// Refuses while somebody has it, and what its place forbids.
+    pub(super) fn check(&self, purpose: Purpose) -> Result<(), Error> {
+        let busy = "currently in use by another operation and cannot be used";
+        let busy = lock(&self.state).is_busy().then_some(busy);
+        match busy.or(self.place.forbids(purpose)) {
+            None => Ok(()),
+            Some(why) => Err(Error::generic(format!("Bitmap '{}' is {why}", self.name))),
         }
-        Ok(())
+    }
+
+    /// What its node's image is to hold of it; nothing if that is nothing. A partial that it speaks of does not count: the
+    /// image outlives the node that holds it.
+    pub(super) fn to_save(&self) -> Option<Saved> {
+        let state = lock(&self.state);
+        let bits = match self.place {
+            Place::Nowhere | Place::ReadOnlyImage => return None,
+            Place::Inconsistent { .. } => None,
+            Place::Image => Some(match &state.content {
+                Content::Settled { settled, .. } => settled.point().snapshot(),
+                Content::Lent { base, since } => {
+                    View::with_recorder(base.clone(), since.clone()).snapshot()
+                }
+            }),
+        };
+        Some(Saved {
+            name: self.name.clone(),
+            enabled: state.enabled,
+            bits,
+        })
+    }
+
+    /// Records into a set of a store, too, from now on. What it held until then is put in another when it is written down.
+    pub(super) fn keep_in(&self, fresh: Fresh, closed: &mut ClosedGate<'_>) {
+        let mut state = lock(&self.state);
+        state.uninstall(closed);
+        state.sets = Some(fresh.begin(&state.content.recorder()));
+        state.stale = true;
+        state.install(closed);
+    }
+
+    /// Whether its image brought it along, and no store has it as yet.
+    pub(super) fn wants_sets(&self) -> bool {
+        let state = lock(&self.state);
+        self.place == Place::Image && !state.is_busy() && state.sets.is_none()
     }
 
     /// What is dirty now, as clients see it: frozen while a job has it.
@@ -129,8 +168,8 @@ impl Bitmap {
             granularity: u32::try_from(self.granularity.bytes()).unwrap_or(u32::MAX),
             recording: state.enabled,
             busy: state.is_busy(),
-            persistent: false,
-            inconsistent: None,
+            persistent: self.place != Place::Nowhere,
+            inconsistent: self.place.is_inconsistent().then_some(true),
         }
     }
 
@@ -311,6 +350,7 @@ impl Bitmap {
             name: self.name.clone(),
             granularity: self.granularity.bytes(),
             enabled: state.enabled,
+            persistent: self.place == Place::Image,
             sets: state.sets.as_ref().map(SetNames::of),
         };
         (row, std::mem::take(&mut state.gone))

@@ -23,6 +23,7 @@ use super::nodes::{Graph, Node, Owner, TopFile, Traits};
 use super::objects::Object;
 use super::part::Part;
 use super::restrict::Restrict;
+use super::stored;
 
 /// How long a server may take for one request, the first included, if the client does not say.
 const NBD_PATIENCE: Duration = Duration::from_secs(60);
@@ -131,6 +132,7 @@ impl Builder<'_> {
         node.depth = made.depth;
         node.rules = made.rules;
         node.throttle = made.throttle;
+        stored::load(&node)?;
         Ok(Arc::new(node))
     }
 

@@ -20,6 +20,7 @@ use super::bitmap_commands::find;
 use super::bitmaps::Bitmap;
 use super::events::Events;
 use super::nodes::{Graph, Node, Use, UseKind, is_identifier};
+use super::place::Purpose;
 use super::{Answer, Daemon, complain, generic, lock, nothing};
 use crate::serve::{Dirt, Limits, Listener, Served, Server, Stopped};
 
@@ -359,7 +360,7 @@ fn bitmaps(
                 bitmap
             }
         };
-        bitmap.check_free()?;
+        bitmap.check(Purpose::Use)?;
         bitmaps.push(bitmap);
     }
     Ok(bitmaps)

@@ -22,9 +22,11 @@ mod node_commands;
 mod nodes;
 mod objects;
 mod part;
+mod place;
 mod restrict;
 pub(crate) mod state;
 mod stats;
+mod stored;
 mod tally;
 mod transaction;
 
@@ -134,7 +136,8 @@ impl Daemon {
             complain(&format!("job {} does not come to its end", group.name()));
         }
         self.events.catch_up();
-        self.graph().clear();
+        let closing = self.graph().clear();
+        stored::wait_for(closing);
         self.disks.end(&mut stopped);
         self.state.close(&mut stopped);
         self.events.close();

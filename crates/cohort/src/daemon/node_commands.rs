@@ -7,7 +7,7 @@ use cohort_qmp::{Error, NodeOptions, Reopen, Resize};
 
 use super::drivers::Builder;
 use super::nodes::{Node, Owner, UseKind};
-use super::{Answer, Daemon, complain, generic, nothing};
+use super::{Answer, Daemon, complain, generic, nothing, stored};
 
 impl Daemon {
     pub(super) fn blockdev_add(&self, options: NodeOptions) -> Answer {
@@ -46,7 +46,12 @@ impl Daemon {
         }
         let gone = graph.remove(&node);
         drop(node);
-        self.state.forget_bitmaps(&gone)?;
+        let names: Vec<_> = gone.iter().map(|node| node.name.clone()).collect();
+        let closing = gone.iter().filter_map(|node| node.closing()).collect();
+        drop(gone);
+        drop(graph);
+        stored::wait_for(closing);
+        self.state.forget_bitmaps(&names)?;
         nothing()
     }
 

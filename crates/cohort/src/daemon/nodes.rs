@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 
-use cohort_block::{Device, File, Gated, Image, ImageFile, Throttle};
+use cohort_block::{ClosedGate, Device, File, Gated, Image, ImageFile, Throttle};
 use cohort_qmp::{DetectZeroes, Error};
 
 use super::bitmaps::Bitmap;
 use super::blkdebug::Rules;
 use super::jobs::MOST_JOBS;
 use super::objects::Object;
+use super::stored::Closed;
 use super::{complain, lock};
 
 /// Most nodes at once: a source and a target for as many jobs as there may be.
@@ -42,8 +43,10 @@ pub(super) struct Node {
     pub(super) rules: Option<Arc<Rules>>,
     /// The limits that it goes by, which are in use as long as it is there.
     pub(super) throttle: Option<Arc<Throttle>>,
-    /// Oldest first.
-    pub(super) bitmaps: Mutex<Vec<Arc<Bitmap>>>,
+    /// Oldest first. Its image has them too, and knows no node.
+    pub(super) bitmaps: Arc<Mutex<Vec<Arc<Bitmap>>>>,
+    /// When its image is closed, if that leaves its bitmaps to the node.
+    pub(super) closed: Mutex<Option<Closed>>,
     users: Mutex<Vec<Weak<Use>>>,
 }
 
@@ -118,7 +121,8 @@ impl Node {
             image: None,
             rules: None,
             throttle: None,
-            bitmaps: Mutex::default(),
+            bitmaps: Arc::default(),
+            closed: Mutex::default(),
             users: Mutex::default(),
         }
     }
@@ -144,10 +148,26 @@ impl Node {
         living.any(|user| user.0 == kind)
     }
 
+    /// When its image will be closed, if it leaves its bitmaps to the node: for whoever lets the node go.
+    pub(super) fn closing(&self) -> Option<(String, Closed)> {
+        let closed = lock(&self.closed).take()?;
+        Some((self.name.clone(), closed))
+    }
+
     /// The bitmap of this name.
     pub(super) fn bitmap(&self, name: &str) -> Option<Arc<Bitmap>> {
         let bitmaps = lock(&self.bitmaps);
         bitmaps.iter().find(|bitmap| bitmap.name == name).cloned()
+    }
+
+    /// Adds a bitmap, in the place of the one of its name if there is one.
+    pub(super) fn put_bitmap(&self, bitmap: Bitmap, closed: &mut ClosedGate<'_>) {
+        let mut bitmaps = lock(&self.bitmaps);
+        let bitmap = Arc::new(bitmap);
+        match bitmaps.iter_mut().find(|known| known.name == bitmap.name) {
+            Some(known) => std::mem::replace(known, bitmap).retire(closed),
+            None => bitmaps.push(bitmap),
+        }
     }
 
     /// Refuses while a job writes to it.
@@ -252,9 +272,10 @@ impl Graph {
         gone
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
+    /// Forgets everything. Tells whose images are closed by that, unless somebody still has them, and when.
+    pub(super) fn clear(&mut self) -> Vec<(String, Closed)> {
         self.by_name.clear();
+        let mut closing = Vec::new();
         while let Some(node) = self.nodes.pop() {
             if let Err(error) = node.disk.flush() {
                 complain(&format!(
@@ -262,7 +283,9 @@ impl Graph {
                     node.name
                 ));
             }
+            closing.extend(node.closing());
         }
+        closing
     }
 
     /// A name for a node that is to be added.

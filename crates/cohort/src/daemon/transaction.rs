@@ -18,6 +18,7 @@ use cohort_qmp::{
 use super::backup::Early;
 use super::bitmap_commands::{self, Undo, node_to_add_to};
 use super::nodes::{Graph, Node};
+use super::place::Purpose;
 use super::state::{Fresh, JobRow};
 use super::tally::Tally;
 use super::{Answer, Daemon, GATE_WAIT, generic, lock, nothing};
@@ -302,7 +303,7 @@ impl Daemon {
         // Whoever has it goes on recording into the set that there is.
         let bitmap = node
             .bitmap(name)
-            .filter(|bitmap| bitmap.check_free().is_ok());
+            .filter(|bitmap| bitmap.check(Purpose::Change).is_ok());
         let granularity = added.or(bitmap.as_ref().map(|bitmap| bitmap.granularity))?;
         let fresh = self.state.store_for(node)?.prepare(name, granularity)?;
         if let Some(bitmap) = bitmap {

@@ -10,6 +10,7 @@
 //! wait JOB STATUS          until an event says that the job is in it
 //! progress JOB BYTES       until so much of it is done
 //! write EXPORT AT LENGTH BYTE    a guest's write, by qemu-io, through an export at guest.sock
+//! abandon FILE             QEMU opens the image FILE to write, and is killed
 //! files A B                at the end their bytes are compared
 //! differ REASON            what the next line brings differs, for this reason of the page of differences
 //! events differ JOB REASON    the events of that job do
@@ -50,6 +51,7 @@ pub(crate) enum Step {
     Wait(String, String),
     Progress(String, u64),
     Write(String, u64, u64, u8),
+    Abandon(String),
 }
 
 /// What came of a script.
@@ -251,6 +253,7 @@ fn step(line: &str, words: &[&str]) -> Step {
     match words {
         ["raw", ..] => Step::Raw(line["raw ".len()..].to_owned()),
         ["wait", job, status] => Step::Wait((*job).to_owned(), (*status).to_owned()),
+        ["abandon", file] => Step::Abandon((*file).to_owned()),
         ["progress", job, done] => Step::Progress((*job).to_owned(), number(done)),
         ["write", node, at, length, byte] => Step::Write(
             (*node).to_owned(),
@@ -283,6 +286,7 @@ pub(crate) fn play(scenario: &Scenario, side: &mut Side, folder: &Path) -> Trans
             }
             Step::Wait(job, status) => side.wait(job, status, &scenario.name),
             Step::Progress(job, done) => side.wait_for_progress(job, *done, &scenario.name),
+            Step::Abandon(file) => side.abandon(file),
             Step::Write(node, at, length, byte) => side.write(node, *at, *length, *byte),
         }
     }

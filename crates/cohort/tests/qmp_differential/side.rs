@@ -175,6 +175,14 @@ impl Side {
         );
     }
 
+    /// Somebody else opens an image to write, and is killed.
+    pub(crate) fn abandon(&mut self, image: &str) {
+        let mut qemu_io = Command::new("qemu-io");
+        qemu_io.args(["-f", "qcow2", "-c", "abort", image]);
+        let ended = qemu_io.current_dir(&self.folder).output().unwrap();
+        assert_eq!(ended.status.code(), None, "{ended:?}");
+    }
+
     /// Listens until nothing more is said.
     pub(crate) fn settle(&mut self) {
         while let Some(received) = self.next_within(SILENCE) {

@@ -91,3 +91,83 @@ fn a_bitmap_of_a_file_that_somebody_else_wrote_to_is_all_dirty_and_says_so() {
     // Said once: from then on it is what it is.
     assert_eq!(text_of(&Daemon::start(&lab, &[]), "a/b"), "");
 }
+
+/// A disk `a` in a qcow2 image, exported.
+fn with_image(lab: &Lab, daemon: &Daemon<'_>) {
+    let file = json!({ "driver": "file", "filename": "a.qcow2" });
+    let node = json!({ "driver": "qcow2", "node-name": "a", "file": file });
+    daemon.does("blockdev-add", node);
+    listen(daemon);
+    daemon.does("block-export-add", export("a"));
+    assert!(lab.path("S").exists());
+}
+
+/// What `qemu-img info` says of the image's bitmaps: each with its flags.
+fn stored(lab: &Lab) -> Vec<String> {
+    let info = lab.tool("qemu-img", &["info", "-U", "--output=json", "a.qcow2"]);
+    let info: Value = serde_json::from_str(&info).unwrap();
+    let bitmaps = info["format-specific"]["data"]["bitmaps"].as_array();
+    let told = |bitmap: &Value| format!("{} {}", bitmap["name"].as_str().unwrap(), bitmap["flags"]);
+    bitmaps.into_iter().flatten().map(told).collect()
+}
+
+#[test]
+fn a_kill_costs_bitmaps_in_images_nothing_that_a_store_knows() {
+    if !lab::have(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "a.qcow2", "1M"],
+    );
+    lab.tool(
+        "qemu-img",
+        &["bitmap", "--add", "-g", "4096", "a.qcow2", "found"],
+    );
+    let theirs = |command| lab.tool("qemu-io", &["-f", "qcow2", "-c", command, "a.qcow2"]);
+    theirs("write 512k 4k");
+    let daemon = Daemon::start(&lab, &[]);
+    with_image(&lab, &daemon);
+    let new = json!({ "node": "a", "name": "new", "granularity": BLOCK, "persistent": true });
+    daemon.does("block-dirty-bitmap-add", new);
+    write(&lab, "a", 7 * u64::from(BLOCK));
+    daemon.kill();
+    assert_eq!(stored(&lab), [r#"found ["in-use","auto"]"#]);
+
+    let daemon = Daemon::start(&lab, &[]);
+    for (name, least) in [("found", 2), ("new", 1)] {
+        let back = bitmap(&daemon, name);
+        assert_eq!(
+            (&back["persistent"], &back["inconsistent"]),
+            (&json!(true), &Value::Null)
+        );
+        assert!(dirty(&daemon, name) >= least * u64::from(BLOCK), "{back}");
+        let text = text_of(&daemon, &format!("a/{name}"));
+        assert!(text.starts_with("exact"), "{text}");
+    }
+    daemon.does(
+        "block-dirty-bitmap-clear",
+        json!({ "node": "a", "name": "new" }),
+    );
+    write(&lab, "a", 9 * u64::from(BLOCK));
+    let found = dirty(&daemon, "found");
+    daemon.quit();
+    assert_eq!(stored(&lab), [r#"found ["auto"]"#, r#"new ["auto"]"#]);
+    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+
+    // Whoever keeps them while we are away is believed.
+    theirs("write 0 4k");
+    let daemon = Daemon::start(&lab, &[]);
+    assert_eq!(dirty(&daemon, "new"), 2 * u64::from(BLOCK));
+    assert_eq!(dirty(&daemon, "found"), found + u64::from(BLOCK));
+    write(&lab, "a", 20 * u64::from(BLOCK));
+    daemon.kill();
+    let daemon = Daemon::start(&lab, &[]);
+    assert!(dirty(&daemon, "new") >= 3 * u64::from(BLOCK));
+    daemon.does("block-export-del", json!({ "id": "export-a" }));
+    daemon.does("blockdev-del", json!({ "node-name": "a" }));
+    assert_eq!(stored(&lab), [r#"found ["auto"]"#, r#"new ["auto"]"#]);
+    daemon.quit();
+    assert_eq!(Daemon::start(&lab, &[]).missing(), [""; 0]);
+}

@@ -37,7 +37,7 @@ use serde_json::Value;
 use super::bitmaps::Bitmap;
 use super::disks::LETTING_GO;
 use super::nodes::Node;
-use super::{Answer, Daemon, complain, lock};
+use super::{Answer, Daemon, GATE_WAIT, complain, lock};
 use crate::serve::Stopped;
 use rows::{Effect, Rows};
 
@@ -297,7 +297,8 @@ impl StateDirectory {
         let mut gone = Vec::new();
         self.change(|rows| {
             rows.end_job(id, ended);
-            if let Some(bitmap) = bitmap.filter(|_| node.has_name()) {
+            let written_down = |bitmap: &&Arc<Bitmap>| bitmap.place.is_written_down();
+            if let Some(bitmap) = bitmap.filter(|_| node.has_name()).filter(written_down) {
                 let row;
                 (row, gone) = bitmap.row(&node.name, store.as_deref());
                 rows.set_bitmap(row);
@@ -310,17 +311,17 @@ impl StateDirectory {
     }
 
     /// Forgets the stores of nodes that are gone, and what is written down of their bitmaps.
-    pub(super) fn forget_bitmaps(&self, gone: &[Arc<Node>]) -> Result<(), Error> {
+    pub(super) fn forget_bitmaps(&self, gone: &[String]) -> Result<(), Error> {
         let Some(directory) = &self.directory else {
             return Ok(());
         };
         self.change(|rows| {
             for node in gone {
-                rows.set_bitmaps(&node.name, Vec::new());
+                rows.set_bitmaps(node, Vec::new());
             }
         })?;
         for node in gone {
-            if let Some(store) = lock(&directory.stores).remove(&node.name) {
+            if let Some(store) = lock(&directory.stores).remove(node) {
                 store.remove();
             }
         }
@@ -383,10 +384,54 @@ impl Daemon {
         if effect == Effect::Nothing {
             return self.dispatch(command);
         }
+        let added = match &effect {
+            Effect::Adds(Row::Node(asked)) => Some(asked.name.clone()),
+            Effect::Nothing | Effect::Adds(_) | Effect::Drops(..) | Effect::DropsServer => None,
+        };
         let _turn = self.state.turn();
         let answer = self.dispatch(command)?;
         self.state.change(|rows| rows.apply(effect))?;
+        if let Some(node) = added {
+            self.keep_found_bitmaps(&node)?;
+        }
         Ok(answer)
+    }
+
+    /// Has the bitmaps that images brought along for a node, or for what it lies on, be in stores as well: so a kill does not
+    /// cost them what they say.
+    fn keep_found_bitmaps(&self, node: &str) -> Result<(), Error> {
+        // Nobody begins a job with them until they are written down.
+        let graph = self.graph();
+        let mut rest: Vec<_> = graph.find(node).cloned().into_iter().collect();
+        while let Some(node) = rest.pop() {
+            rest.extend(node.children.iter().cloned());
+            self.keep_found_bitmaps_of(&node)?;
+        }
+        Ok(())
+    }
+
+    fn keep_found_bitmaps_of(&self, node: &Arc<Node>) -> Result<(), Error> {
+        let mut found = lock(&node.bitmaps).clone();
+        found.retain(|bitmap| bitmap.wants_sets());
+        if found.is_empty() {
+            return Ok(());
+        }
+        let Some(store) = self.state.store_for(node) else {
+            return Ok(());
+        };
+        let fresh: Vec<_> = found
+            .iter()
+            .map(|bitmap| store.prepare(&bitmap.name, bitmap.granularity))
+            .collect();
+        let gate = node.disk.close("bitmaps", Instant::now() + GATE_WAIT);
+        let mut gate = gate.map_err(|error| Error::generic(error.to_string()))?;
+        for (bitmap, fresh) in found.iter().zip(fresh) {
+            fresh
+                .into_iter()
+                .for_each(|fresh| bitmap.keep_in(fresh, &mut gate));
+        }
+        drop(gate);
+        self.write_down(std::slice::from_ref(node), Vec::new())
     }
 
     /// Writes down what became of bitmaps of these nodes, and drops the sets that are needed no more.
@@ -399,6 +444,7 @@ impl Daemon {
                 let bitmaps = lock(&node.bitmaps);
                 let bitmaps = bitmaps
                     .iter()
+                    .filter(|bitmap| bitmap.place.is_written_down())
                     .map(|bitmap| bitmap.row(&node.name, store.as_deref()));
                 let (now, left): (Vec<_>, Vec<_>) = bitmaps.unzip();
                 let mut left = left.concat();

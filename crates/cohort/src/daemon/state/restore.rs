@@ -16,7 +16,8 @@ use super::{BitmapRow, Clears, JobEnd, JobRow, Row};
 use crate::daemon::bitmaps::Bitmap;
 use crate::daemon::jobs::{Entry, SharedIoStatus};
 use crate::daemon::nodes::Node;
-use crate::daemon::{Daemon, GATE_WAIT, complain, lock};
+use crate::daemon::place::Place;
+use crate::daemon::{Daemon, GATE_WAIT, complain, stored};
 
 impl Daemon {
     /// Makes again what nobody writes through: to be called when the disks of the command line are there, and before
@@ -33,6 +34,11 @@ impl Daemon {
             }
         }
         self.restore_bitmaps(&rows);
+        for row in &rows {
+            if let Row::Node(asked) = row {
+                complain_of(self.keep_found_bitmaps(&asked.name));
+            }
+        }
         for row in rows {
             if let Row::Job(job) = row {
                 self.tell_job(job);
@@ -122,24 +128,23 @@ impl Daemon {
     /// Makes the bitmaps of a node again. Each begins a set of its own; what it was is in another.
     fn restore_bitmaps_of(&self, node: &Arc<Node>, rows: &[&BitmapRow]) {
         let opened = self.state.reopen_store(node);
-        let found = opened.as_ref().map_err(Clone::clone);
-        let known: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                known(
-                    node,
-                    row,
-                    found.clone().map(|(store, found)| (&**store, found)),
-                )
-            })
-            .collect();
+        let known = |row: &BitmapRow| {
+            let found = opened.as_ref().map_err(Clone::clone);
+            known(node, row, found.map(|(store, found)| (&**store, found)))
+        };
+        let known: Vec<_> = rows.iter().map(|row| known(row)).collect();
         let store = match &opened {
             Ok((store, _)) => Some(store.clone()),
             Err(_) => self.state.store_for(node),
         };
+        let prepare = |row: &BitmapRow, found: &Found| {
+            let granularity = found.bits.as_ref()?.granularity();
+            store.as_ref()?.prepare(&row.name, granularity)
+        };
         let mut fresh: Vec<_> = rows
             .iter()
-            .map(|row| store.as_ref()?.prepare(&row.name, granularity(row)))
+            .zip(&known)
+            .map(|(row, found)| prepare(row, found))
             .collect();
         let closed = node.disk.close("bitmaps", Instant::now() + GATE_WAIT);
         let Ok(mut closed) = closed else {
@@ -147,9 +152,9 @@ impl Daemon {
             return complain(&format!("bitmaps of node {} are not back", node.name));
         };
         let mut named = Vec::new();
-        for (index, (row, (bits, text))) in rows.iter().zip(known).enumerate() {
-            let Ok(bits) = bits else {
-                self.state.tell(Kept::Bitmap, name(row), false, text);
+        for (index, (row, found)) in rows.iter().zip(known).enumerate() {
+            let Some(bits) = found.bits else {
+                self.state.tell(Kept::Bitmap, name(row), false, found.text);
                 continue;
             };
             let before = store
@@ -159,10 +164,11 @@ impl Daemon {
             let fresh = before.and(fresh[index].take());
             named.extend(before);
             named.extend(fresh.as_ref().map(|fresh| fresh.set()));
-            let bitmap = Bitmap::new(&row.name, bits, row.enabled, fresh, &mut closed);
+            let (enabled, place) = (found.enabled, found.place);
+            let bitmap = Bitmap::new(&row.name, bits, enabled, place, fresh, &mut closed);
             before.into_iter().for_each(|set| bitmap.add_set(set));
-            lock(&node.bitmaps).push(Arc::new(bitmap));
-            self.state.tell(Kept::Bitmap, name(row), true, text);
+            node.put_bitmap(bitmap, &mut closed);
+            self.state.tell(Kept::Bitmap, name(row), true, found.text);
         }
         drop(closed);
         complain_of(self.write_down(std::slice::from_ref(node), Vec::new()));
@@ -227,22 +233,58 @@ impl Daemon {
     }
 }
 
-/// What a bitmap holds, or nothing if it cannot be; and what is to be said of that.
-fn known(
-    node: &Node,
-    row: &BitmapRow,
-    found: Result<(&NodeStore, &Inspection), String>,
-) -> (Result<DirtyBitmap, ()>, String) {
-    let (bits, text) = match found.and_then(|(store, found)| union(node, row, store, found)) {
+/// What a bitmap is, and what is to be said of that.
+struct Found {
+    /// Nothing if it cannot be.
+    bits: Option<DirtyBitmap>,
+    enabled: bool,
+    place: Place,
+    text: String,
+}
+
+/// What a bitmap is. What its node's image says of it is true if that was closed in order, whoever did it; a store knows
+/// more than an image that was not.
+fn known(node: &Node, row: &BitmapRow, store: Result<(&NodeStore, &Inspection), String>) -> Found {
+    let in_image = node.bitmap(&row.name);
+    let place = match &in_image {
+        Some(bitmap) if bitmap.place == Place::Image => {
+            return Found {
+                bits: Some(bitmap.snapshot()),
+                enabled: bitmap.is_enabled(),
+                place: Place::Image,
+                text: String::new(),
+            };
+        }
+        Some(bitmap) if !bitmap.place.is_read_only() => Place::Image,
+        Some(bitmap) => {
+            return Found {
+                bits: None,
+                enabled: false,
+                place: bitmap.place,
+                text: "its image has it, and is only read now".to_owned(),
+            };
+        }
+        None if row.persistent && stored::check_new(node, &row.name, granularity(row)).is_ok() => {
+            Place::Image
+        }
+        None => Place::Nowhere,
+    };
+    let (bits, text) = match store.and_then(|(store, found)| union(node, row, store, found)) {
         Ok((bits, text)) => (Ok(bits), text),
         Err(why) => (
             DirtyBitmap::all_dirty(node.disk.size(), granularity(row)),
             format!("all of it counts as dirty: {why}"),
         ),
     };
-    match bits {
-        Ok(bits) => (Ok(bits), text),
-        Err(error) => (Err(()), error.to_string()),
+    let (bits, text) = match bits {
+        Ok(bits) => (Some(bits), text),
+        Err(error) => (None, error.to_string()),
+    };
+    Found {
+        bits,
+        enabled: row.enabled,
+        place,
+        text,
     }
 }
 

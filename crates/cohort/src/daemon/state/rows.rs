@@ -50,6 +50,9 @@ pub(crate) struct BitmapRow {
     pub(crate) granularity: u64,
     /// Whether writes count.
     pub(crate) enabled: bool,
+    /// Whether it is saved in the node's image when that is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) persistent: bool,
     /// What it is the union of; nothing if everything counts as dirty.
     pub(crate) sets: Option<SetNames>,
 }

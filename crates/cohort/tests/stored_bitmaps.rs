@@ -1,0 +1,346 @@
+//! Bitmaps that are stored in qcow2 images: made over QMP and read by QEMU's tools, and the other way round.
+
+mod lab;
+
+use std::process::Command;
+
+use lab::machine::Machine;
+use lab::{Lab, have};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+const TOOLS: [&str; 4] = ["qemu-img", "qemu-io", "qemu-nbd", "nbdinfo"];
+
+/// A lab with an empty image `a.qcow2` of 8 MiB, if QEMU's tools are here.
+fn lab() -> Option<Lab> {
+    if !have(&TOOLS) {
+        return None;
+    }
+    let lab = Lab::new();
+    lab.tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "a.qcow2", "8M"],
+    );
+    Some(lab)
+}
+
+#[track_caller]
+fn does(daemon: &Machine, command: &str, arguments: Value) -> Value {
+    daemon.ask(command, arguments).unwrap()
+}
+
+fn add_image(daemon: &Machine) {
+    let file = json!({ "driver": "file", "filename": "a.qcow2" });
+    let node = json!({ "driver": "qcow2", "node-name": "a", "file": file });
+    does(daemon, "blockdev-add", node);
+}
+
+fn delete_image(daemon: &Machine) {
+    does(daemon, "blockdev-del", json!({ "node-name": "a" }));
+}
+
+fn of_a(bitmap: &str) -> Value {
+    json!({ "node": "a", "name": bitmap })
+}
+
+/// Writes through an NBD export, as a guest would.
+fn write(lab: &Lab, daemon: &Machine, commands: &[&str]) {
+    let addr = json!({ "type": "unix", "data": { "path": "nbd.sock" } });
+    does(daemon, "nbd-server-start", json!({ "addr": addr }));
+    let export = json!({ "type": "nbd", "id": "e", "node-name": "a", "writable": true });
+    does(daemon, "block-export-add", export);
+    let mut words = vec!["-f", "raw"];
+    words.extend(commands.iter().flat_map(|command| ["-c", *command]));
+    words.push("nbd+unix:///a?socket=nbd.sock");
+    lab.tool("qemu-io", &words);
+    does(daemon, "nbd-server-stop", json!({}));
+}
+
+/// What the node's queries say of a bitmap.
+fn told(daemon: &Machine, name: &str) -> Value {
+    let nodes = does(daemon, "query-named-block-nodes", json!({}));
+    let mut nodes = nodes.as_array().unwrap().iter();
+    let node = nodes
+        .find(|node| node["node-name"] == "a")
+        .expect("the node");
+    let mut bitmaps = node["dirty-bitmaps"].as_array().into_iter().flatten();
+    let bitmap = bitmaps.find(|bitmap| bitmap["name"] == name);
+    bitmap.cloned().unwrap_or_default()
+}
+
+/// What `qemu-img info` says of the image's bitmaps: each with its flags.
+fn listed(lab: &Lab) -> Vec<(String, Value)> {
+    let info = lab.tool("qemu-img", &["info", "-U", "--output=json", "a.qcow2"]);
+    let info: Value = serde_json::from_str(&info).expect("JSON");
+    let bitmaps = info["format-specific"]["data"]["bitmaps"].as_array();
+    let told = |bitmap: &Value| {
+        (
+            bitmap["name"].as_str().unwrap().to_owned(),
+            bitmap["flags"].clone(),
+        )
+    };
+    bitmaps.into_iter().flatten().map(told).collect()
+}
+
+/// Where a bitmap is dirty: offset and length, as an NBD client sees it whom QEMU serves.
+fn dirty(lab: &Lab, bitmap: &str) -> Vec<(u64, u64)> {
+    let mut server = Command::new("qemu-nbd");
+    server.args(["-r", "-f", "qcow2", "-B", bitmap, "-k"]);
+    server.arg(lab.path("theirs.sock")).arg("a.qcow2");
+    let mut server = server.current_dir(lab.path("")).spawn().expect("a server");
+    let uri = format!("nbd+unix:///?socket={}", lab.path("theirs.sock").display());
+    let context = format!("--map=qemu:dirty-bitmap:{bitmap}");
+    // The server ends with its first client, so nobody asks it whether it listens but who wants the map.
+    let map = loop {
+        let ended = server.try_wait().expect("its state");
+        let asked = Command::new("nbdinfo")
+            .args(["--json", &context, &uri])
+            .output();
+        let asked = asked.expect("a client");
+        if asked.status.success() {
+            break String::from_utf8(asked.stdout).expect("text");
+        }
+        assert!(ended.is_none(), "{bitmap}: {asked:?}");
+    };
+    server.wait().expect("it ends");
+    let map: Value = serde_json::from_str(&map).expect("JSON");
+    let extents = map.as_array().expect("extents").iter();
+    let number = |extent: &Value, key: &str| extent[key].as_u64().expect("a number");
+    extents
+        .filter(|extent| extent["type"] == 1)
+        .map(|extent| (number(extent, "offset"), number(extent, "length")))
+        .collect()
+}
+
+fn is_clean(lab: &Lab) {
+    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+}
+
+#[test]
+fn what_is_made_over_qmp_and_written_over_nbd_qemu_reads_in_the_image() {
+    let Some(lab) = lab() else { return };
+    let daemon = Machine::ours(&lab, &[]);
+    add_image(&daemon);
+    let add = |name: &str, more: Value| {
+        let mut bitmap = json!({ "node": "a", "name": name, "persistent": true });
+        bitmap
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        does(&daemon, "block-dirty-bitmap-add", bitmap);
+    };
+    add("b", json!({}));
+    add("fine", json!({ "granularity": 4096 }));
+    add("off", json!({ "disabled": true }));
+    does(
+        &daemon,
+        "block-dirty-bitmap-add",
+        json!({ "node": "a", "name": "ours" }),
+    );
+    write(
+        &lab,
+        &daemon,
+        &[
+            "write -P 1 1M 512k",
+            "write -P 2 5000k 1k",
+            "write -z 7M 64k",
+        ],
+    );
+    assert_eq!(told(&daemon, "b")["count"], (512 + 64 + 64) << 10);
+    assert_eq!(
+        listed(&lab),
+        [],
+        "nothing is there before the image is closed"
+    );
+    delete_image(&daemon);
+    let auto = json!(["auto"]);
+    let off = ("off".to_owned(), json!([]));
+    assert_eq!(
+        listed(&lab),
+        [
+            off.clone(),
+            ("fine".to_owned(), auto.clone()),
+            ("b".to_owned(), auto.clone())
+        ]
+    );
+    is_clean(&lab);
+    let coarse = [
+        (MIB, MIB / 2),
+        (5000 << 10 >> 16 << 16, 64 << 10),
+        (7 * MIB, 64 << 10),
+    ];
+    assert_eq!(dirty(&lab, "b"), coarse);
+    assert_eq!(
+        dirty(&lab, "fine"),
+        [(MIB, MIB / 2), (5000 << 10, 4096), (7 * MIB, 64 << 10)]
+    );
+    assert_eq!(dirty(&lab, "off"), []);
+    lab.tool("qemu-img", &["bitmap", "--merge", "fine", "a.qcow2", "off"]);
+    assert_eq!(dirty(&lab, "off"), coarse);
+
+    // It goes on from there, also through the end of the daemon; what is cleared and removed is so in the image.
+    add_image(&daemon);
+    does(&daemon, "block-dirty-bitmap-clear", of_a("b"));
+    does(&daemon, "block-dirty-bitmap-remove", of_a("fine"));
+    write(&lab, &daemon, &["write -P 3 3M 64k"]);
+    daemon.quit();
+    assert_eq!(listed(&lab), [off, ("b".to_owned(), auto)]);
+    assert_eq!(
+        (dirty(&lab, "b"), dirty(&lab, "off")),
+        (vec![(3 * MIB, 64 << 10)], coarse.to_vec())
+    );
+    is_clean(&lab);
+}
+
+#[test]
+fn what_qemu_made_in_the_image_serves_an_incremental_backup_over_qmp() {
+    let Some(lab) = lab() else { return };
+    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
+    let theirs = |command: &str| lab.tool("qemu-io", &["-f", "qcow2", "-c", command, "a.qcow2"]);
+    theirs("write -P 1 1M 512k");
+    std::fs::write(lab.path("t.raw"), vec![0; 8 << 20]).expect("a target");
+    let daemon = Machine::ours(&lab, &[]);
+    add_image(&daemon);
+    let found = told(&daemon, "b");
+    let facts = ["persistent", "recording", "busy", "inconsistent"].map(|key| found[key].clone());
+    assert_eq!(facts, [json!(true), json!(true), json!(false), Value::Null]);
+    assert_eq!(found["count"], MIB / 2);
+    write(&lab, &daemon, &["write -P 2 5M 64k"]);
+    let target = json!({ "driver": "file", "node-name": "t", "filename": "t.raw" });
+    does(&daemon, "blockdev-add", target);
+    let backup = json!({
+        "job-id": "j", "device": "a", "target": "t", "sync": "incremental", "bitmap": "b", "auto-dismiss": false,
+    });
+    does(&daemon, "blockdev-backup", backup);
+    lab.cohort(["job", "watch", "j", "--socket", "qmp.sock"])
+        .exits(0);
+    let jobs = does(&daemon, "query-jobs", json!({}));
+    assert_eq!(jobs[0]["total-progress"], MIB / 2 + (64 << 10), "{jobs}");
+    does(&daemon, "job-dismiss", json!({ "id": "j" }));
+    delete_image(&daemon);
+    lab.tool(
+        "qemu-img",
+        &["compare", "-F", "raw", "-f", "qcow2", "a.qcow2", "t.raw"],
+    );
+    assert_eq!((dirty(&lab, "b"), listed(&lab).len()), (vec![], 1));
+    theirs("write -P 3 2M 64k");
+    assert_eq!(dirty(&lab, "b"), [(2 * MIB, 64 << 10)]);
+    is_clean(&lab);
+}
+
+#[test]
+fn after_a_kill_they_are_inconsistent_for_everybody_and_can_be_removed() {
+    let Some(lab) = lab() else { return };
+    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "on"]);
+    lab.tool(
+        "qemu-img",
+        &["bitmap", "--add", "--disable", "a.qcow2", "off"],
+    );
+    let daemon = Machine::ours(&lab, &[]);
+    add_image(&daemon);
+    let new = json!({ "node": "a", "name": "new", "persistent": true });
+    does(&daemon, "block-dirty-bitmap-add", new);
+    write(&lab, &daemon, &["write -P 1 1M 64k"]);
+    drop(daemon);
+    let in_use = [
+        ("on".to_owned(), json!(["in-use", "auto"])),
+        ("off".to_owned(), json!(["in-use"])),
+    ];
+    assert_eq!(listed(&lab), in_use);
+    let daemon = Machine::ours(&lab, &[]);
+    add_image(&daemon);
+    let found = told(&daemon, "on");
+    assert_eq!(
+        (&found["inconsistent"], &found["recording"]),
+        (&json!(true), &json!(false))
+    );
+    let refused = daemon
+        .ask("block-dirty-bitmap-clear", of_a("on"))
+        .unwrap_err();
+    assert!(
+        refused.contains("is inconsistent and cannot be used"),
+        "{refused}"
+    );
+    does(&daemon, "block-dirty-bitmap-remove", of_a("on"));
+    delete_image(&daemon);
+    assert_eq!(listed(&lab), in_use[1..], "the other one stays as it is");
+    is_clean(&lab);
+}
+
+#[test]
+fn a_program_without_bitmaps_leaves_none_and_a_new_one_takes_their_place() {
+    let Some(lab) = lab() else { return };
+    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "old"]);
+    // What such a program does: it takes back the promise that they are true.
+    let image = std::fs::read(lab.path("a.qcow2")).expect("the image");
+    let mut stale = image.clone();
+    stale[95] &= !1;
+    std::fs::write(lab.path("a.qcow2"), stale).expect("the image");
+    let daemon = Machine::ours(&lab, &[]);
+    add_image(&daemon);
+    assert_eq!(told(&daemon, "old"), Value::Null);
+    let new = json!({ "node": "a", "name": "old", "persistent": true });
+    does(&daemon, "block-dirty-bitmap-add", new);
+    write(&lab, &daemon, &["write -P 1 1M 64k"]);
+    daemon.quit();
+    assert_eq!(listed(&lab), [("old".to_owned(), json!(["auto"]))]);
+    assert_eq!(dirty(&lab, "old"), [(MIB, 64 << 10)]);
+}
+
+#[test]
+fn a_disk_of_the_command_line_keeps_the_bitmaps_of_its_image_by_itself() {
+    let Some(lab) = lab() else { return };
+    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
+    let daemon = Machine::ours(&lab, &["a=a.qcow2", "--socket", "nbd.sock"]);
+    assert_eq!(told(&daemon, "b"), Value::Null);
+    let new = json!({ "node": "a", "name": "new", "persistent": true });
+    let refused = daemon.ask("block-dirty-bitmap-add", new).unwrap_err();
+    assert!(
+        refused.contains("Can't store persistent bitmaps to a"),
+        "{refused}"
+    );
+    let words = [
+        "-f",
+        "raw",
+        "-c",
+        "write -P 1 1M 64k",
+        "nbd+unix:///a?socket=nbd.sock",
+    ];
+    lab.tool("qemu-io", &words);
+    daemon.quit();
+    assert_eq!(dirty(&lab, "b"), [(MIB, 64 << 10)]);
+}
+
+#[test]
+fn an_image_of_version_2_can_be_given_none() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let old = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "compat=0.10",
+        "a.qcow2",
+        "1M",
+    ];
+    lab.tool("qemu-img", &old);
+    let daemon = Machine::ours(&lab, &[]);
+    add_image(&daemon);
+    let mut bitmap = json!({ "node": "a", "name": "b", "persistent": true });
+    let refused = daemon
+        .ask("block-dirty-bitmap-add", bitmap.clone())
+        .unwrap_err();
+    // As QEMU says it.
+    let why =
+        "Can't make bitmap 'b' persistent in 'a': Cannot store dirty bitmaps in qcow2 v2 files";
+    assert_eq!(refused, json!(why).to_string());
+    bitmap["persistent"] = json!(false);
+    does(&daemon, "block-dirty-bitmap-add", bitmap);
+    write(&lab, &daemon, &["write -P 1 0 64k"]);
+    daemon.quit();
+    is_clean(&lab);
+}

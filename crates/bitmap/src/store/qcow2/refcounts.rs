@@ -35,6 +35,8 @@ pub(super) struct Refcounts {
     place: Place,
     /// Where it was, if it has moved.
     moved_from: Option<Place>,
+    /// Where the image's own table is, which no count may call free.
+    l1: Place,
     blocks: BTreeMap<usize, Block>,
     /// No cluster before this one is free.
     first_free: u64,
@@ -77,6 +79,7 @@ impl Refcounts {
             changed_entries: Vec::new(),
             place,
             moved_from: None,
+            l1: header.l1,
             blocks: BTreeMap::new(),
             first_free: 1,
         })
@@ -207,7 +210,31 @@ impl Refcounts {
     }
 
     /// The first of `clusters` neighbouring free clusters. What no block counts is free.
+    ///
+    /// # Errors
+    /// Also if that is where the counts themselves are, or the image's table, which a damaged image may say.
     fn find(&mut self, file: &(impl File + ?Sized), clusters: u64) -> Result<u64, Qcow2Error> {
+        let first = self.find_uncounted(file, clusters)?;
+        let place = Place {
+            offset: first << self.cluster_bits,
+            bytes: clusters << self.cluster_bits,
+        };
+        let (end, l1) = (place.offset.saturating_add(place.bytes), self.l1);
+        let in_l1 = place.offset < l1.offset.saturating_add(l1.bytes) && l1.offset < end;
+        if in_l1 || self.overlaps(place) {
+            return Err(broken(format!(
+                "tables at byte {} are counted as free",
+                place.offset
+            )));
+        }
+        Ok(first)
+    }
+
+    fn find_uncounted(
+        &mut self,
+        file: &(impl File + ?Sized),
+        clusters: u64,
+    ) -> Result<u64, Qcow2Error> {
         let (order, per_block) = (self.order, self.per_block());
         let (mut first, mut at) = (self.first_free, self.first_free);
         let mut seen = None;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use benches::daemon::LiveDaemon;
 use benches::writers::{Writers, Written, pass};
-use benches::{machine, rest};
+use benches::{machine, number, rest};
 use cohort_backup::catalogue::DiskName;
 use cohort_backup::{
     Backup, DiskOutcome, DiskSpec, Options, OptionsBuilder, RunReport, Running, SyncMode, Tracked,
@@ -38,10 +38,7 @@ const SECTIONS: [Section; 4] = [
 ];
 
 fn main() {
-    let mib = std::env::var("COHORT_BENCH_MIB")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1024);
+    let mib = number("COHORT_BENCH_MIB", 1024);
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
     println!("{}", machine());

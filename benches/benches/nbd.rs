@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use benches::{machine, rest, timed};
+use benches::{machine, number, rest, timed};
 use serde_json::Value;
 
 /// Has this program be `cohort`.
@@ -24,10 +24,6 @@ fn main() -> ExitCode {
     if std::env::var_os(SERVES).is_some() {
         return cohort::main();
     }
-    let number = |name: &str, default| {
-        let text = std::env::var(name).ok();
-        text.and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
     let (mib, rounds) = (
         number("COHORT_BENCH_MIB", 512),
         number("COHORT_BENCH_ROUNDS", 3),

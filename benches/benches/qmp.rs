@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use benches::{machine, rest, status_bytes, timed};
+use benches::{machine, number, rest, status_bytes, timed};
 use serde_json::{Value, json};
 
 /// Has this program be `cohort`.
@@ -28,10 +28,6 @@ fn main() -> ExitCode {
     if std::env::var_os(SERVES).is_some() {
         return cohort::main();
     }
-    let number = |name: &str, default| {
-        let text = std::env::var(name).ok();
-        text.and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
     let (jobs, rounds) = (
         number("COHORT_BENCH_JOBS", 10_000),
         number("COHORT_BENCH_ROUNDS", 5),

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use benches::machine;
+use benches::{machine, number};
 use cohort_bitmap::Granularity;
 use cohort_bitmap::store::{Excess, Label, Mode};
 use cohort_block::{Device, File, Gated, OsFile, RawDevice, TrackingStore};
@@ -50,10 +50,6 @@ struct Outcome {
 }
 
 fn main() {
-    let number = |name, otherwise| {
-        let text = std::env::var(name).ok();
-        text.map_or(otherwise, |text| text.parse().expect("a number"))
-    };
     let sizes = Sizes {
         warm_up: Duration::from_millis(number("COHORT_BENCH_WARM_MS", 1000)),
         time: Duration::from_millis(number("COHORT_BENCH_MS", 1000)),

@@ -73,6 +73,17 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     start.elapsed()
 }
 
+/// What a variable of the environment says, or else that.
+///
+/// # Panics
+/// If it says no number.
+pub fn number<N: std::str::FromStr>(name: &str, otherwise: N) -> N {
+    std::env::var(name).map_or(otherwise, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not '{text}'"))
+    })
+}
+
 /// One line about the machine.
 pub fn machine() -> String {
     let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

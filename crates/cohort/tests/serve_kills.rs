@@ -145,7 +145,10 @@ fn furnish(lab: &Lab) {
 fn write_on(socket: &Path, export: &str, seed: u64, told: &Sender<()>) -> Written {
     let mut written = Written::default();
     let mut chance = chance(seed);
-    let mut client = Raw::enter_at(socket, export);
+    let Ok(mut client) = Raw::try_enter_at(socket, export) else {
+        // It was killed so soon.
+        return written;
+    };
     for cookie in 1.. {
         // Half of the writes crowd together, as a guest's do.
         let room = if chance.below(2) == 0 {

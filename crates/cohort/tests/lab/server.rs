@@ -1,6 +1,6 @@
 //! `cohort serve` as a child of the test, and a client that speaks the protocol byte by byte.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -125,14 +125,20 @@ pub struct Raw(pub UnixStream);
 impl Raw {
     /// A connection inside the export of a server at that socket, with simple replies.
     pub fn enter_at(socket: &Path, name: &str) -> Raw {
-        let mut raw = Raw(connect(socket));
-        raw.get(18);
-        raw.put(&3u32.to_be_bytes());
-        raw.put(b"IHAVEOPT\0\0\0\x01");
-        raw.put(&(name.len() as u32).to_be_bytes());
-        raw.put(name.as_bytes());
-        raw.get(10);
-        raw
+        Raw::try_enter_at(socket, name).expect("the server answers")
+    }
+
+    /// The same, unless the server is gone before it is inside.
+    pub fn try_enter_at(socket: &Path, name: &str) -> io::Result<Raw> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.read_exact(&mut [0; 18])?;
+        stream.write_all(&3u32.to_be_bytes())?;
+        stream.write_all(b"IHAVEOPT\0\0\0\x01")?;
+        stream.write_all(&(name.len() as u32).to_be_bytes())?;
+        stream.write_all(name.as_bytes())?;
+        stream.read_exact(&mut [0; 10])?;
+        Ok(Raw(stream))
     }
 
     pub fn put(&mut self, bytes: &[u8]) {
@@ -188,10 +194,9 @@ impl Raw {
     /// Whether the server has closed the connection.
     pub fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest).map_or_else(
-            |e| e.kind() == std::io::ErrorKind::ConnectionReset,
-            |_| true,
-        )
+        self.0
+            .read_to_end(&mut rest)
+            .map_or_else(|e| e.kind() == io::ErrorKind::ConnectionReset, |_| true)
     }
 }
 

@@ -201,7 +201,10 @@ fn settled(
     if let Some(known) = &pages.point
         && *known != base
     {
-        return Err(format!("base is {base:?} and was to be {known:?}"));
+        let down = &of_disk.stepped_down;
+        return Err(format!(
+            "base is {base:?} and was to be {known:?}; stepped down: {down:?}"
+        ));
     }
     let moved = match &of_disk.outcome {
         // The first point is where an anchor that never moves begins.

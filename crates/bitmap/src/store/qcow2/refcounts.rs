@@ -142,12 +142,15 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Whether a place overlaps the counts themselves.
+    /// Whether a place overlaps the counts themselves, or the image's table.
     pub(super) fn overlaps(&self, place: Place) -> bool {
+        let (end, l1) = (place.offset.saturating_add(place.bytes), self.l1);
+        let in_l1 = place.offset < l1.offset.saturating_add(l1.bytes) && l1.offset < end;
         let clusters = self.clusters_of(place);
         let own = self.clusters_of(self.place);
         let blocks = self.table.iter().filter(|block| **block != 0);
-        clusters.start < own.end && own.start < clusters.end
+        in_l1
+            || clusters.start < own.end && own.start < clusters.end
             || blocks
                 .map(|block| block >> self.cluster_bits)
                 .any(|block| clusters.contains(&block))
@@ -219,9 +222,7 @@ impl Refcounts {
             offset: first << self.cluster_bits,
             bytes: clusters << self.cluster_bits,
         };
-        let (end, l1) = (place.offset.saturating_add(place.bytes), self.l1);
-        let in_l1 = place.offset < l1.offset.saturating_add(l1.bytes) && l1.offset < end;
-        if in_l1 || self.overlaps(place) {
+        if self.overlaps(place) {
             return Err(broken(format!(
                 "tables at byte {} are counted as free",
                 place.offset

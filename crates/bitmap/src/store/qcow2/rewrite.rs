@@ -122,11 +122,8 @@ impl<F: File> Bitmaps<F> {
     ) -> Result<(), Qcow2Error> {
         let cluster = self.header.cluster();
         let end = place.offset.saturating_add(place.bytes);
-        let l1 = self.header.l1;
-        let in_l1 = place.offset < l1.offset.saturating_add(l1.bytes) && l1.offset < end;
         let mut clusters = place.offset / cluster..end.div_ceil(cluster);
         let shared = place.offset < cluster
-            || in_l1
             || counts.overlaps(place)
             || !clusters.all(|cluster| seen.insert(cluster));
         if shared {

@@ -71,7 +71,7 @@ pub(crate) struct Named {
 impl Checkpoints {
     /// Begins to make them, if the disk's policy keeps partials.
     pub(crate) fn begin(disk: &Arc<Disk>) {
-        if decision(disk.options.policy).is_none() {
+        if decision(disk.decided.options.policy).is_none() {
             return;
         }
         let (checkpoints, disk_then) = (Arc::clone(&disk.checkpoints), Arc::downgrade(disk));
@@ -198,7 +198,7 @@ impl Disk {
     ) -> Result<(), DiskError> {
         let Some(copied) = self
             .copied()
-            .filter(|_| !self.alone && decision(self.options.policy).is_some())
+            .filter(|_| !self.alone && decision(self.decided.options.policy).is_some())
         else {
             return Ok(());
         };
@@ -238,7 +238,7 @@ impl Disk {
         };
         let row = self.partial_row(copied, &before, left);
         // Whether the group is decided or not: an abort seals after its verdict.
-        self.catalogue.rewrite_partial(&self.name, row)?;
+        self.catalogue.rewrite_partial(&self.decided.name, row)?;
         self.state().named = Some(named);
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Disk {
         moment: &Moment,
         named: Named,
     ) -> Result<(), DiskError> {
-        let Some(decision) = decision(self.options.policy) else {
+        let Some(decision) = decision(self.decided.options.policy) else {
             return Ok(());
         };
         let left = Left {
@@ -293,7 +293,7 @@ impl Disk {
         tracking: Option<Tracking>,
     ) -> Result<(), DiskError> {
         self.catalogue
-            .checkpoint(&self.group, &self.name, row, tracking)?;
+            .checkpoint(&self.group, &self.decided.name, row, tracking)?;
         let digests = named.digests.as_ref().map(|digests| digests.file.clone());
         let before = self.state().named.replace(named);
         if let Some(set) = before.as_ref().and_then(|before| before.remaining) {

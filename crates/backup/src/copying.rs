@@ -62,20 +62,21 @@ impl Copying {
         Checkpoints::begin(disk);
         let (tell, told) = channel();
         // Writers wait for what is claimed until it is read: so all of it is read before the target takes any.
-        let served = disk.source.tracked().is_some();
+        let served = disk.decided.source.tracked().is_some();
         let piece = if served { CHUNK } else { PIECE };
-        let offload =
-            !served && !disk.options.digests && disk.options.compress == Compression::None;
+        let offload = !served
+            && !disk.decided.options.digests
+            && disk.decided.options.compress == Compression::None;
         let chunk = if offload { OFFLOADED_CHUNK } else { CHUNK };
         Some(Copying {
             copier: Arc::new(Copier::new(
-                disk.source.device.clone(),
+                disk.decided.source.device.clone(),
                 target,
                 ledger.clone(),
                 piece,
                 offload,
             )),
-            most: clusters_at_once(chunk, disk.options.speed, ledger.cluster().bytes()),
+            most: clusters_at_once(chunk, disk.decided.options.speed, ledger.cluster().bytes()),
             first: left_out_before(disk, &ledger),
             ledger,
             tell,
@@ -114,10 +115,10 @@ impl Copying {
         }
         disk.meter.go_on();
         self.report(disk, cx);
-        if disk.options.mode == SyncMode::None && self.ledger.broken().is_none() {
+        if disk.decided.options.mode == SyncMode::None && self.ledger.broken().is_none() {
             return Some(Step::Wait(HOLDS));
         }
-        while cx.tasks() < disk.options.workers {
+        while cx.tasks() < disk.decided.options.workers {
             if let Some(wait) = self.cooling() {
                 return Some(if cx.tasks() == 0 {
                     Step::Sleep(wait)
@@ -228,8 +229,8 @@ impl Copying {
     fn judge(&mut self, disk: &Disk, failure: Failure) -> Result<(), Judged> {
         let Failure { mut claim, error } = failure;
         let policy = match &error {
-            CopyError::Source(_) => disk.options.on_source_error,
-            CopyError::Target { .. } => disk.options.on_target_error,
+            CopyError::Source(_) => disk.decided.options.on_source_error,
+            CopyError::Target { .. } => disk.decided.options.on_target_error,
         };
         let budget = match &error {
             CopyError::Target { error, .. } if error.is_final() => Budget::NONE,
@@ -274,7 +275,7 @@ impl Copying {
                 return Ok(());
             }
             return Err(Judged::Failed(DiskError::Incomplete {
-                source_name: disk.source.label.clone(),
+                source_name: disk.decided.source.label.clone(),
                 skipped: ranges(&self.ledger.skipped()),
                 limit,
                 last: last.clone(),
@@ -352,7 +353,7 @@ fn clusters_at_once(chunk: u64, speed: u64, cluster: u64) -> u64 {
 /// Clusters that the disk's last point lacks, in falling order.
 fn left_out_before(disk: &Disk, ledger: &Ledger) -> Vec<u64> {
     let contents = disk.catalogue.snapshot().ok();
-    let last = contents.as_ref().and_then(|c| c.latest(&disk.name));
+    let last = contents.as_ref().and_then(|c| c.latest(&disk.decided.name));
     let skipped = last.map_or(&[][..], |(_, point)| &point.skipped);
     let clusters = skipped
         .iter()

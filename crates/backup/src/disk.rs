@@ -11,40 +11,26 @@ use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split};
 use cohort_block::{BeforeWrite, Device, Ledger, Savers, StagingLevel, WriteMeter};
 
 use crate::catalogue::{
-    ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId, StoredDigests,
+    ByteRange, Catalogue, DirectoryId, ImageName, Partial, Point, RunId, StoredDigests,
 };
 use crate::checkpoint::{Checkpoints, Named};
 use crate::digests::Sidecar;
 use crate::error::DiskError;
 use crate::governor::Governor;
-use crate::image_bitmap::NamedBitmap;
-use crate::offline_store::KnownChanges;
-use crate::options::Options;
-use crate::plan::{Base, Changes, StepDown};
+use crate::plan::{Base, StepDown};
 use crate::report::{Continued, Meter, Rows};
-use crate::source::Source;
+use crate::survey::Decided;
 use crate::target::{DigestsError, Target, Through, create_options};
 use crate::tracked::Borrowed;
 
 /// The facts of one disk in one run, shared by its job and by who reports on it.
 pub(crate) struct Disk {
-    pub(crate) name: DiskName,
+    pub(crate) decided: Decided,
     pub(crate) run: RunId,
     /// The name of the transaction that it is in.
     pub(crate) group: String,
     /// Its place among the members of that transaction.
     pub(crate) member: AtomicU32,
-    pub(crate) options: Options,
-    pub(crate) source: Source,
-    pub(crate) changes: Changes,
-    /// What the target may lie on, best first; the last one is always possible.
-    pub(crate) bases: Vec<Candidate>,
-    /// The bitmap in its image that the user named.
-    pub(crate) bitmap: Option<NamedBitmap>,
-    /// What the tracking store that the user named says.
-    pub(crate) known: Option<KnownChanges>,
-    /// The partial that the disk has in the catalogue.
-    pub(crate) partial: Option<Partial>,
     pub(crate) catalogue: Arc<Catalogue>,
     /// The id of its directory.
     pub(crate) directory: DirectoryId,
@@ -174,12 +160,17 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many bytes it has.
+    pub(crate) fn size(&self) -> u64 {
+        self.decided.source.device.size()
+    }
+
     /// How long a flush is waited for.
     pub(crate) fn flush_wait(&self) -> Duration {
         if self.hurry.load(Ordering::Acquire) {
             Duration::ZERO
         } else {
-            self.options.flush_wait
+            self.decided.options.flush_wait
         }
     }
 
@@ -193,27 +184,26 @@ impl Disk {
             Some(partial) => Arc::clone(partial),
             None => {
                 let backing = candidate.backing.as_ref();
-                let options =
-                    create_options(self.source.device.size(), self.options.cluster, backing);
-                let name = self.catalogue.new_image(&self.name, self.run)?;
+                let options = create_options(self.size(), self.decided.options.cluster, backing);
+                let name = self.catalogue.new_image(&self.decided.name, self.run)?;
                 let directory = self.catalogue.directory();
                 Arc::new(Target::create(
                     directory,
                     name,
                     &options,
-                    (candidate.cluster, self.options.compress),
+                    (candidate.cluster, self.decided.options.compress),
                     self.through.as_ref(),
                 )?)
             }
         };
-        self.catalogue.enlist(&self.group, &self.name);
+        self.catalogue.enlist(&self.group, &self.decided.name);
         self.state().target = Some(target.clone());
         if target.continued() {
             target
-                .note_held(self.source.device.size())
+                .note_held(self.size())
                 .map_err(|error| DiskError::write(target.path(), None, error))?;
         }
-        if self.options.digests {
+        if self.decided.options.digests {
             self.begin_digests(&target, candidate)?;
         }
         Ok(target)
@@ -221,11 +211,11 @@ impl Disk {
 
     /// Digests of a new target begin empty; those of a partial go on from what is stored, or from what it holds.
     fn begin_digests(&self, target: &Target, candidate: &Candidate) -> Result<(), DiskError> {
-        let continued = candidate.target.as_ref().and(self.partial.as_ref());
+        let continued = candidate.target.as_ref().and(self.decided.partial.as_ref());
         let stored = continued.and_then(|partial| partial.digests.as_ref());
         let stored =
             stored.map(|stored| Sidecar::open(&self.catalogue.path_of(&stored.file), stored.root));
-        let size = self.source.device.size();
+        let size = self.size();
         let fits =
             |stored: &Sidecar| stored.size() == size && stored.cluster() == target.cluster_size();
         let stored = match stored.transpose() {
@@ -253,7 +243,7 @@ impl Disk {
         let Some(digests) = target.digests() else {
             return Ok(None);
         };
-        let file = self.catalogue.new_digests(&self.name, self.run)?;
+        let file = self.catalogue.new_digests(&self.decided.name, self.run)?;
         let path = self.catalogue.path_of(&file);
         self.state().digests.push(file.clone());
         let root = digests
@@ -264,7 +254,7 @@ impl Disk {
 
     /// Drops the partial that the disk has in the catalogue, with its file.
     pub(crate) fn drop_partial(&self) -> Result<(), DiskError> {
-        if let Some(partial) = self.catalogue.drop_partial(&self.name)? {
+        if let Some(partial) = self.catalogue.drop_partial(&self.decided.name)? {
             self.catalogue.remove_image(&partial.file)?;
             if let Some(digests) = partial.digests {
                 self.catalogue.remove_image(&digests.file)?;
@@ -284,7 +274,7 @@ impl Disk {
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk")
-            .field("name", &self.name)
+            .field("name", &self.decided.name)
             .field("run", &self.run)
             .finish_non_exhaustive()
     }

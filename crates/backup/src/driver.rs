@@ -77,8 +77,8 @@ impl BackupDriver {
         if self.disk.state().started.is_some() {
             return self.begin_copying(cx);
         }
-        match self.disk.changes {
-            Changes::Everything => self.lay_out(cx, self.disk.bases.len() - 1, None),
+        match self.disk.decided.plan.changes {
+            Changes::Everything => self.lay_out(cx, self.disk.decided.bases.len() - 1, None),
             Changes::View | Changes::Compare | Changes::Allocated => self.begin_scan(cx, 0),
             Changes::ImageBitmap => self.begin_with_bitmap(cx),
         }
@@ -87,8 +87,8 @@ impl BackupDriver {
     /// Goes by the tracking store or the bitmap in the image, which says what differs from the best base.
     fn begin_with_bitmap(&mut self, cx: &mut Context<'_>) -> Step {
         let disk = &self.disk;
-        let candidate = &disk.bases[0];
-        if let Some(known) = &disk.known {
+        let candidate = &disk.decided.bases[0];
+        if let Some(known) = &disk.decided.known {
             return match known.in_clusters(candidate.cluster) {
                 Ok(dirty) => self.lay_out(cx, 0, Some(dirty)),
                 Err(_) => Step::failed(disk.fail(self.too_large(candidate))),
@@ -100,8 +100,8 @@ impl BackupDriver {
         };
         let point = candidate
             .parent
-            .and_then(|run| contents.point(&disk.name, run));
-        let Some((bitmap, point)) = disk.bitmap.as_ref().zip(point) else {
+            .and_then(|run| contents.point(&disk.decided.name, run));
+        let Some((bitmap, point)) = disk.decided.source.bitmap.as_ref().zip(point) else {
             return self.begin_scan(cx, 0);
         };
         match bitmap.dirty(candidate.cluster, point) {
@@ -112,11 +112,11 @@ impl BackupDriver {
 
     /// Compares the disk with one of its bases, the last of which needs no comparison.
     fn begin_scan(&mut self, cx: &mut Context<'_>, base: usize) -> Step {
-        let candidate = &self.disk.bases[base];
+        let candidate = &self.disk.decided.bases[base];
         if candidate.base == Base::Nothing {
             return self.lay_out(cx, base, None);
         }
-        let size = self.disk.source.device.size();
+        let size = self.disk.size();
         let dirty = match DirtyBitmap::new(size, candidate.cluster) {
             Ok(dirty) => dirty,
             Err(_) => return Step::failed(self.disk.fail(self.too_large(candidate))),
@@ -135,8 +135,8 @@ impl BackupDriver {
 
     fn scan_from(&self, cx: &mut Context<'_>, base: usize, from: u64) -> Slot<Found> {
         let (source, candidate) = (
-            self.disk.source.device.clone(),
-            self.disk.bases[base].clone(),
+            self.disk.decided.source.device.clone(),
+            self.disk.decided.bases[base].clone(),
         );
         Slot::spawn(cx, move || {
             let range = from..source.size();
@@ -167,7 +167,7 @@ impl BackupDriver {
         cx.progress().advance(next - scan.from);
         self.disk.meter.set_done(next);
         scan.from = next;
-        if next < self.disk.source.device.size() {
+        if next < self.disk.size() {
             let base = scan.base;
             let found = self.scan_from(cx, base, next);
             if let Stage::Scan(scan) = &mut self.stage {
@@ -182,19 +182,21 @@ impl BackupDriver {
     /// A base that cannot be read is none: the next one, at the price of copying more.
     fn fall_back(&mut self, cx: &mut Context<'_>, base: usize, error: &DeviceError) -> Step {
         let disk = &self.disk;
-        if disk.bases[base].base == Base::Partial {
+        if disk.decided.bases[base].base == Base::Partial {
             disk.note(format!("the partial is not continued: {error}"));
             if let Err(error) = disk.drop_partial() {
                 return Step::failed(disk.fail(error));
             }
         }
-        if disk.bases[base + 1].base == Base::Nothing && disk.bases[base].base == Base::Point {
+        if disk.decided.bases[base + 1].base == Base::Nothing
+            && disk.decided.bases[base].base == Base::Point
+        {
             let step = StepDown {
                 to: Rung::Everything,
                 reason: error.to_string(),
             };
-            if disk.options.strict {
-                let source_name = disk.source.label.clone();
+            if disk.decided.options.strict {
+                let source_name = disk.decided.source.label.clone();
                 return Step::failed(disk.fail(DiskError::TooStrict { source_name, step }));
             }
             disk.state().stepped_down = Some(step);
@@ -206,7 +208,7 @@ impl BackupDriver {
     fn lay_out(&mut self, cx: &mut Context<'_>, base: usize, dirty: Option<DirtyBitmap>) -> Step {
         let disk = Arc::clone(&self.disk);
         self.stage = Stage::LayOut(Slot::spawn(cx, move || {
-            start_unfenced(&disk, &disk.bases[base], dirty)
+            start_unfenced(&disk, &disk.decided.bases[base], dirty)
         }));
         Step::Wait("waits for the target to be made")
     }
@@ -231,8 +233,8 @@ impl BackupDriver {
 
     fn too_large(&self, candidate: &Candidate) -> DiskError {
         DiskError::TooLarge {
-            source_name: self.disk.source.label.clone(),
-            size: self.disk.source.device.size(),
+            source_name: self.disk.decided.source.label.clone(),
+            size: self.disk.size(),
             cluster: candidate.cluster.bytes(),
         }
     }
@@ -294,16 +296,16 @@ fn start_unfenced(
     candidate: &Candidate,
     dirty: Option<DirtyBitmap>,
 ) -> Result<(), DiskError> {
-    let source = &*disk.source.device;
+    let source = &*disk.decided.source.device;
     let too_large = |_| DiskError::TooLarge {
-        source_name: disk.source.label.clone(),
+        source_name: disk.decided.source.label.clone(),
         size: source.size(),
         cluster: candidate.cluster.bytes(),
     };
     let manifest = match dirty {
         None => not_known_zero(source, candidate.cluster).map_err(too_large)?,
         Some(mut dirty) => {
-            if disk.changes == Changes::Allocated {
+            if disk.decided.plan.changes == Changes::Allocated {
                 let besides = allocated(source, candidate.cluster).map_err(too_large)?;
                 dirty.merge(&besides).expect("both are of the same disk");
             }

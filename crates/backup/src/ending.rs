@@ -64,12 +64,12 @@ impl Disk {
         let stored = self.store_digests(target, |_| Ok(true))?;
         self.state().stored.clone_from(&stored);
         self.checkpoint_complete(stored)?;
-        if let Some(Err(why)) = self.source.keeper().map(|keeper| keeper.kept()) {
-            let source_name = self.source.label.clone();
+        if let Some(Err(why)) = self.decided.source.keeper().map(|keeper| keeper.kept()) {
+            let source_name = self.decided.source.label.clone();
             return Err(DiskError::InstantLost { source_name, why });
         }
-        match self.source.changed()? {
-            Some(_) if self.options.accept_changes => self.state().changed = true,
+        match self.decided.source.changed()? {
+            Some(_) if self.decided.options.accept_changes => self.state().changed = true,
             Some(file) => return Err(DiskError::ChangedWhileRead { file }),
             None => {}
         }
@@ -87,13 +87,13 @@ impl Disk {
         let point = Point {
             file: started.target.name().clone(),
             parent: started.parent,
-            size: self.source.device.size(),
+            size: self.size(),
             cluster_size: u32::try_from(started.target.cluster_size()).unwrap_or(u32::MAX),
             created_unix_ms: started.created_unix_ms,
             instant: if state.changed {
                 PointInstant::NoInstant
             } else {
-                self.source.instant()
+                self.decided.source.instant()
             },
             skipped: skipped.clone(),
             bytes_copied: started.target.written_bytes(),
@@ -106,7 +106,7 @@ impl Disk {
             Some(fenced) => turns::after_commit(self, fenced, &started.ledger, moved),
             None => (self.offline_tracking(started, moved, state.changed), None),
         };
-        let tracking = match &self.bitmap {
+        let tracking = match &self.decided.source.bitmap {
             None => sets,
             // The bitmap says what changed before it was read, and nobody knows when that was.
             Some(_) if state.changed => Tracking::none(),
@@ -120,7 +120,7 @@ impl Disk {
         state.recorded = recorded;
         Ok(Record::from(
             PointRecord {
-                disk: self.name.clone(),
+                disk: self.decided.name.clone(),
                 run: self.run,
                 point,
                 view,
@@ -132,7 +132,7 @@ impl Disk {
     /// The point that the view speaks of once this run has one. An anchor that never moves has to begin somewhere: a
     /// point that stands alone is it.
     fn anchor_after_commit(&self, parent: Option<RunId>) -> RunId {
-        match (self.options.policy, parent) {
+        match (self.decided.options.policy, parent) {
             (BitmapPolicy::Never, Some(older)) => older,
             (BitmapPolicy::Never, None)
             | (BitmapPolicy::OnSuccess | BitmapPolicy::Always | BitmapPolicy::Ask, _) => self.run,
@@ -141,13 +141,19 @@ impl Disk {
 
     /// The view of a disk that nobody serves, once its point is there.
     fn offline_tracking(&self, started: &Started, moved: bool, changed: bool) -> Tracking {
-        match &self.source.store {
+        match &self.decided.source.store {
             // Somebody wrote past the store, and that was accepted.
             Some(_) if changed => Tracking::none(),
             Some(store) => {
                 let skipped = started.ledger.skipped();
                 let owner = turns::owner(self);
-                store.after_commit(&owner, &self.name, moved, self.known.as_ref(), &skipped)
+                store.after_commit(
+                    &owner,
+                    &self.decided.name,
+                    moved,
+                    self.decided.known.as_ref(),
+                    &skipped,
+                )
             }
             None => Tracking::none(),
         }
@@ -163,7 +169,7 @@ impl Disk {
             let fate = if anchor == self.run {
                 Fate::Abdicate
             } else {
-                fate(Ended::Committed, self.options.policy)
+                fate(Ended::Committed, self.decided.options.policy)
             };
             let anchor = Some(anchor);
             let point = self.state().recorded.take();
@@ -198,7 +204,7 @@ impl Disk {
             flush_failed: !flushed || !started.ledger.is_trusted(),
             anything_durable: durable,
         };
-        let fate = fate(aborted.into(), self.options.policy);
+        let fate = fate(aborted.into(), self.decided.options.policy);
         self.leave(started, fate, &self.why(&why.cause));
     }
 
@@ -219,12 +225,12 @@ impl Disk {
         if started.is_some_and(|started| started.fenced.is_some()) {
             self.give_back(None);
         }
-        if let Some(tracked) = self.source.tracked() {
+        if let Some(tracked) = self.decided.source.tracked() {
             tracked.gated().drop_spent_filters();
             tracked.gated().remove_meter(&self.writes);
             tracked.collect(&self.catalogue, tracked.recording().as_ref());
         }
-        if let Some(store) = &self.source.store
+        if let Some(store) = &self.decided.source.store
             && let Err(why) = store.close(&self.catalogue)
         {
             self.note(format!(
@@ -235,6 +241,7 @@ impl Disk {
         let mut spent = std::mem::take(&mut self.state().digests);
         // Of a partial that was continued: replaced, unless all is as it was.
         let before = self
+            .decided
             .partial
             .as_ref()
             .and_then(|partial| partial.digests.as_ref());
@@ -242,20 +249,20 @@ impl Disk {
         spent.extend(target.map(|target| target.name().clone()));
         for file in spent {
             if let Err(error) = self.catalogue.remove_image(&file) {
-                tracing::warn!(disk = %self.name, %error, "an unfinished file stays until the next run sweeps it");
+                tracing::warn!(disk = %self.decided.name, %error, "an unfinished file stays until the next run sweeps it");
             }
         }
     }
 
     /// Takes what the new point holds from the bitmap that was named. Nobody reads the source any more.
     fn clear_bitmap(&self) {
-        if self.bitmap.is_none() {
+        if self.decided.source.bitmap.is_none() {
             return;
         }
-        if let Err(error) = self.source.unlock() {
-            tracing::warn!(disk = %self.name, %error, "the source stays locked");
+        if let Err(error) = self.decided.source.unlock() {
+            tracing::warn!(disk = %self.decided.name, %error, "the source stays locked");
         }
-        if let Some(said) = clear_owed(&self.catalogue, &self.name) {
+        if let Some(said) = clear_owed(&self.catalogue, &self.decided.name) {
             self.note(said);
         }
     }
@@ -289,7 +296,7 @@ impl Disk {
         } || !sealed;
         self.state().copied_bytes = started.target.written_bytes();
         let keeps = matches!(
-            self.options.policy,
+            self.decided.options.policy,
             BitmapPolicy::Always | BitmapPolicy::Ask
         );
         let wait = self.flush_wait();
@@ -345,8 +352,10 @@ impl Disk {
                 .as_ref()
                 .filter(|_| kept.is_none())
                 .map(|_| tracked);
-            let tracked =
-                tracked.map(|views| self.catalogue.track(&self.name, fenced.anchor, views));
+            let tracked = tracked.map(|views| {
+                self.catalogue
+                    .track(&self.decided.name, fenced.anchor, views)
+            });
             if let Some(Err(error)) = tracked {
                 self.note(format!(
                     "the views go on with more sets than they need: {error}"
@@ -367,7 +376,7 @@ impl Disk {
         let contents = self.catalogue.snapshot().ok();
         let views = contents
             .as_ref()
-            .and_then(|contents| contents.views.get(&self.name));
+            .and_then(|contents| contents.views.get(&self.decided.name));
         let point = views.and_then(|views| views.point.as_ref());
         TrackedViews {
             point: point.map_or_else(Tracking::none, |view| view.tracking.clone()),
@@ -392,9 +401,11 @@ impl Disk {
         };
         let partial = self.partial_row(&copied, &moment, left);
         let kept = Kept {
-            disk: self.name.clone(),
+            disk: self.decided.name.clone(),
             partial: partial.clone(),
             against_point: self
+                .decided
+                .source
                 .bitmap
                 .as_ref()
                 .map_or(tracked.point, NamedBitmap::as_before),
@@ -467,7 +478,7 @@ impl Disk {
     }
 
     fn give_back(&self, views: Option<Views>) {
-        if let Some(tracked) = self.source.tracked() {
+        if let Some(tracked) = self.decided.source.tracked() {
             tracked.give_back(views);
         }
     }
@@ -477,7 +488,7 @@ impl Disk {
             .snapshot()
             .ok()?
             .partials
-            .get(&self.name)
+            .get(&self.decided.name)
             .cloned()
     }
 

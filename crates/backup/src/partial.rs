@@ -102,7 +102,7 @@ impl Disk {
     }
 
     fn moment_with(&self, copied: &Copied, remaining: DirtyBitmap) -> Moment {
-        let earlier = self.partial.iter().flat_map(|row| &row.map);
+        let earlier = self.decided.partial.iter().flat_map(|row| &row.map);
         let mut map: Vec<_> = earlier.filter_map(|shown| copied.kept(shown)).collect();
         let mut own = copied.counts(&remaining);
         for shown in &map {
@@ -122,8 +122,8 @@ impl Disk {
 
     /// What is known of the instant that is being copied: nothing, if the source changed meanwhile.
     fn instant_now(&self) -> Instant {
-        match self.source.changed() {
-            Ok(None) => self.source.instant(),
+        match self.decided.source.changed() {
+            Ok(None) => self.decided.source.instant(),
             Ok(Some(_)) | Err(_) => Instant::NoInstant,
         }
     }
@@ -139,7 +139,7 @@ impl Disk {
             file: copied.target.name().clone(),
             parent: copied.parent,
             decision,
-            size: self.source.device.size(),
+            size: self.size(),
             cluster_size: u32::try_from(copied.target.cluster_size()).unwrap_or(u32::MAX),
             durable_bytes: moment.durable_bytes(),
             remaining_bytes: moment.remaining.dirty_bytes(),
@@ -153,7 +153,7 @@ impl Disk {
 
     /// Notes how much of the partial that is continued need not be copied again. What is to be copied is known by now.
     pub(crate) fn note_continued(&self) {
-        let Some((copied, row)) = self.copied().zip(self.partial.as_ref()) else {
+        let Some((copied, row)) = self.copied().zip(self.decided.partial.as_ref()) else {
             return;
         };
         if !copied.target.continued() {

@@ -152,7 +152,7 @@ impl Backup {
         let (surveys, places) = self.survey_all(&names, opened, &catalogue)?;
         let sources: Vec<_> = surveys
             .iter()
-            .map(|s| (s.name.clone(), s.source.label.clone()))
+            .map(|s| (s.decided.name.clone(), s.decided.source.label.clone()))
             .collect();
         if sources.is_empty() {
             return Ok(Running::nothing(places));
@@ -295,8 +295,11 @@ impl fmt::Debug for Backup {
 /// Refuses a disk that is in the run already, or in the backup directory.
 fn admit(source: Source, before: &[Survey], catalogue: &Catalogue) -> Result<Source, DiskError> {
     let source_name = source.label.clone();
-    if let Some(other) = before.iter().find(|other| other.source.is_same(&source)) {
-        let other = other.source.label.clone();
+    if let Some(other) = before
+        .iter()
+        .find(|other| other.decided.source.is_same(&source))
+    {
+        let other = other.decided.source.label.clone();
         return Err(DiskError::SameDisk { source_name, other });
     }
     if source.is_in(catalogue.directory()) {

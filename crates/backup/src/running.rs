@@ -70,7 +70,7 @@ impl Place {
     pub(crate) fn name(&self) -> &DiskName {
         match self {
             Place::Pending(name) => name,
-            Place::In(member) => &member.disk.name,
+            Place::In(member) => &member.disk.decided.name,
             Place::Out(report) => &report.name,
         }
     }
@@ -88,7 +88,7 @@ impl Running {
     ) -> Self {
         let disks = places.iter().filter_map(|place| match place {
             Place::In(member) => Some(RunningDisk {
-                name: member.disk.name.clone(),
+                name: member.disk.decided.name.clone(),
                 disk: member.disk.clone(),
                 job: member.job.clone(),
             }),
@@ -236,7 +236,7 @@ impl RunningDisk {
 
     /// Where its data is.
     pub fn source(&self) -> &str {
-        &self.disk.source.label
+        &self.disk.decided.source.label
     }
 
     /// What it is doing and how far it is.
@@ -292,7 +292,7 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
     let doubt = groups
         .iter()
         .any(|group| group.in_doubt() && *group.name().as_str() == *disk.group);
-    let bound = disk.options.writer_wait;
+    let bound = disk.decided.options.writer_wait;
     let delays = disk.writes.delays();
     let mut state = disk.state();
     let outcome = match job.outcome() {
@@ -310,9 +310,9 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
         }
     };
     DiskReport {
-        name: disk.name.clone(),
-        source: disk.source.label.clone(),
-        size: disk.source.device.size(),
+        name: disk.decided.name.clone(),
+        source: disk.decided.source.label.clone(),
+        size: disk.size(),
         copied_bytes: state.copied_bytes,
         outcome,
         continued: state.continued.take(),

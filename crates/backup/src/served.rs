@@ -21,11 +21,7 @@ use crate::turns;
 const SAVERS: usize = 4;
 
 /// Finds the disk's views, makes its target, and leaves all of it in the disk for the fence.
-pub(crate) fn prepare(
-    disk: &Arc<Disk>,
-    mut views: Borrowed,
-    anchor: Option<RunId>,
-) -> Result<(), DiskError> {
+pub(crate) fn prepare(disk: &Arc<Disk>, mut views: Borrowed) -> Result<(), DiskError> {
     let tracked = Arc::clone(views.tracked());
     let used = views
         .views()
@@ -35,17 +31,17 @@ pub(crate) fn prepare(
     let stale = views
         .views()
         .map(|views| views.settled.point().recorder().clone());
-    let base = find_views(disk, &tracked, &mut views, anchor)?;
+    let base = find_views(disk, &tracked, &mut views)?;
     let used = views
         .views()
         .map(|views| views.settled.point().recorder().clone());
     let stale = stale.filter(|stale| !used.is_some_and(|used| used.same(stale)));
-    let candidate = &disk.bases[base];
+    let candidate = &disk.decided.bases[base];
     let target = disk.make_target(candidate)?;
     let sink: Arc<dyn Sink> = target.clone();
     let staging = staging(disk, candidate.cluster)?;
     let savers = Savers::staging(sink, SAVERS, staging);
-    let besides = match disk.changes {
+    let besides = match disk.decided.plan.changes {
         Changes::Everything => Some(tracked.all_dirty()),
         _ if candidate.base == Base::Nothing => Some(tracked.all_dirty()),
         Changes::Allocated => Some(top_layer(disk, candidate.cluster)?),
@@ -68,8 +64,8 @@ pub(crate) fn prepare(
 
 /// Where old data may wait for the target. That it is nearly full is a note at once, not only at the end.
 fn staging(disk: &Arc<Disk>, cluster: Granularity) -> Result<Staging, DiskError> {
-    let mut staging = Staging::in_memory(disk.options.staging_memory);
-    if let Some((folder, bytes)) = &disk.options.staging_file {
+    let mut staging = Staging::in_memory(disk.decided.options.staging_memory);
+    if let Some((folder, bytes)) = &disk.decided.options.staging_file {
         let what = || format!("a scratch file of {bytes} bytes in {}", folder.display());
         let file =
             scratch_file(folder, *bytes).map_err(|error| DiskError::system(what())(error))?;
@@ -143,17 +139,21 @@ pub(crate) fn start(disk: &Disk, closed: &mut ClosedGate<'_>) {
         .expect("the size was checked before");
     let ledger = Arc::new(Ledger::new(clusters));
     let patience = Patience {
-        bound: disk.options.writer_wait,
-        on_miss: disk.options.on_miss,
+        bound: disk.decided.options.writer_wait,
+        on_miss: disk.decided.options.on_miss,
     };
-    let source = disk.source.device.clone();
+    let source = disk.decided.source.device.clone();
     let filter = Arc::new(BeforeWrite::new(ledger.clone(), source, savers, patience));
     closed.install_filter(filter.clone());
     closed.install_meter(disk.writes.clone());
     let partial = if continues { partial } else { None };
-    let store = disk.source.tracked().and_then(|tracked| tracked.store());
+    let store = disk
+        .decided
+        .source
+        .tracked()
+        .and_then(|tracked| tracked.store());
     if store.is_some_and(Stored::outlives_power) {
-        target.flush_first(disk.source.device.clone());
+        target.flush_first(disk.decided.source.device.clone());
     }
     disk.state().started = Some(Started {
         ledger,
@@ -176,10 +176,10 @@ fn find_views(
     disk: &Disk,
     tracked: &Arc<Tracked>,
     views: &mut Borrowed,
-    anchor: Option<RunId>,
 ) -> Result<usize, DiskError> {
-    let lost = distrusted(&*disk.catalogue.snapshot()?, &disk.name).is_some();
-    for (index, candidate) in disk.bases.iter().enumerate() {
+    let anchor = disk.decided.anchor;
+    let lost = distrusted(&*disk.catalogue.snapshot()?, &disk.decided.name).is_some();
+    for (index, candidate) in disk.decided.bases.iter().enumerate() {
         let continued = candidate.target.as_ref().map(|target| target.name());
         let known = !lost
             && views.views().is_some_and(|views| {
@@ -194,7 +194,7 @@ fn find_views(
             views.set(Some(nothing_known(disk, tracked, anchor)));
             return Ok(index);
         }
-        match adopt(disk, tracked, views, index, anchor) {
+        match adopt(disk, tracked, views, index) {
             Ok(()) => return Ok(index),
             Err(AdoptError::Scan(ScanError::Reference(error))) => {
                 fall_back(disk, index, &error.to_string())?
@@ -211,7 +211,7 @@ fn find_views(
             }
         }
     }
-    Ok(disk.bases.len() - 1)
+    Ok(disk.decided.bases.len() - 1)
 }
 
 /// Finds what changed since a base by comparing, while writes go on.
@@ -220,17 +220,17 @@ fn adopt(
     tracked: &Arc<Tracked>,
     views: &mut Borrowed,
     index: usize,
-    anchor: Option<RunId>,
 ) -> Result<(), AdoptError> {
     let old = views
         .views()
         .map(|views| views.settled.point().recorder().clone());
     let point = disk
+        .decided
         .bases
         .iter()
         .find(|base| base.base == Base::Point)
         .and_then(|base| base.reference.clone());
-    let partial = &disk.bases[index];
+    let partial = &disk.decided.bases[index];
     let partial = (partial.base == Base::Partial).then_some(partial);
     let references = partial
         .and_then(|partial| partial.reference.clone())
@@ -238,14 +238,13 @@ fn adopt(
         .chain(point.clone());
     let references: Vec<_> = references.collect();
     let references: Vec<_> = references.iter().map(|reference| &**reference).collect();
-    disk.meter
-        .begin(crate::DiskPhase::Scanning, disk.source.device.size());
+    disk.meter.begin(crate::DiskPhase::Scanning, disk.size());
     let prepared = turns::begin_search(disk, tracked);
     let (found, recording) = tracked.adopt(
         old.as_ref(),
         prepared,
         &references,
-        disk.options.writer_wait,
+        disk.decided.options.writer_wait,
     )?;
     let sets = recording.and_then(|recording| {
         let (partial, point) = (partial.is_some(), point.is_some());
@@ -274,7 +273,7 @@ fn adopt(
         .map(|target| target.name().clone());
     views.set(Some(Views {
         directory: disk.directory,
-        anchor,
+        anchor: disk.decided.anchor,
         partial,
         settled,
         sets,
@@ -284,7 +283,7 @@ fn adopt(
 
 /// A base that cannot be read is none.
 fn fall_back(disk: &Disk, index: usize, reason: &str) -> Result<(), DiskError> {
-    if disk.bases[index].base == Base::Partial {
+    if disk.decided.bases[index].base == Base::Partial {
         disk.note(format!("the partial is not continued: {reason}"));
         return disk.drop_partial();
     }
@@ -292,9 +291,9 @@ fn fall_back(disk: &Disk, index: usize, reason: &str) -> Result<(), DiskError> {
         to: Rung::Everything,
         reason: reason.to_owned(),
     };
-    if disk.options.strict {
+    if disk.decided.options.strict {
         return Err(DiskError::TooStrict {
-            source_name: disk.source.label.clone(),
+            source_name: disk.decided.source.label.clone(),
             step,
         });
     }
@@ -315,10 +314,10 @@ fn nothing_known(disk: &Disk, tracked: &Arc<Tracked>, anchor: Option<RunId>) -> 
 
 /// What the top layer allocates; what it allocates from now on is written, so dirty.
 fn top_layer(disk: &Disk, cluster: Granularity) -> Result<DirtyBitmap, DiskError> {
-    let source = &*disk.source.device;
+    let source = &*disk.decided.source.device;
     allocated(source, cluster).map_err(|_| DiskError::TooLarge {
-        source_name: disk.source.label.clone(),
+        source_name: disk.decided.source.label.clone(),
         size: source.size(),
-        cluster: disk.options.cluster,
+        cluster: disk.decided.options.cluster,
     })
 }

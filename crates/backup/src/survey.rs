@@ -25,21 +25,28 @@ pub(crate) enum Surveyed {
     Ready(Box<Survey>),
 }
 
-/// Everything that is decided before the run has a number.
+/// A disk that can be backed up, before the run has a number.
 pub(crate) struct Survey {
-    pub(crate) name: DiskName,
-    pub(crate) options: Options,
-    pub(crate) source: Source,
-    pub(crate) plan: CopyPlan,
-    pub(crate) bases: Vec<Candidate>,
-    pub(crate) partial: Option<Partial>,
-    /// The point that clean bits speak of.
-    pub(crate) anchor: Option<RunId>,
+    pub(crate) decided: Decided,
     /// What the user should know before the run.
     pub(crate) notes: Vec<String>,
     /// Of a served disk.
     pub(crate) views: Option<Borrowed>,
-    /// Of an image whose tracking store was named.
+}
+
+/// What is decided before the run has a number, and holds for all of it.
+pub(crate) struct Decided {
+    pub(crate) name: DiskName,
+    pub(crate) options: Options,
+    pub(crate) source: Source,
+    pub(crate) plan: CopyPlan,
+    /// What the target may lie on, best first; the last one is always possible.
+    pub(crate) bases: Vec<Candidate>,
+    /// The partial that the disk has in the catalogue.
+    pub(crate) partial: Option<Partial>,
+    /// The point that clean bits speak of.
+    pub(crate) anchor: Option<RunId>,
+    /// What the tracking store that was named, or the keeper of the disk's instant, says.
     pub(crate) known: Option<KnownChanges>,
 }
 
@@ -172,7 +179,7 @@ pub(crate) fn survey(
         target,
         cluster,
     });
-    Ok(Surveyed::Ready(Box::new(Survey {
+    let decided = Decided {
         name,
         options,
         source,
@@ -180,9 +187,12 @@ pub(crate) fn survey(
         bases,
         partial,
         anchor,
+        known,
+    };
+    Ok(Surveyed::Ready(Box::new(Survey {
+        decided,
         notes,
         views,
-        known,
     })))
 }
 

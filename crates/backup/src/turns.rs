@@ -21,7 +21,7 @@ use crate::tracked::{Borrowed, Tracked};
 /// A new set for the writes during a search for changes.
 pub(crate) fn begin_search(disk: &Disk, tracked: &Tracked) -> Option<Prepared> {
     let stored = tracked.store()?;
-    let prepared = stored.prepare(&owner(disk), &disk.name, tracked.granularity());
+    let prepared = stored.prepare(&owner(disk), &disk.decided.name, tracked.granularity());
     prepared.ok()
 }
 
@@ -35,9 +35,9 @@ pub(crate) fn found(
     point: bool,
 ) -> Option<ViewSets> {
     let stored = tracked.store()?;
-    stored.began(&recording, disk.directory, &disk.name);
+    stored.began(&recording, disk.directory, &disk.decided.name);
     let mut sets = found.iter().map(|view| {
-        let fixed = stored.write_fixed(&owner(disk), &disk.name, &view.snapshot());
+        let fixed = stored.write_fixed(&owner(disk), &disk.decided.name, &view.snapshot());
         Some(vec![fixed.ok()?, recording.set()])
     });
     let partial = if partial { sets.next().flatten() } else { None };
@@ -62,7 +62,7 @@ pub(crate) fn prepare(
     let granularity = known.map_or(tracked.granularity(), |views| {
         views.settled.point().granularity()
     });
-    let next = match stored.prepare(&owner(disk), &disk.name, granularity) {
+    let next = match stored.prepare(&owner(disk), &disk.decided.name, granularity) {
         Ok(next) => next,
         Err(why) => {
             disk.note(format!("tracking store {stored} is of no use now: {why}"));
@@ -81,7 +81,7 @@ pub(crate) fn prepare(
         drop_quietly(disk, stored, set);
         return Err(error);
     }
-    let before = stored.recordings_of(disk.directory, &disk.name);
+    let before = stored.recordings_of(disk.directory, &disk.decided.name);
     Ok(Some(Turn { next, before }))
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn passed(disk: &Disk) {
         (recording, std::mem::take(&mut state.outgoing))
     };
     if let Some(recording) = recording {
-        stored.began(&recording, disk.directory, &disk.name);
+        stored.began(&recording, disk.directory, &disk.decided.name);
     }
     for old in outgoing {
         if let Err(why) = stored.finish(&old) {
@@ -251,7 +251,7 @@ pub(crate) fn rows(disk: &Disk, sets: Option<&ViewSets>) -> TrackedViews {
 }
 
 fn store(disk: &Disk) -> Option<&Stored> {
-    disk.source.tracked()?.store()
+    disk.decided.source.tracked()?.store()
 }
 
 fn before(sets: Option<&ViewSets>) -> (Option<Vec<SetId>>, Option<Vec<SetId>>) {
@@ -269,9 +269,9 @@ fn joined(sets: Option<Vec<SetId>>, with: SetId) -> Option<Vec<SetId>> {
 /// The failure is in the catalogue's next row of the view, so the next run says it.
 fn written(disk: &Disk, stored: &Stored, bits: &DirtyBitmap) -> Option<SetId> {
     stored
-        .write_fixed(&owner(disk), &disk.name, bits)
+        .write_fixed(&owner(disk), &disk.decided.name, bits)
         .inspect_err(
-            |why| tracing::warn!(disk = %disk.name, %why, "a view is not in the tracking store"),
+            |why| tracing::warn!(disk = %disk.decided.name, %why, "a view is not in the tracking store"),
         )
         .ok()
 }
@@ -288,12 +288,12 @@ fn track(
         point: stored.tracking(point.as_deref()),
         partial: stored.tracking(partial.as_deref()),
     };
-    Ok(disk.catalogue.track(&disk.name, anchor, tracked)?)
+    Ok(disk.catalogue.track(&disk.decided.name, anchor, tracked)?)
 }
 
 fn drop_quietly(disk: &Disk, stored: &Stored, set: SetId) {
     if let Err(why) = stored.drop_sets(&[set]) {
-        tracing::warn!(disk = %disk.name, %why, "a set of no use stays in the tracking store");
+        tracing::warn!(disk = %disk.decided.name, %why, "a set of no use stays in the tracking store");
     }
 }
 

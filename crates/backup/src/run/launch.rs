@@ -13,7 +13,7 @@ use std::time::Duration;
 use cohort_job::{Engine, JobHandle, JobSpec, Txn, TxnHandle};
 
 use super::{Backup, report};
-use crate::catalogue::{Answer, Catalogue, Decision, DirectoryId, PointRecord, RunId};
+use crate::catalogue::{Answer, Catalogue, Decision, DirectoryId, DiskName, PointRecord, RunId};
 use crate::disk::{Disk, DiskState};
 use crate::driver::BackupDriver;
 use crate::error::{DiskError, StartError};
@@ -25,7 +25,7 @@ use crate::plan::Base;
 use crate::report::{DiskOutcome, Meter};
 use crate::running::{Member, Place, Raised, Running};
 use crate::served;
-use crate::survey::Survey;
+use crate::survey::{Decided, Survey};
 use crate::turns;
 
 /// A run that has a number, on its way to the engine.
@@ -48,7 +48,7 @@ impl Launch {
     ) -> Result<Running, StartError> {
         let mut disks = Vec::new();
         for survey in surveys {
-            let name = survey.name.clone();
+            let name = survey.decided.name.clone();
             match self.prepare(survey) {
                 Ok(disk) => disks.push(disk),
                 Err((disk, error)) if self.plan.individual => {
@@ -57,7 +57,7 @@ impl Launch {
                     if let Some(place) = place {
                         *place = Place::Out(Box::new(report(
                             &name,
-                            &disk.source.label,
+                            &disk.decided.source.label,
                             DiskOutcome::NotStarted(error),
                         )));
                     }
@@ -78,21 +78,13 @@ impl Launch {
     /// Makes everything durable that a disk needs before its fence.
     fn prepare(&self, survey: Survey) -> Result<Arc<Disk>, (Arc<Disk>, DiskError)> {
         let Survey {
-            name,
-            options,
-            source,
-            plan,
-            bases,
-            partial,
-            anchor,
+            decided,
             notes,
             views,
-            known,
         } = survey;
-        let bitmap = source.bitmap.clone();
         let state = DiskState {
             notes,
-            stepped_down: plan.stepped_down.clone(),
+            stepped_down: decided.plan.stepped_down.clone(),
             ..DiskState::default()
         };
         let directory = self
@@ -100,21 +92,10 @@ impl Launch {
             .snapshot()
             .map(|contents| contents.meta.directory);
         let disk = Arc::new(Disk {
-            group: if self.plan.individual {
-                format!("run-{}/{name}", self.run)
-            } else {
-                format!("run-{}", self.run)
-            },
-            name,
+            group: self.group(&decided.name),
+            decided,
             member: AtomicU32::new(0),
             run: self.run,
-            options,
-            source,
-            changes: plan.changes,
-            bases,
-            bitmap,
-            known,
-            partial,
             catalogue: self.catalogue.clone(),
             directory: directory.clone().unwrap_or_else(|_| DirectoryId::random()),
             through: self.plan.through.clone(),
@@ -127,12 +108,21 @@ impl Launch {
             state: Mutex::new(state),
         });
         let prepared = directory.map_err(DiskError::from).and_then(|_| {
-            answer(&disk, plan.base, plan.partial_left.as_deref())?;
-            views.map_or(Ok(()), |views| served::prepare(&disk, views, anchor))
+            answer(&disk)?;
+            views.map_or(Ok(()), |views| served::prepare(&disk, views))
         });
         match prepared {
             Ok(()) => Ok(disk),
             Err(error) => Err((disk, error)),
+        }
+    }
+
+    /// The name of the transaction that a disk is in.
+    fn group(&self, disk: &DiskName) -> String {
+        if self.plan.individual {
+            format!("run-{}/{disk}", self.run)
+        } else {
+            format!("run-{}", self.run)
         }
     }
 
@@ -148,10 +138,10 @@ impl Launch {
             if txns.is_empty() || self.plan.individual {
                 txns.push(self.engine.group(disk.group.as_str()));
             }
-            let spec = JobSpec::new(disk.name.as_str())
+            let spec = JobSpec::new(disk.decided.name.as_str())
                 .kind(PointRecord::KIND)
-                .speed(disk.options.speed)
-                .tasks(u32::try_from(disk.options.workers).unwrap_or(u32::MAX));
+                .speed(disk.decided.options.speed)
+                .tasks(u32::try_from(disk.decided.options.workers).unwrap_or(u32::MAX));
             let before = if self.plan.individual {
                 0
             } else {
@@ -159,8 +149,8 @@ impl Launch {
             };
             disk.member
                 .store(u32::try_from(before).unwrap_or(u32::MAX), Ordering::Relaxed);
-            let meter = disk.source.tracked().map(|_| &disk.writes);
-            self.governor.add(disk.options.workers, meter);
+            let meter = disk.decided.source.tracked().map(|_| &disk.writes);
+            self.governor.add(disk.decided.options.workers, meter);
             let txn = txns.last_mut().expect("pushed just now");
             match txn.add(spec, BackupDriver::new(disk.clone())) {
                 Ok(job) => members.push((disk, job)),
@@ -176,7 +166,10 @@ impl Launch {
         };
         let groups: Vec<TxnHandle> = txns.into_iter().map(Txn::launch).collect();
         for (disk, job) in members {
-            if let Some(place) = places.iter_mut().find(|place| place.name() == &disk.name) {
+            if let Some(place) = places
+                .iter_mut()
+                .find(|place| place.name() == &disk.decided.name)
+            {
                 *place = Place::In(Box::new(Member { disk, job }));
             }
         }
@@ -195,11 +188,11 @@ impl Launch {
     fn fence(&mut self, members: &[(Arc<Disk>, JobHandle)]) -> Result<Option<Raised>, StartError> {
         let served = members
             .iter()
-            .filter_map(|(disk, _)| disk.source.tracked().map(|tracked| (disk, tracked)));
+            .filter_map(|(disk, _)| disk.decided.source.tracked().map(|tracked| (disk, tracked)));
         let served: Vec<_> = served.collect();
         let Some(bound) = served
             .iter()
-            .map(|(disk, _)| disk.options.writer_wait)
+            .map(|(disk, _)| disk.decided.options.writer_wait)
             .min()
         else {
             return Ok(None);
@@ -239,16 +232,24 @@ impl Launch {
 }
 
 /// Carries out what was said about a partial: an answer is durable before anything is done with it.
-fn answer(disk: &Disk, base: Base, left: Option<&str>) -> Result<(), DiskError> {
-    let Some(partial) = &disk.partial else {
+fn answer(disk: &Disk) -> Result<(), DiskError> {
+    let Decided {
+        name,
+        options,
+        plan,
+        partial,
+        ..
+    } = &disk.decided;
+    let Some(partial) = partial else {
         return Ok(());
     };
-    if base == Base::Partial {
-        if partial.decision == Decision::Undecided && disk.options.undecided == OnUndecided::Keep {
-            disk.catalogue.answer(&disk.name, Answer::Keep)?;
+    if plan.base == Base::Partial {
+        if partial.decision == Decision::Undecided && options.undecided == OnUndecided::Keep {
+            disk.catalogue.answer(name, Answer::Keep)?;
         }
         return Ok(());
     }
+    let left = plan.partial_left.as_deref();
     disk.note(format!(
         "the partial of run {} is dropped: {}",
         partial.run,

@@ -4,7 +4,8 @@
 //!   one, each waited for before the next begins, and beside two bare syncs of a file, which is what one write costs at least;
 //! - *groups a second*: groups of one, so many in flight at a time; those that are decided together share a write;
 //! - *recovery*: opening a journal that owes that many groups, until the engine has run their hooks;
-//! - *size*: of the file, after that many groups one after the other, with so many owed at a time.
+//! - *size*: of the file, after that many groups one after the other, with so many owed at a time; at most
+//!   `COHORT_BENCH_GROUPS`, a million unless it says so.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use benches::{Contender, machine, rounds, timed};
+use benches::{Contender, machine, number, rounds, timed};
 use cohort_job::{
     Context, Driver, Engine, Entry, JobSpec, Journal, Record, Step, TxnHandle, Verdict,
 };
@@ -162,27 +163,28 @@ fn recovery(directory: &Path) {
 }
 
 fn size(directory: &Path) {
-    const GROUPS: usize = 100_000;
+    const THREADS: usize = 100;
+    let most: usize = number("COHORT_BENCH_GROUPS", 1_000_000);
     let journal = FileJournal::open(directory).expect("a journal");
-    std::thread::scope(|scope| {
-        for thread in 0..100 {
-            let journal = &journal;
-            scope.spawn(move || {
-                let name = format!("group {thread}").as_str().into();
-                for _ in 0..GROUPS / 100 {
-                    journal
-                        .decide(&name, &Verdict::Commit, &[entry(0)])
-                        .expect("a verdict");
-                    journal.done(&name).expect("a note");
-                }
-            });
-        }
-    });
-    let length = fs::metadata(directory.join("journal.redb"))
-        .expect("the file")
-        .len();
-    println!(
-        "\nSIZE after {GROUPS} groups, 100 owed at a time: {} KiB",
-        length >> 10
-    );
+    println!("\nSIZE of the file in KiB after so many groups, {THREADS} owed at a time");
+    let (mut done, mut goal) = (0, 1_000.min(most));
+    while done < goal {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let journal = &journal;
+                scope.spawn(move || {
+                    let name = format!("group {thread}").as_str().into();
+                    for _ in 0..(goal - done).div_ceil(THREADS) {
+                        journal
+                            .decide(&name, &Verdict::Commit, &[entry(0)])
+                            .expect("a verdict");
+                        journal.done(&name).expect("a note");
+                    }
+                });
+            }
+        });
+        let length = fs::metadata(directory.join("journal.redb")).expect("the file");
+        println!("{goal:<30}{:>10}", length.len() >> 10);
+        (done, goal) = (goal, (goal * 10).min(most));
+    }
 }

@@ -276,7 +276,7 @@ impl Disk {
             digests: named.digests.clone(),
         };
         let row = self.partial_row(copied, moment, left);
-        self.catalogue.sync_directory()?;
+        self.catalogue.sync_names()?;
         let (set, tracking) = turns::at_checkpoint(self, &moment.remaining).unzip();
         let named = Named {
             remaining: set,

@@ -78,7 +78,7 @@ impl Disk {
 
     /// Says what the point will be; all of it is durable.
     pub(crate) fn prepare(&self) -> Result<Record, DiskError> {
-        self.catalogue.sync_directory()?;
+        self.catalogue.sync_names()?;
         let mut state = self.state();
         let Some(started) = &state.started else {
             return Ok(Record::default());
@@ -411,7 +411,7 @@ impl Disk {
                 .map_or(tracked.point, NamedBitmap::as_before),
             against_partial: tracked.partial,
         };
-        let named = self.catalogue.sync_directory().map_err(DiskError::from);
+        let named = self.catalogue.sync_names().map_err(DiskError::from);
         match named.and_then(|()| self.catalogue.keep_partial(kept).map_err(DiskError::from)) {
             Ok(()) => Some(partial),
             Err(error) => {

@@ -8,7 +8,9 @@ use cohort_backup::BitmapPolicy;
 use super::point::words;
 
 /// What the disks are called, in the order of a group.
-pub const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+pub const NAMES: [&str; 16] = [
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p",
+];
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,6 +13,8 @@ use crate::play::Played;
 /// Every policy.
 pub(crate) const POLICIES: [BitmapPolicy; 4] = [Always, Ask, OnSuccess, Never];
 const KEEP: &[BitmapPolicy] = &[Always, Ask];
+/// Those without checkpoints.
+pub(crate) const SPARE: &[BitmapPolicy] = &[OnSuccess, Never];
 const ANY: &[BitmapPolicy] = &POLICIES;
 
 /// Under these endings a point is reached in every run; under others, threads decide.
@@ -72,8 +74,8 @@ const LAW: &[(&[&str], &[Where], &str)] = &[
         &[(Starting, ANY, ALL), (Running, ANY, ALL), (Stopping, ANY, CHANCE), (Aborting, ANY, CHANCE)],
         "digests come in while data is copied"),
     (&["directory.sync"],
-        &[(Starting, ANY, ALL), (Running, ANY, CHANCE), (Preparing, ANY, GOOD), (Stopping, ANY, CHANCE), (Aborting, ANY, CHANCE)],
-        "names are durable before a row has them: at checkpoints, in prepare, in an abort that keeps"),
+        &[(Starting, ANY, ALL), (Running, ANY, CHANCE), (Preparing, KEEP, CHANCE), (Preparing, SPARE, GOOD), (Stopping, ANY, CHANCE), (Aborting, ANY, CHANCE)],
+        "names are durable before a row has them: at checkpoints, in an abort that keeps, and in prepare if the last file was made after the last checkpoint"),
     (&["catalogue.write", "catalogue.sync"],
         &[(Starting, ANY, ALL), (Running, ANY, CHANCE), (Stopping, ANY, CHANCE), (Deciding, ANY, ALL), (Aborting, ANY, CHANCE), (Cleaning, ANY, CHANCE), (Closing, ANY, CHANCE)],
         "the rows of a commit are the verdict's own transaction; prepare writes none"),

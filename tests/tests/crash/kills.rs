@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use cohort_tests::crash::{Ending, How, Point, Reached, Script, Word};
 use cohort_tests::power_loss::Chance;
 
-use crate::cells::{Cell, Cells, POLICIES};
+use crate::cells::{Cell, Cells, POLICIES, SPARE};
 use crate::judge::{Sum, judge};
 use crate::play::{each, play};
 
@@ -19,11 +19,14 @@ const TRIES: usize = 4;
 /// What the runs before the last one leave: nothing, a point, and besides it partials that the last run continues.
 const BEFORE: [&[Ending]; 3] = [&[], &[Ending::Success], &[Ending::Success, Ending::Failing]];
 
-/// Groups of four that have every policy, with every end after every beginning.
+/// Groups of four that have every policy, and of two without checkpoints, with every end after every beginning.
 fn whole_groups() -> Vec<Script> {
     let mut scripts = Vec::new();
-    for before in BEFORE {
-        scripts.extend(Ending::ALL.map(|ending| script(&POLICIES.map(Word), before, ending)));
+    for group in [&POLICIES[..], SPARE] {
+        let policies: Vec<_> = group.iter().copied().map(Word).collect();
+        for before in BEFORE {
+            scripts.extend(Ending::ALL.map(|ending| script(&policies, before, ending)));
+        }
     }
     scripts
 }

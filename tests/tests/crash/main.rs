@@ -4,6 +4,8 @@
 //! Every cell (point, phase, policy, ending) is hit, or has a reason never to be: see `cells.rs`. Groups have one to four
 //! disks; `COHORT_TORTURE_CRASH=1` has every mix of policies, and kills at every single operation.
 //!
+//! What a verdict costs is counted from the same points: `syncs.rs`.
+//!
 //! The program's `prune` and `restore` are killed, and have their files fail, in the same way: `commands`.
 
 mod cells;
@@ -12,3 +14,4 @@ mod faults;
 mod judge;
 mod kills;
 mod play;
+mod syncs;

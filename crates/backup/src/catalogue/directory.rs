@@ -134,8 +134,13 @@ pub(super) fn load(directory: &Path, mut contents: Contents) -> Result<Opened, O
 
 /// Makes a directory's entries durable.
 pub(super) fn sync(directory: &Path) -> Result<(), OpenError> {
-    let opened = File::open(directory).map_err(OpenError::io(directory, "open"))?;
+    let opened = handle(directory)?;
     opened.sync_all().map_err(OpenError::io(directory, "sync"))
+}
+
+/// A directory to be synced.
+pub(super) fn handle(directory: &Path) -> Result<File, OpenError> {
+    File::open(directory).map_err(OpenError::io(directory, "open"))
 }
 
 fn examine(path: &Path, gate: Gate) -> Result<Result<Contents, Fault>, OpenError> {

@@ -17,6 +17,7 @@ mod change;
 mod contents;
 mod directory;
 mod dump;
+mod entries;
 mod error;
 mod garbage;
 mod journal;
@@ -57,6 +58,7 @@ pub use record::{BadRecord, CommittedView, PointRecord};
 pub use rules::Broken;
 pub use shown::{Extents, Shown};
 
+use entries::Entries;
 use store::Store;
 
 /// The one writer of a backup directory; also its reader. All methods may be called from any thread.
@@ -66,6 +68,7 @@ use store::Store;
 pub struct Catalogue {
     directory: PathBuf,
     state: Mutex<State>,
+    entries: Entries,
     /// After the state: the lock outlives the open file.
     _lock: WriterLock,
 }
@@ -164,6 +167,7 @@ impl Catalogue {
         Self {
             directory,
             state: Mutex::new(state),
+            entries: Entries::default(),
             _lock: lock,
         }
     }
@@ -242,6 +246,7 @@ impl Catalogue {
         state.certain()?;
         let name = ImageName::fresh(disk.clone(), run, state.contents.meta.directory, kind);
         state.in_use.insert(name.clone());
+        self.entries.expect(&name);
         Ok(name)
     }
 
@@ -447,13 +452,21 @@ impl Catalogue {
         Ok(ours.map(taken).sum())
     }
 
-    /// Makes the directory's entries durable: to be called between creating image files and the
-    /// verdict that names them.
+    /// Makes the names of the files durable that were made under names given out here: to be called between making
+    /// files and whatever names them. One sync serves all that are there when it begins.
     ///
     /// # Errors
-    /// [`OpenError::Io`].
+    /// [`OpenError::Io`], if this sync fails, or one before it did: it may have lost names, and no later one would say so.
+    pub fn sync_names(&self) -> Result<(), OpenError> {
+        self.entries.sync_new(&self.directory)
+    }
+
+    /// Makes every change to the directory durable, as renames are.
+    ///
+    /// # Errors
+    /// As [`sync_names`](Self::sync_names).
     pub fn sync_directory(&self) -> Result<(), OpenError> {
-        directory::sync(&self.directory)
+        self.entries.sync_all(&self.directory)
     }
 
     fn unlink(&self, image: &ImageName) -> Result<(), OpenError> {
@@ -462,7 +475,10 @@ impl Catalogue {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(OpenError::io(&path, "remove")(error))
             }
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => {
+                self.entries.forget(image);
+                Ok(())
+            }
         }
     }
 

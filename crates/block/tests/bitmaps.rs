@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cohort_bitmap::store::qcow2::{Condition, Qcow2Error, Saved};
@@ -13,41 +13,91 @@ use common::{Numbers, attempt, content, have_qemu, qemu_io, run, text};
 
 const SIZE: u64 = (48 << 20) + 7 * 512;
 
-/// One test at a time: a tool that one of them starts would have the other's locks for a moment.
-fn turn() -> Option<MutexGuard<'static, ()>> {
-    static TURN: Mutex<()> = Mutex::new(());
-    have_qemu().then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+/// The bitmaps of an image; the last one is disabled.
+const NAMES: [&str; 3] = ["fine", "coarse", "idle"];
+
+/// A folder with the image `disk`, for one test at a time: a tool that one of them starts would have the other's locks
+/// for a moment.
+struct Lab {
+    folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
-/// Two enabled bitmaps and a disabled one, of which QEMU has marked something already.
-fn create(dir: &Path, options: &str) {
-    run(
-        dir,
-        &format!("qemu-img create -q -f qcow2 -o {options} disk {SIZE}"),
-    );
-    run(dir, "qemu-img bitmap --add -g 4096 disk fine");
-    run(dir, "qemu-img bitmap --add -g 65536 disk coarse");
-    qemu_io(
-        dir,
-        "disk",
-        "qcow2",
-        &["write 3M 100k".into(), "write -z 20M 1M".into()],
-    );
-    run(dir, "qemu-img bitmap --add -g 512 disk idle");
-    qemu_io(dir, "disk", "qcow2", &["write 5M 1k".into()]);
-    run(dir, "qemu-img bitmap --disable disk idle");
-}
+impl Lab {
+    /// An empty one, if QEMU's tools are here.
+    fn empty() -> Option<Self> {
+        static TURN: Mutex<()> = Mutex::new(());
+        have_qemu().then(|| Lab {
+            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+            folder: tempfile::tempdir().unwrap(),
+        })
+    }
 
-fn read(dir: &Path, name: &str) -> Result<DirtyBitmap, Qcow2Error> {
-    let image = Image::open(dir.join("disk"), OpenOptions::read_only()).unwrap();
-    let mut layers = image.bitmaps();
-    assert_eq!(layers.len(), 1);
-    layers.remove(0).bitmaps.unwrap().read(name)
-}
+    /// With an image that was [`create`](Self::create)d.
+    fn new() -> Option<Self> {
+        let lab = Self::empty()?;
+        lab.create("cluster_size=65536");
+        Some(lab)
+    }
 
-fn assert_clean(dir: &Path) {
-    let output = attempt(dir, &["qemu-img", "check", "-f", "qcow2", "disk"]);
-    assert!(output.status.success(), "{}", text(&output));
+    fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir().join("disk")
+    }
+
+    fn run(&self, line: &str) -> String {
+        run(self.dir(), line)
+    }
+
+    fn qemu_io(&self, commands: &[&str]) {
+        let commands: Vec<_> = commands.iter().map(|&command| command.into()).collect();
+        qemu_io(self.dir(), "disk", "qcow2", &commands);
+    }
+
+    /// Two enabled bitmaps and a disabled one, of which QEMU has marked something already.
+    fn create(&self, options: &str) {
+        self.run(&format!(
+            "qemu-img create -q -f qcow2 -o {options} disk {SIZE}"
+        ));
+        self.run("qemu-img bitmap --add -g 4096 disk fine");
+        self.run("qemu-img bitmap --add -g 65536 disk coarse");
+        self.qemu_io(&["write 3M 100k", "write -z 20M 1M"]);
+        self.run("qemu-img bitmap --add -g 512 disk idle");
+        self.qemu_io(&["write 5M 1k"]);
+        self.run("qemu-img bitmap --disable disk idle");
+    }
+
+    /// Opens the image to be written to.
+    fn open(&self) -> Image {
+        Image::open(self.disk(), OpenOptions::read_write()).unwrap()
+    }
+
+    /// Opens it to look at.
+    fn look(&self) -> Image {
+        Image::open(self.disk(), OpenOptions::read_only()).unwrap()
+    }
+
+    fn read(&self, name: &str) -> Result<DirtyBitmap, Qcow2Error> {
+        self.read_layer(0, name)
+    }
+
+    fn read_layer(&self, layer: usize, name: &str) -> Result<DirtyBitmap, Qcow2Error> {
+        let mut layers = self.look().bitmaps();
+        layers.remove(layer).bitmaps.unwrap().read(name)
+    }
+
+    /// What those of [`create`](Self::create) say.
+    fn read_all(&self) -> [DirtyBitmap; 3] {
+        NAMES.map(|name| self.read(name).unwrap())
+    }
+
+    fn is_clean(&self) {
+        let output = attempt(self.dir(), &["qemu-img", "check", "-f", "qcow2", "disk"]);
+        assert!(output.status.success(), "{}", text(&output));
+    }
 }
 
 /// Writes, zeroes and discards all over, and gives what should be marked.
@@ -71,7 +121,7 @@ fn scribble(device: &dyn Device, seed: u64) -> DirtyBitmap {
 
 #[test]
 fn enabled_bitmaps_gain_exactly_what_was_written() {
-    let Some(_turn) = turn() else { return };
+    let Some(lab) = Lab::empty() else { return };
     let options = [
         "cluster_size=512",
         "cluster_size=65536,refcount_bits=1",
@@ -79,13 +129,10 @@ fn enabled_bitmaps_gain_exactly_what_was_written() {
         "cluster_size=2M",
     ];
     for (seed, options) in options.into_iter().enumerate() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path();
-        create(dir, options);
-        let names = ["fine", "coarse", "idle"];
-        let before = names.map(|name| read(dir, name).unwrap());
+        lab.create(options);
+        let before = lab.read_all();
 
-        let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+        let image = lab.open();
         let device = Arc::clone(image.device());
         let written = scribble(&*device, seed as u64);
         let bytes = content(&*device);
@@ -94,56 +141,45 @@ fn enabled_bitmaps_gain_exactly_what_was_written() {
         device.write_at(&[1], SIZE - 1).unwrap();
         drop(device);
 
-        assert_clean(dir);
-        for (name, mut expected) in names.into_iter().zip(before) {
+        lab.is_clean();
+        for (name, mut expected) in NAMES.into_iter().zip(before) {
             if name != "idle" {
                 expected.merge(&written).unwrap();
                 expected.set(SIZE - 1, 1).unwrap();
             }
-            assert!(read(dir, name).unwrap() == expected, "{options}: {name}");
+            assert!(lab.read(name).unwrap() == expected, "{options}: {name}");
         }
-        let after = content(
-            &**Image::open(dir.join("disk"), OpenOptions::read_only())
-                .unwrap()
-                .device(),
-        );
+        let after = content(&**lab.look().device());
         assert!(after[..bytes.len() - 1] == bytes[..bytes.len() - 1]);
         // And QEMU goes on from there.
-        qemu_io(dir, "disk", "qcow2", &["write 0 512".into()]);
-        assert!(read(dir, "fine").unwrap().get(0));
-        assert_clean(dir);
+        lab.qemu_io(&["write 0 512"]);
+        assert!(lab.read("fine").unwrap().get(0));
+        lab.is_clean();
     }
 }
 
 #[test]
 fn bitmaps_of_a_disk_that_nobody_wrote_to_are_what_they_were() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    create(dir, "cluster_size=65536");
-    let names = ["fine", "coarse", "idle"];
-    let before = names.map(|name| read(dir, name).unwrap());
-    drop(Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap());
-    assert!(names.map(|name| read(dir, name).unwrap()) == before);
-    assert_clean(dir);
+    let Some(lab) = Lab::new() else { return };
+    let before = lab.read_all();
+    drop(lab.open());
+    assert!(lab.read_all() == before);
+    lab.is_clean();
 }
 
 /// What is in the file while it is open is what a kill leaves.
 #[test]
 fn killed_meanwhile_the_enabled_ones_are_inconsistent_for_everybody() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    create(dir, "cluster_size=65536");
-    let idle = read(dir, "idle").unwrap();
-    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let Some(lab) = Lab::new() else { return };
+    let idle = lab.read("idle").unwrap();
+    let image = lab.open();
     scribble(&**image.device(), 7);
     image.device().flush().unwrap();
-    let killed = tempfile::tempdir().unwrap();
-    let dir = killed.path();
-    fs::copy(folder.path().join("disk"), dir.join("disk")).unwrap();
+    fs::copy(lab.disk(), lab.dir().join("killed")).unwrap();
+    drop(image);
+    fs::rename(lab.dir().join("killed"), lab.disk()).unwrap();
 
-    let info = run(dir, "qemu-img info --output=json -f qcow2 disk");
+    let info = lab.run("qemu-img info --output=json -f qcow2 disk");
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     let flags: Vec<_> = info["format-specific"]["data"]["bitmaps"]
         .as_array()
@@ -165,37 +201,35 @@ fn killed_meanwhile_the_enabled_ones_are_inconsistent_for_everybody() {
             ("idle", "[]".into())
         ]
     );
-    let error = read(dir, "fine").unwrap_err();
+    let error = lab.read("fine").unwrap_err();
     assert!(matches!(error, Qcow2Error::Inconsistent { .. }), "{error}");
     assert!(
-        read(dir, "idle").unwrap() == idle,
+        lab.read("idle").unwrap() == idle,
         "a disabled one says what it said"
     );
 
     // It may be written to again; the lost ones stay lost, and can be removed.
-    let again = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let again = lab.open();
     again.device().write_at(&[1; 512], 0).unwrap();
     drop(again);
-    let image = Image::open(dir.join("disk"), OpenOptions::read_only()).unwrap();
+    let image = lab.look();
     let layer = image.bitmaps().remove(0).bitmaps.unwrap();
     assert_eq!(*layer.entry("fine").unwrap().condition(), Condition::InUse);
     drop((image, layer));
-    run(dir, "qemu-img bitmap --remove disk fine");
-    run(dir, "qemu-img bitmap --remove disk coarse");
-    assert_clean(dir);
+    lab.run("qemu-img bitmap --remove disk fine");
+    lab.run("qemu-img bitmap --remove disk coarse");
+    lab.is_clean();
 }
 
 #[test]
 fn who_looks_meanwhile_sees_them_in_use_and_the_layers_below_as_they_are() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    run(dir, "qemu-img create -q -f raw bottom 4M");
-    run(dir, "qemu-img create -q -f qcow2 -b bottom -F raw base");
-    run(dir, "qemu-img bitmap --add base below");
-    run(dir, "qemu-img create -q -f qcow2 -b base -F qcow2 disk");
-    run(dir, "qemu-img bitmap --add disk above");
-    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let Some(lab) = Lab::empty() else { return };
+    lab.run("qemu-img create -q -f raw bottom 4M");
+    lab.run("qemu-img create -q -f qcow2 -b bottom -F raw base");
+    lab.run("qemu-img bitmap --add base below");
+    lab.run("qemu-img create -q -f qcow2 -b base -F qcow2 disk");
+    lab.run("qemu-img bitmap --add disk above");
+    let image = lab.open();
     image.device().write_at(&[1; 512], 0).unwrap();
     let layers = image.bitmaps();
     let paths: Vec<_> = layers
@@ -216,64 +250,50 @@ fn who_looks_meanwhile_sees_them_in_use_and_the_layers_below_as_they_are() {
     assert_eq!(condition(0, "above"), Condition::InUse);
     assert_eq!(condition(1, "below"), Condition::Consistent);
     drop((image, layers));
-    let info = run(dir, "qemu-img info -f qcow2 disk");
+    let info = lab.run("qemu-img info -f qcow2 disk");
     assert!(info.contains("backing file: base"), "{info}");
-    assert!(!read_layer(dir, 1, "below").get(0), "nobody wrote there");
-    assert!(read_layer(dir, 0, "above").get(0));
-    assert_clean(dir);
-}
-
-fn read_layer(dir: &Path, layer: usize, name: &str) -> DirtyBitmap {
-    let image = Image::open(dir.join("disk"), OpenOptions::read_only()).unwrap();
-    image
-        .bitmaps()
-        .remove(layer)
-        .bitmaps
-        .unwrap()
-        .read(name)
-        .unwrap()
+    assert!(
+        !lab.read_layer(1, "below").unwrap().get(0),
+        "nobody wrote there"
+    );
+    assert!(lab.read("above").unwrap().get(0));
+    lab.is_clean();
 }
 
 /// Flags that we do not know: the writing could make the bitmap untrue.
 #[test]
 fn a_bitmap_of_an_unknown_kind_keeps_us_from_writing() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    create(dir, "cluster_size=65536");
-    let mut bytes = fs::read(dir.join("disk")).unwrap();
+    let Some(lab) = Lab::new() else { return };
+    let mut bytes = fs::read(lab.disk()).unwrap();
     let extension = bytes
         .windows(4)
         .position(|four| four == [0x23, 0x85, 0x28, 0x75]);
     let place = extension.unwrap() + 8 + 16;
     let directory = u64::from_be_bytes(bytes[place..place + 8].try_into().unwrap()) as usize;
     bytes[directory + 15] |= 8;
-    fs::write(dir.join("disk"), &bytes).unwrap();
-    let refused = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap_err();
+    fs::write(lab.disk(), &bytes).unwrap();
+    let refused = Image::open(lab.disk(), OpenOptions::read_write()).unwrap_err();
     assert!(matches!(refused, OpenError::Bitmaps { .. }), "{refused}");
     let told = refused.to_string();
     assert!(
         told.contains(r#"bitmap "fine" cannot be used: it has unknown flags (0x8)"#),
         "{told}"
     );
-    assert!(fs::read(dir.join("disk")).unwrap() == bytes);
-    assert!(read(dir, "coarse").is_ok());
+    assert!(fs::read(lab.disk()).unwrap() == bytes);
+    assert!(lab.read("coarse").is_ok());
 }
 
 /// A program that knows no bitmaps wrote here: nobody believes them, and nobody is kept from writing.
 #[test]
 fn bitmaps_that_are_stale_already_are_left_so() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    create(dir, "cluster_size=65536");
-    let mut bytes = fs::read(dir.join("disk")).unwrap();
+    let Some(lab) = Lab::new() else { return };
+    let mut bytes = fs::read(lab.disk()).unwrap();
     bytes[88..96].fill(0);
-    fs::write(dir.join("disk"), &bytes).unwrap();
-    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    fs::write(lab.disk(), &bytes).unwrap();
+    let image = lab.open();
     image.device().write_at(&[1; 512], 0).unwrap();
     drop(image);
-    assert!(matches!(read(dir, "fine"), Err(Qcow2Error::Stale)));
+    assert!(matches!(lab.read("fine"), Err(Qcow2Error::Stale)));
 }
 
 /// Says in the end what the image is to hold, and hears what could not be.
@@ -303,16 +323,12 @@ fn saved(name: &str, enabled: bool, bits: DirtyBitmap) -> Saved {
 
 #[test]
 fn who_is_given_the_bitmaps_says_in_the_end_what_the_image_holds() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    create(dir, "cluster_size=65536");
-    let names = ["fine", "coarse", "idle"];
-    let before = names.map(|name| read(dir, name).unwrap());
-    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let Some(lab) = Lab::new() else { return };
+    let before = lab.read_all();
+    let image = lab.open();
     let owner = Arc::new(Owner::default());
     let found = image.hand_over_bitmaps(owner.clone()).unwrap();
-    for ((found, name), bits) in found.iter().zip(names).zip(before) {
+    for ((found, name), bits) in found.iter().zip(NAMES).zip(before) {
         assert_eq!((&*found.name, found.enabled), (name, name != "idle"));
         assert!(found.bits.as_ref() == Some(&bits), "{name}");
     }
@@ -330,21 +346,18 @@ fn who_is_given_the_bitmaps_says_in_the_end_what_the_image_holds() {
     ];
     drop(image);
     assert_eq!(*owner.heard.lock().unwrap(), [""; 0]);
-    let image = Image::open(dir.join("disk"), OpenOptions::read_only()).unwrap();
+    let image = lab.look();
     let told = image.hand_over_bitmaps(Arc::new(Owner::default())).unwrap();
     let told: Vec<_> = told.iter().map(|one| (&*one.name, one.enabled)).collect();
     assert_eq!(told, [("idle", true), ("new", false)]);
-    assert!(read(dir, "idle").unwrap() == new && read(dir, "new").unwrap() == new);
-    assert_clean(dir);
+    assert!(lab.read("idle").unwrap() == new && lab.read("new").unwrap() == new);
+    lab.is_clean();
 }
 
 #[test]
 fn who_is_given_the_bitmaps_hears_that_they_could_not_be_saved() {
-    let Some(_turn) = turn() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    create(dir, "cluster_size=65536");
-    let image = Image::open(dir.join("disk"), OpenOptions::read_write()).unwrap();
+    let Some(lab) = Lab::new() else { return };
+    let image = lab.open();
     let owner = Arc::new(Owner::default());
     image.hand_over_bitmaps(owner.clone()).unwrap();
     let other = DirtyBitmap::new(SIZE + 512, Granularity::DEFAULT).unwrap();
@@ -355,7 +368,7 @@ fn who_is_given_the_bitmaps_hears_that_they_could_not_be_saved() {
         heard.len() == 1 && heard[0].contains("its bitmaps are left inconsistent"),
         "{heard:?}"
     );
-    let error = read(dir, "fine").unwrap_err();
+    let error = lab.read("fine").unwrap_err();
     assert!(matches!(error, Qcow2Error::Inconsistent { .. }), "{error}");
-    assert_clean(dir);
+    lab.is_clean();
 }

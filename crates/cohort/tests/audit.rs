@@ -78,42 +78,18 @@ fn bitmap_of_the_image_says_what_is_not_claimed() {
         return;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "d.qcow2", "8M"],
-    );
-    lab.tool("qemu-io", &["-c", "write -P 5 0 8M", "d.qcow2"]);
+    let audit = || lab.cohort("audit d.qcow2 --against R --bitmap b0 --json".split(' '));
+    lab.run("qemu-img create -q -f qcow2 d.qcow2 8M");
+    lab.qemu_io("qcow2", "d.qcow2", &["write -P 5 0 8M"]);
     lab.cohort(["backup", "d.qcow2", "--to", "R"]).exits(0);
-    lab.tool("qemu-img", &["bitmap", "--add", "d.qcow2", "b0"]);
-    lab.tool("qemu-io", &["-c", "write -P 6 1M 64k", "d.qcow2"]);
-    let honest = lab
-        .cohort([
-            "audit",
-            "d.qcow2",
-            "--against",
-            "R",
-            "--bitmap",
-            "b0",
-            "--json",
-        ])
-        .exits(0)
-        .json();
+    lab.run("qemu-img bitmap --add d.qcow2 b0");
+    lab.qemu_io("qcow2", "d.qcow2", &["write -P 6 1M 64k"]);
+    let honest = audit().exits(0).json();
     assert_eq!(honest["claimed"], json!(127));
     // Behind the bitmap's back.
-    lab.tool("qemu-img", &["bitmap", "--disable", "d.qcow2", "b0"]);
-    lab.tool("qemu-io", &["-c", "write -P 7 3M 64k", "d.qcow2"]);
-    let lied = lab
-        .cohort([
-            "audit",
-            "d.qcow2",
-            "--against",
-            "R",
-            "--bitmap",
-            "b0",
-            "--json",
-        ])
-        .exits(50)
-        .json();
+    lab.run("qemu-img bitmap --disable d.qcow2 b0");
+    lab.qemu_io("qcow2", "d.qcow2", &["write -P 7 3M 64k"]);
+    let lied = audit().exits(50).json();
     assert_eq!(
         lied["differing"],
         json!([{"offset": 3145728, "length": 65536}])

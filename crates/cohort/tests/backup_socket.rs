@@ -22,7 +22,7 @@ const GRANULE: u64 = 64 << 10;
 fn serve(lab: &Lab, more: &[&str]) -> Server {
     for (seed, name) in [(3, "a.raw"), (4, "b.raw")] {
         if !lab.path(name).exists() {
-            fs::write(lab.path(name), noise(seed, SIZE as usize)).unwrap();
+            lab.noise(name, seed, SIZE as usize);
         }
     }
     let disks = ["a.raw", "b.raw", "--qmp", "qmp.sock"];
@@ -408,8 +408,8 @@ fn a_disk_that_stops_says_so_to_its_client_and_goes_on_when_that_is_told() {
         return;
     }
     let lab = Lab::new();
-    fs::write(lab.path("a.raw"), noise(3, SIZE as usize)).unwrap();
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "a.raw", "a.qcow2"]);
+    lab.noise("a.raw", 3, SIZE as usize);
+    lab.run("qemu-img convert -O qcow2 a.raw a.qcow2");
     let server = Server::start(&lab, &["a.qcow2", "--qmp", "qmp.sock"]);
     let whole = fs::read(lab.path("a.qcow2")).unwrap();
     let file = fs::File::options().write(true).open(lab.path("a.qcow2"));

@@ -5,12 +5,12 @@ mod lab;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use lab::{Lab, have, noise};
+use lab::{Lab, have};
 
 /// A lab with one good raw disk `a.img`.
 fn lab_with_a_disk() -> Lab {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 2 << 20)).expect("a disk");
+    lab.noise("a.img", 1, 2 << 20);
     lab
 }
 
@@ -72,7 +72,7 @@ fn the_same_disk_twice_is_refused_also_by_another_name() {
 fn two_disks_of_one_name_need_names_of_their_own() {
     let lab = lab_with_a_disk();
     fs::create_dir(lab.path("other")).expect("a directory");
-    fs::write(lab.path("other/a.img"), noise(2, 1 << 20)).expect("a disk");
+    lab.noise("other/a.img", 2, 1 << 20);
     lab.cohort(["backup", "a.img", "other/a.img", "--to", "R"])
         .exits(24)
         .says(&["NAME="]);
@@ -151,10 +151,7 @@ fn images_that_are_not_sound_are_named() {
         return;
     }
     let lab = lab_with_a_disk();
-    lab.tool(
-        "qemu-img",
-        &["convert", "-O", "qcow2", "a.img", "good.qcow2"],
-    );
+    lab.run("qemu-img convert -O qcow2 a.img good.qcow2");
     let good = fs::read(lab.path("good.qcow2")).expect("an image");
     fs::write(lab.path("cut.qcow2"), &good[..60]).expect("an image");
     lab.cohort(["backup", "cut.qcow2", "--to", "R"])
@@ -166,36 +163,11 @@ fn images_that_are_not_sound_are_named() {
     lab.cohort(["backup", "garbage.qcow2", "--to", "R"])
         .exits(26)
         .says(&["garbage.qcow2"]);
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "data_file=data.raw",
-            "ext.qcow2",
-            "1M",
-        ],
-    );
+    lab.run("qemu-img create -q -f qcow2 -o data_file=data.raw ext.qcow2 1M");
     lab.cohort(["backup", "ext.qcow2", "--to", "R"])
         .exits(27)
         .says(&["ext.qcow2", "external data"]);
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            "good.qcow2",
-            "-F",
-            "qcow2",
-            "top.qcow2",
-        ],
-    );
+    lab.run("qemu-img create -q -f qcow2 -b good.qcow2 -F qcow2 top.qcow2");
     fs::remove_file(lab.path("good.qcow2")).expect("removed");
     lab.cohort(["backup", "top.qcow2", "--to", "R"])
         .exits(28)

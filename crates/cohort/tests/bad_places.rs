@@ -5,11 +5,10 @@
 mod lab;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 
-use lab::{Lab, Ran, have, noise};
-use serde_json::Value;
+use lab::slow::Slow;
+use lab::{Lab, have, noise};
 
 // Exit codes.
 const CHANGED: i32 = 7;
@@ -20,52 +19,10 @@ const SOURCE_TWICE: i32 = 24;
 const SOURCE_IS_TARGET: i32 = 25;
 
 /// A backup that copies slowly enough to be met in the middle.
-struct Slow {
-    child: Child,
-    out: BufReader<ChildStdout>,
-}
-
-impl Slow {
-    fn start(lab: &Lab, args: &[&str]) -> Slow {
-        let mut child = lab
-            .program()
-            .args(["backup", "--to", "R", "--speed", "2M", "--json"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let out = BufReader::new(child.stdout.take().expect("its output"));
-        let mut slow = Slow { child, out };
-        slow.until(|event| event["phase"] == "copying" && event["done_bytes"].as_u64() > Some(0));
-        slow
-    }
-
-    /// Reads what it tells until something is told that is awaited.
-    fn until(&mut self, awaited: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let mut line = String::new();
-            let length = self.out.read_line(&mut line).expect("a line");
-            assert!(length > 0, "it ended before");
-            let event: Value = serde_json::from_str(&line).expect("JSON");
-            if awaited(&event) {
-                return event;
-            }
-        }
-    }
-
-    fn end(mut self) -> Ran {
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.out.read_to_string(&mut stdout).expect("text");
-        let mut errors = self.child.stderr.take().expect("its errors");
-        errors.read_to_string(&mut stderr).expect("text");
-        let code = self.child.wait().expect("it ends").code();
-        Ran {
-            code,
-            stdout,
-            stderr,
-        }
-    }
+fn slow_backup(lab: &Lab, args: &[&str]) -> Slow {
+    let mut command = lab.program();
+    command.args(["backup", "--to", "R", "--speed", "2M", "--json"]);
+    Slow::copying(command.args(args), 0)
 }
 
 /// Runs a tool that needs root; what it prints, or nothing if this is not allowed here, which is said.
@@ -85,8 +42,8 @@ fn allowed(program: &str, args: &[&str]) -> Option<String> {
 #[test]
 fn a_source_cut_short_midway_fails_and_names_the_place() {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 8 << 20)).expect("a disk");
-    let slow = Slow::start(&lab, &["a.img"]);
+    lab.noise("a.img", 1, 8 << 20);
+    let slow = slow_backup(&lab, &["a.img"]);
     let file = fs::File::options().write(true).open(lab.path("a.img"));
     file.expect("the disk").set_len(1 << 20).expect("cut");
     let ran = slow.end().exits(3);
@@ -103,17 +60,13 @@ fn a_layer_changed_underneath_is_named() {
         return;
     }
     let lab = Lab::new();
-    fs::write(lab.path("base.img"), noise(1, 8 << 20)).expect("a layer");
+    lab.noise("base.img", 1, 8 << 20);
     let over = [
         "create", "-q", "-f", "qcow2", "-b", "base.img", "-F", "raw", "a.qcow2",
     ];
     lab.tool("qemu-img", &over);
-    let slow = Slow::start(&lab, &["a.qcow2"]);
-    use std::os::unix::fs::FileExt;
-    let base = fs::File::options().write(true).open(lab.path("base.img"));
-    base.expect("the layer")
-        .write_all_at(b"new", 7 << 20)
-        .expect("written");
+    let slow = slow_backup(&lab, &["a.qcow2"]);
+    lab.overwrite("base.img", b"new", 7 << 20);
     slow.end().exits(CHANGED).says(&["base.img"]);
     lab.cohort(["backup", "a.qcow2", "--to", "R"]).exits(0);
     lab.restores_to("R", "a", "base.img");
@@ -122,7 +75,7 @@ fn a_layer_changed_underneath_is_named() {
 #[test]
 fn a_full_file_system_fails_the_run_or_waits_for_room() {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 8 << 20)).expect("a disk");
+    lab.noise("a.img", 1, 8 << 20);
     let Some(place) = Mounted::tmpfs(&lab, "R", "4m") else {
         return;
     };
@@ -130,7 +83,7 @@ fn a_full_file_system_fails_the_run_or_waits_for_room() {
         .exits(TARGET_FULL);
     let list = lab.cohort(["list", "R", "--json"]).exits(0).json();
     assert_eq!(list["points"].as_array().map(Vec::len), Some(0), "{list}");
-    let mut slow = Slow::start(&lab, &["a.img", "--on-target-error", "enospc"]);
+    let mut slow = slow_backup(&lab, &["a.img", "--on-target-error", "enospc"]);
     let told = slow.until(|event| event["event"] == "stopped");
     place.remount("size=64m");
     let resume = told["resume"].as_str().expect("a command");
@@ -142,7 +95,7 @@ fn a_full_file_system_fails_the_run_or_waits_for_room() {
 #[test]
 fn a_restore_without_room_says_so_and_leaves_nothing() {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 8 << 20)).expect("a disk");
+    lab.noise("a.img", 1, 8 << 20);
     lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
     let Some(place) = Mounted::tmpfs(&lab, "T", "2m") else {
         return;
@@ -192,7 +145,7 @@ fn a_prune_without_room_keeps_every_point_and_goes_on_when_there_is_some() {
 #[test]
 fn a_read_only_file_system_is_told_and_can_be_read() {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 1 << 20)).expect("a disk");
+    lab.noise("a.img", 1, 1 << 20);
     let Some(place) = Mounted::tmpfs(&lab, "R", "32m") else {
         return;
     };
@@ -227,7 +180,7 @@ fn syncs_that_fail_for_real_are_told_and_nothing_counts_that_they_lost() {
     };
     let image = fs::File::create(lab.path("T/image")).expect("a file");
     image.set_len(64 << 20).expect("it is sparse");
-    lab.tool("mkfs.ext4", &["-q", "-O", "^has_journal", "T/image"]);
+    lab.run("mkfs.ext4 -q -O ^has_journal T/image");
     let Some(_mounted) = Mounted::image(&lab, "R", "T/image") else {
         return;
     };
@@ -288,9 +241,9 @@ impl Drop for Mounted<'_> {
 #[test]
 fn a_loop_device_is_the_file_behind_it() {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 1 << 20)).expect("a disk");
+    lab.noise("a.img", 1, 1 << 20);
     lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
-    fs::write(lab.path("R/own.img"), noise(2, 1 << 20)).expect("a file");
+    lab.noise("R/own.img", 2, 1 << 20);
     let attach = |file: &str| {
         let file = lab.path(file);
         allowed("losetup", &["-f", "--show", &file.to_string_lossy()])

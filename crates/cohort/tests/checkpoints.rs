@@ -4,9 +4,8 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
+use lab::slow::Slow;
 use lab::{Lab, noise};
 use serde_json::Value;
 
@@ -18,9 +17,9 @@ const NO_SUCH_POINT: i32 = 47;
 /// A raw disk and a qcow2 image with the same size and other content.
 fn lab_with_disks() -> Lab {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, DISK)).expect("a disk");
-    fs::write(lab.path("b.raw"), noise(2, DISK)).expect("a disk");
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
+    lab.noise("a.img", 1, DISK);
+    lab.noise("b.raw", 2, DISK);
+    lab.run("qemu-img convert -O qcow2 b.raw b.qcow2");
     lab
 }
 
@@ -29,26 +28,14 @@ fn killed(lab: &Lab, policy: &str, speed: &str) {
     let args = [
         "backup", "a.img", "b.qcow2", "--to", "R", "--policy", policy,
     ];
-    let mut child = lab
-        .program()
-        .args(args)
-        .args(["--speed", speed, "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it starts");
-    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-    let far = |line: String| {
-        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+    let mut command = lab.program();
+    command.args(args).args(["--speed", speed, "--json"]);
+    let mut slow = Slow::start(&mut command);
+    slow.until(|event| {
         let of = |key: &str| event[key].as_u64().unwrap_or_default();
         event["phase"] == "copying" && of("done_bytes") * 10 > of("total_bytes") * 7
-    };
-    assert!(
-        lines.map_while(Result::ok).any(far),
-        "it ended before it was killed"
-    );
-    child.kill().expect("killed");
-    child.wait().expect("gone");
+    });
+    slow.kill();
 }
 
 /// Both disks are backed up, what is said of them is true, and each file is sound.
@@ -125,7 +112,7 @@ fn change(lab: &Lab) {
         }
         fs::write(lab.path(file), bytes).expect("a change");
     }
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
+    lab.run("qemu-img convert -O qcow2 b.raw b.qcow2");
 }
 
 /// Each extent of a partial is of the instant that its map gives it; gives the runs whose instants these are.
@@ -189,9 +176,9 @@ fn a_killed_backup_that_was_to_ask_asks() {
         let lab = lab_with_disks();
         lab.cohort(["backup", "a.img", "b.qcow2", "--to", "R"])
             .exits(0);
-        fs::write(lab.path("a.img"), noise(3, DISK)).expect("a change");
-        fs::write(lab.path("b.raw"), noise(4, DISK)).expect("a change");
-        lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
+        lab.noise("a.img", 3, DISK);
+        lab.noise("b.raw", 4, DISK);
+        lab.run("qemu-img convert -O qcow2 b.raw b.qcow2");
         killed(&lab, "ask", "6M");
         assert_eq!(partials(&lab).len(), 2);
         let text = lab.cohort(["list", "R"]).exits(0).stdout;

@@ -173,8 +173,8 @@ fn an_image_cut_off_is_copied_as_far_as_was_allowed() {
         return;
     }
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 4 << 20)).unwrap();
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "a.img", "a.qcow2"]);
+    lab.noise("a.img", 1, 4 << 20);
+    lab.run("qemu-img convert -O qcow2 a.img a.qcow2");
     let whole = fs::read(lab.path("a.qcow2")).unwrap();
     fs::write(lab.path("a.qcow2"), &whole[..whole.len() - (1 << 20)]).unwrap();
     lab.cohort(["copy", "a.qcow2", "b.img"])
@@ -214,8 +214,8 @@ fn a_backup_that_stops_goes_on_when_it_is_told() {
         return;
     }
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 4 << 20)).unwrap();
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "a.img", "a.qcow2"]);
+    lab.noise("a.img", 1, 4 << 20);
+    lab.run("qemu-img convert -O qcow2 a.img a.qcow2");
     let whole = fs::read(lab.path("a.qcow2")).unwrap();
     let cut = fs::File::options()
         .write(true)
@@ -255,7 +255,7 @@ fn a_backup_that_stops_goes_on_when_it_is_told() {
 #[test]
 fn options_are_for_all_disks_or_for_one_and_refused_in_our_words() {
     let lab = with_disk();
-    fs::write(lab.path("b.img"), noise(9, 3 << 20)).unwrap();
+    lab.noise("b.img", 9, 3 << 20);
     let base = ["backup", "a.img", "b.img", "--to", "R"];
     let with = |more: &[&'static str]| lab.cohort(base.iter().chain(more));
     for (more, told) in [

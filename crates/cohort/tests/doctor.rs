@@ -13,7 +13,7 @@ use cohort_job::{
     Cause, Disposition, Entry, GroupName, Journal, Kind, MemberName, Record, Verdict,
 };
 use cohort_journal::FileJournal;
-use lab::{Lab, Ran, noise};
+use lab::{Lab, Ran};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -78,7 +78,7 @@ fn interrupted(lab: &Lab, dir: &str, args: &[&str], signal: &str) {
 }
 
 fn a_disk(lab: &Lab) {
-    fs::write(lab.path("a.raw"), noise(3, 16 * MIB as usize)).unwrap();
+    lab.noise("a.raw", 3, 16 * MIB as usize);
 }
 
 fn abort() -> Verdict {
@@ -111,7 +111,7 @@ fn an_undecided_partial_is_told_with_both_ends_and_answered() {
         let lab = Lab::new();
         a_disk(&lab);
         lab.cohort(["backup", "a.raw", "--to", "R"]).exits(0);
-        fs::write(lab.path("a.raw"), noise(4, 16 * MIB as usize)).unwrap();
+        lab.noise("a.raw", 4, 16 * MIB as usize);
         interrupted(&lab, "R", &["--policy", "ask"], "INT");
         let before = bytes(&lab.path("R"));
         let [finding] = &found(&lab, "R")[..] else {

@@ -5,19 +5,23 @@ mod lab;
 
 use std::fs;
 
-use lab::{Lab, have, noise};
+use lab::{Lab, have};
 
-/// Two good raw disks and a qcow2 image whose later half is cut off: its tables are whole, its data is not.
-fn lab_with_a_broken_disk() -> Lab {
+/// Two good raw disks and a qcow2 image whose later half is cut off: its tables are whole, its data is not. Nothing if
+/// QEMU's tool is not here.
+fn broken_lab() -> Option<Lab> {
+    if !have(&["qemu-img"]) {
+        return None;
+    }
     let lab = Lab::new();
     for (disk, seed) in [("a.img", 1), ("b.img", 2), ("c.img", 3)] {
-        fs::write(lab.path(disk), noise(seed, 6 << 20)).expect("a disk");
+        lab.noise(disk, seed, 6 << 20);
     }
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "c.img", "c.qcow2"]);
+    lab.run("qemu-img convert -O qcow2 c.img c.qcow2");
     let whole = fs::read(lab.path("c.qcow2")).expect("the image");
     fs::write(lab.path("c.whole"), &whole).expect("a copy");
     fs::write(lab.path("c.qcow2"), &whole[..whole.len() / 2]).expect("the image");
-    lab
+    Some(lab)
 }
 
 fn mend(lab: &Lab) {
@@ -33,10 +37,7 @@ fn restores_all(lab: &Lab) {
 
 #[test]
 fn a_group_fails_whole_and_the_next_run_succeeds() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let lab = lab_with_a_broken_disk();
+    let Some(lab) = broken_lab() else { return };
     let args = ["backup", "a.img", "b.img", "c.qcow2", "--to", "R"];
     lab.cohort(args).exits(3).says(&["c.qcow2", "at byte "]);
     let list = lab.cohort(["list", "R", "--json"]).exits(0).json();
@@ -48,10 +49,7 @@ fn a_group_fails_whole_and_the_next_run_succeeds() {
 
 #[test]
 fn individual_disks_go_on_without_the_one_that_fails() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let lab = lab_with_a_broken_disk();
+    let Some(lab) = broken_lab() else { return };
     let args = [
         "backup",
         "a.img",
@@ -72,10 +70,7 @@ fn individual_disks_go_on_without_the_one_that_fails() {
 
 #[test]
 fn always_keeps_a_partial_and_the_next_run_continues_it() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let lab = lab_with_a_broken_disk();
+    let Some(lab) = broken_lab() else { return };
     let args = [
         "backup", "c.qcow2", "--to", "R", "--policy", "always", "--json",
     ];
@@ -103,11 +98,8 @@ fn always_keeps_a_partial_and_the_next_run_continues_it() {
 
 #[test]
 fn ask_refuses_that_disk_until_it_is_answered() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
     for answer in ["keep", "discard"] {
-        let lab = lab_with_a_broken_disk();
+        let Some(lab) = broken_lab() else { return };
         let args = [
             "backup", "a.img", "c.qcow2", "--to", "R", "--policy", "c=ask",
         ];
@@ -130,10 +122,7 @@ fn ask_refuses_that_disk_until_it_is_answered() {
 
 #[test]
 fn what_cannot_be_read_may_be_skipped_within_bounds_and_is_named() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let lab = lab_with_a_broken_disk();
+    let Some(lab) = broken_lab() else { return };
     lab.cohort(["backup", "c.qcow2", "--to", "R", "--on-error", "skip:3"])
         .exits(4)
         .says(&["could not be read"]);

@@ -14,32 +14,26 @@ use serde_json::{Value, json};
 const GRANULE: u64 = 65536;
 
 /// A lab with the image `a.qcow2`, which has the enabled bitmap `b` and some data.
-fn lab_with_a_bitmap() -> Option<Lab> {
+fn marked_lab() -> Option<Lab> {
     if !have(&["qemu-img", "qemu-io"]) {
         return None;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "a.qcow2", "8M"],
-    );
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
+    lab.run("qemu-img create -q -f qcow2 a.qcow2 8M");
+    lab.run("qemu-img bitmap --add a.qcow2 b");
     write(&lab, "write -P 1 1M 512k");
     Some(lab)
 }
 
 /// A guest's write, through QEMU, which marks the bitmap.
 fn write(lab: &Lab, command: &str) {
-    lab.tool(
-        "qemu-io",
-        &["-t", "unsafe", "-f", "qcow2", "-c", command, "a.qcow2"],
-    );
+    lab.qemu_io("qcow2", "a.qcow2", &[command]);
 }
 
-/// Backs `a` up by its bitmap; gives how much was copied and what was said.
+/// Backs `a` up by its bitmap; gives the report.
 #[track_caller]
-fn back_up(lab: &Lab) -> (u64, String) {
-    let ran = lab.cohort([
+fn run(lab: &Lab, more: &[&str]) -> Value {
+    let args = [
         "backup",
         "a=a.qcow2",
         "--to",
@@ -47,9 +41,15 @@ fn back_up(lab: &Lab) -> (u64, String) {
         "--bitmap",
         "a=b",
         "--json",
-    ]);
-    let ran = ran.exits(0);
-    let disk = &ran.json()["disks"][0];
+    ];
+    lab.cohort([&args[..], more].concat()).exits(0).json()
+}
+
+/// Backs `a` up by its bitmap; gives how much was copied and what was said.
+#[track_caller]
+fn back_up(lab: &Lab) -> (u64, String) {
+    let report = run(lab, &[]);
+    let disk = &report["disks"][0];
     (
         disk["copied_bytes"].as_u64().expect("bytes"),
         disk["notes"].to_string(),
@@ -61,7 +61,7 @@ fn back_up(lab: &Lab) -> (u64, String) {
 fn restores(lab: &Lab) {
     lab.keep("a.qcow2", "now");
     lab.restores_to("R", "a", "now");
-    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+    lab.run("qemu-img check -q -f qcow2 a.qcow2");
 }
 
 /// The dirty bytes of the bitmap, as QEMU merges them into a fresh one and we read it.
@@ -74,9 +74,7 @@ fn dirty(lab: &Lab) -> u64 {
 
 #[test]
 fn a_run_with_a_bitmap_copies_its_granules_and_the_next_one_goes_by_it_again() {
-    let Some(lab) = lab_with_a_bitmap() else {
-        return;
-    };
+    let Some(lab) = marked_lab() else { return };
     let (_, said) = back_up(&lab);
     assert!(said.contains("the disk has no point yet"), "{said}");
     assert!(said.contains("was cleared of what run 1 holds"), "{said}");
@@ -95,9 +93,7 @@ fn a_run_with_a_bitmap_copies_its_granules_and_the_next_one_goes_by_it_again() {
 /// It is not what the last backup left: our own word is missing, so the disk is compared once more.
 #[test]
 fn a_bitmap_that_the_last_backup_did_not_use_is_not_gone_by() {
-    let Some(lab) = lab_with_a_bitmap() else {
-        return;
-    };
+    let Some(lab) = marked_lab() else { return };
     back_up(&lab);
     write(&lab, "write -P 2 3M 64k");
     let ran = lab.cohort(["backup", "a=a.qcow2", "--to", "R"]).exits(0);
@@ -117,9 +113,7 @@ fn a_bitmap_that_the_last_backup_did_not_use_is_not_gone_by() {
 
 #[test]
 fn a_run_that_fails_takes_nothing_from_the_bitmap() {
-    let Some(lab) = lab_with_a_bitmap() else {
-        return;
-    };
+    let Some(lab) = marked_lab() else { return };
     back_up(&lab);
     write(&lab, "write -P 2 3M 64k");
     // A second disk that cannot be backed up: none is.
@@ -134,25 +128,12 @@ fn a_run_that_fails_takes_nothing_from_the_bitmap() {
 
 #[test]
 fn policy_never_leaves_the_bitmap_and_goes_by_it_again() {
-    let Some(lab) = lab_with_a_bitmap() else {
-        return;
-    };
+    let Some(lab) = marked_lab() else { return };
     back_up(&lab);
     for round in 1..4 {
         write(&lab, &format!("write -P {round} {}M 64k", round + 2));
-        let words = [
-            "backup",
-            "a=a.qcow2",
-            "--to",
-            "R",
-            "--bitmap",
-            "a=b",
-            "--policy",
-            "never",
-            "--json",
-        ];
-        let ran = lab.cohort(words).exits(0);
-        assert_eq!(ran.json()["disks"][0]["copied_bytes"], round * GRANULE);
+        let report = run(&lab, &["--policy", "never"]);
+        assert_eq!(report["disks"][0]["copied_bytes"], round * GRANULE);
         assert_eq!(dirty(&lab), round * GRANULE);
         restores(&lab);
     }
@@ -160,26 +141,9 @@ fn policy_never_leaves_the_bitmap_and_goes_by_it_again() {
 
 #[test]
 fn a_bitmap_that_cannot_be_gone_by_says_why() {
-    let Some(lab) = lab_with_a_bitmap() else {
-        return;
-    };
-    lab.tool(
-        "qemu-img",
-        &["bitmap", "--add", "--disable", "a.qcow2", "off"],
-    );
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "compat=0.10",
-            "old.qcow2",
-            "1M",
-        ],
-    );
+    let Some(lab) = marked_lab() else { return };
+    lab.run("qemu-img bitmap --add --disable a.qcow2 off");
+    lab.run("qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 1M");
     fs::write(lab.path("c.raw"), vec![1; 1 << 20]).expect("a disk");
     let refused = |source: &str, bitmap: &str, code: i32, parts: &[&str]| {
         let ran = lab.cohort(["backup", source, "--to", "R", "--bitmap", bitmap]);
@@ -217,7 +181,7 @@ fn a_bitmap_that_cannot_be_gone_by_says_why() {
 
 /// The image and the catalogue as they are after a kill between the verdict and the clearing of the bitmap.
 fn killed_before_clearing(tamper: impl FnOnce(&Lab)) -> Option<Lab> {
-    let lab = lab_with_a_bitmap()?;
+    let lab = marked_lab()?;
     back_up(&lab);
     write(&lab, "write -P 2 3M 64k");
     let before = fs::read(lab.path("a.qcow2")).expect("the image");
@@ -287,7 +251,7 @@ fn whoever_wrote_since_keeps_his_bits() {
 #[test]
 fn a_bitmap_that_changed_behind_our_back_is_left_alone() {
     let changed = |lab: &Lab| {
-        lab.tool("qemu-img", &["bitmap", "--clear", "a.qcow2", "b"]);
+        lab.run("qemu-img bitmap --clear a.qcow2 b");
         write(lab, "write -P 9 6M 64k");
     };
     let Some(lab) = killed_before_clearing(changed) else {
@@ -302,39 +266,13 @@ fn a_bitmap_that_changed_behind_our_back_is_left_alone() {
 /// An overlay's bitmap says nothing of what is beneath.
 #[test]
 fn a_file_beneath_that_changed_is_noticed() {
-    let Some(lab) = lab_with_a_bitmap() else {
-        return;
-    };
+    let Some(lab) = marked_lab() else { return };
     fs::rename(lab.path("a.qcow2"), lab.path("base.qcow2")).expect("renamed");
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            "base.qcow2",
-            "-F",
-            "qcow2",
-            "a.qcow2",
-        ],
-    );
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
+    lab.run("qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 a.qcow2");
+    lab.run("qemu-img bitmap --add a.qcow2 b");
     back_up(&lab);
     assert_eq!(back_up(&lab).0, 0);
-    lab.tool(
-        "qemu-io",
-        &[
-            "-t",
-            "unsafe",
-            "-f",
-            "qcow2",
-            "-c",
-            "write -P 9 6M 64k",
-            "base.qcow2",
-        ],
-    );
+    lab.qemu_io("qcow2", "base.qcow2", &["write -P 9 6M 64k"]);
     let (copied, said) = back_up(&lab);
     assert_eq!(copied, GRANULE, "{said}");
     assert!(said.contains("a file beneath the image changed"), "{said}");

@@ -64,7 +64,7 @@ fn every_file_is_explained(lab: &Lab) {
 fn a_killed_backup_costs_nothing_but_its_own_work() {
     let lab = Lab::new();
     for (disk, seed) in [("a.img", 1), ("b.img", 2)] {
-        fs::write(lab.path(disk), noise(seed, 12 << 20)).expect("a disk");
+        lab.noise(disk, seed, 12 << 20);
     }
     let args = [
         "backup", "a.img", "b.img", "--to", "R", "--policy", "b=always", "--json",

@@ -4,7 +4,7 @@ mod lab;
 
 use std::fs;
 
-use lab::{Lab, noise};
+use lab::Lab;
 use serde_json::json;
 
 /// The example of the documentation.
@@ -12,8 +12,8 @@ const EXAMPLE: &str = include_str!("../../../docs/nightly.toml");
 
 fn with_disks() -> Lab {
     let lab = Lab::new();
-    fs::write(lab.path("root.img"), noise(1, 1 << 20)).expect("a disk");
-    fs::write(lab.path("data.qcow2"), noise(2, 1 << 20)).expect("a disk");
+    lab.noise("root.img", 1, 1 << 20);
+    lab.noise("data.qcow2", 2, 1 << 20);
     lab
 }
 

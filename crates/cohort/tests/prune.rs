@@ -166,7 +166,7 @@ fn kept_points_survive_kills_at_any_moment() {
 #[test]
 fn what_is_asked_wrongly_is_refused() {
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(1, 4096)).expect("a disk");
+    lab.noise("a.img", 1, 4096);
     lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
     let refused = |args: &[&str]| -> Ran { lab.cohort(args).exits(2) };
     refused(&["prune", "R"]);

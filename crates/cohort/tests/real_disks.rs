@@ -20,25 +20,9 @@ fn three_disks(lab: &Lab) {
             ],
         );
     }
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
-    lab.tool(
-        "qemu-img",
-        &["convert", "-O", "qcow2", "c.raw", "base.qcow2"],
-    );
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            "base.qcow2",
-            "-F",
-            "qcow2",
-            "c.qcow2",
-        ],
-    );
+    lab.run("qemu-img convert -O qcow2 b.raw b.qcow2");
+    lab.run("qemu-img convert -O qcow2 c.raw base.qcow2");
+    lab.run("qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 c.qcow2");
 }
 
 /// Changes files inside all three, and keeps copies aside as `a.N` and so on.
@@ -50,21 +34,8 @@ fn change(lab: &Lab, round: u64) {
             &noise(seed + round, 200_000 + round as usize * 77),
         );
     }
-    lab.tool("qemu-img", &["convert", "-O", "qcow2", "b.raw", "b.qcow2"]);
-    lab.tool(
-        "qemu-img",
-        &[
-            "convert",
-            "-O",
-            "qcow2",
-            "-B",
-            "base.qcow2",
-            "-F",
-            "qcow2",
-            "c.raw",
-            "c.qcow2",
-        ],
-    );
+    lab.run("qemu-img convert -O qcow2 b.raw b.qcow2");
+    lab.run("qemu-img convert -O qcow2 -B base.qcow2 -F qcow2 c.raw c.qcow2");
 }
 
 fn keep_all(lab: &Lab, round: u64) {
@@ -181,22 +152,10 @@ fn a_point_restores_to_qcow2_as_well() {
         return;
     }
     let lab = Lab::new();
-    fs::write(lab.path("a.img"), noise(3, 3 << 20)).expect("a disk");
+    lab.noise("a.img", 3, 3 << 20);
     lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
     lab.cohort(["restore", "--from", "R", "a", "out.qcow2"])
         .exits(0);
-    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "out.qcow2"]);
-    lab.tool(
-        "qemu-img",
-        &[
-            "compare",
-            "-q",
-            "-F",
-            "raw",
-            "-f",
-            "qcow2",
-            "out.qcow2",
-            "a.img",
-        ],
-    );
+    lab.run("qemu-img check -q -f qcow2 out.qcow2");
+    lab.run("qemu-img compare -q -F raw -f qcow2 out.qcow2 a.img");
 }

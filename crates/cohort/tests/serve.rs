@@ -47,14 +47,14 @@ fn what_real_clients_copy_is_the_same_bytes() {
     lab.same(("raw", &a), ("raw", &b));
     lab.tool("nbdcopy", &[&b, "copied"]);
     assert!(fs::read(lab.path("copied")).unwrap() == fs::read(lab.path("a.raw")).unwrap());
-    fs::write(lab.path("new"), noise(3, (24 << 20) + 1536)).expect("a file");
+    lab.noise("new", 3, (24 << 20) + 1536);
     for to in [&a, &b] {
         lab.tool("nbdcopy", &["--flush", "new", to]);
         lab.same(("raw", "new"), ("raw", to));
     }
     assert_eq!(server.stop(), Some(0));
     assert!(!lab.path("s").exists(), "the socket goes with the server");
-    lab.tool("qemu-img", &["check", "-q", "b.qcow2"]);
+    lab.run("qemu-img check -q b.qcow2");
     lab.same(("raw", "new"), ("qcow2", "b.qcow2"));
 }
 
@@ -96,24 +96,8 @@ fn holes_zeroes_and_layers_are_told() {
     }
     let lab = Lab::new();
     two_disks(&lab);
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            "a.raw",
-            "-F",
-            "raw",
-            "top.qcow2",
-        ],
-    );
-    lab.tool(
-        "qemu-io",
-        &["-f", "qcow2", "-c", "write 8M 64k", "top.qcow2"],
-    );
+    lab.run("qemu-img create -q -f qcow2 -b a.raw -F raw top.qcow2");
+    lab.qemu_io("qcow2", "top.qcow2", &["write 8M 64k"]);
     let server = Server::start(&lab, &["--read-only", "a.raw", "top.qcow2"]);
     let map = |name: &str, context: &str| -> Vec<(u64, u64, u64)> {
         let text = lab.tool(
@@ -161,23 +145,9 @@ fn bitmaps_of_an_image_are_exported() {
         return;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "b.qcow2", "8M"],
-    );
-    lab.tool("qemu-img", &["bitmap", "--add", "b.qcow2", "b0"]);
-    lab.tool(
-        "qemu-io",
-        &[
-            "-f",
-            "qcow2",
-            "-c",
-            "write 1M 128k",
-            "-c",
-            "write 5M 1",
-            "b.qcow2",
-        ],
-    );
+    lab.run("qemu-img create -q -f qcow2 b.qcow2 8M");
+    lab.run("qemu-img bitmap --add b.qcow2 b0");
+    lab.qemu_io("qcow2", "b.qcow2", &["write 1M 128k", "write 5M 1"]);
     let server = Server::start(&lab, &["--read-only", "b.qcow2"]);
     let map = lab.tool("nbdinfo", &["--map=qemu:dirty-bitmap:b0", &server.uri("b")]);
     let dirty: Vec<Vec<&str>> = map
@@ -242,17 +212,13 @@ fn bitmaps_of_an_image_that_is_written_to_are_told_as_they_are_and_saved_as_told
         return;
     }
     let lab = Lab::new();
-    let image = |args: &[&str]| lab.tool("qemu-img", args);
-    image(&["create", "-q", "-f", "qcow2", "b.qcow2", "8M"]);
-    image(&["bitmap", "--add", "b.qcow2", "b0"]);
-    lab.tool(
-        "qemu-io",
-        &["-f", "qcow2", "-c", "write 1M 128k", "b.qcow2"],
-    );
-    image(&["bitmap", "--add", "-g", "1M", "b.qcow2", "coarse"]);
-    image(&["bitmap", "--add", "b.qcow2", "old"]);
-    image(&["bitmap", "--merge", "b0", "b.qcow2", "old"]);
-    image(&["bitmap", "--disable", "b.qcow2", "old"]);
+    lab.run("qemu-img create -q -f qcow2 b.qcow2 8M");
+    lab.run("qemu-img bitmap --add b.qcow2 b0");
+    lab.qemu_io("qcow2", "b.qcow2", &["write 1M 128k"]);
+    lab.run("qemu-img bitmap --add -g 1M b.qcow2 coarse");
+    lab.run("qemu-img bitmap --add b.qcow2 old");
+    lab.run("qemu-img bitmap --merge b0 b.qcow2 old");
+    lab.run("qemu-img bitmap --disable b.qcow2 old");
     let server = Server::start(&lab, &["b.qcow2"]);
     let uri = server.uri("b");
     let old = [
@@ -290,7 +256,9 @@ fn bitmaps_of_an_image_that_is_written_to_are_told_as_they_are_and_saved_as_told
         "driver=nbd,server.type=unix,server.path={},export=b,x-dirty-bitmap=qemu:dirty-bitmap:b0",
         lab.path("s").display()
     );
-    let map = image(&["map", "--output=json", "--image-opts", &options]);
+    let map = lab.run(&format!(
+        "qemu-img map --output=json --image-opts {options}"
+    ));
     let map: Value = serde_json::from_str(&map).expect("JSON");
     let of_qemu = map.as_array().expect("runs").iter().map(|run| {
         let number = |key: &str| run[key].as_u64().expect("a number");
@@ -375,8 +343,8 @@ fn an_export_that_cannot_be_read_is_named() {
 #[test]
 fn a_socket_has_one_server_and_outlives_none() {
     let lab = Lab::new();
-    fs::write(lab.path("a.raw"), noise(1, 4096)).expect("a disk");
-    fs::write(lab.path("b.raw"), noise(1, 4096)).expect("a disk");
+    lab.noise("a.raw", 1, 4096);
+    lab.noise("b.raw", 1, 4096);
     let server = Server::start(&lab, &["a.raw"]);
     lab.cohort(["serve", "b.raw", "--socket", "s"])
         .exits(1)

@@ -29,7 +29,7 @@ fn write(client: &mut Raw, cookie: u64, offset: u64) {
 }
 
 fn raw_disk(lab: &Lab) {
-    fs::write(lab.path("a.raw"), noise(7, 8 * MIB as usize)).unwrap();
+    lab.noise("a.raw", 7, 8 * MIB as usize);
 }
 
 fn dirty(lab: &Lab, node: &str) -> Value {
@@ -86,7 +86,7 @@ fn every_write_is_recorded_for_the_next_backup_whoever_made_it() {
     write(&mut client, 1, MIB);
     // A job of QMP's, and a node that lies on the disk.
     fs::write(lab.path("c.raw"), vec![0; 8 * MIB as usize]).unwrap();
-    fs::write(lab.path("one.raw"), noise(9, 8 * MIB as usize)).unwrap();
+    lab.noise("one.raw", 9, 8 * MIB as usize);
     for name in ["c", "one"] {
         let file =
             json!({ "driver": "file", "node-name": name, "filename": format!("{name}.raw") });
@@ -172,11 +172,8 @@ fn bitmaps_of_an_image_are_told_and_kept() {
         return;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "a.qcow2", "8M"],
-    );
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b0"]);
+    lab.run("qemu-img create -q -f qcow2 a.qcow2 8M");
+    lab.run("qemu-img bitmap --add a.qcow2 b0");
     let server = serve(&lab, &["a.qcow2"]);
     let mut client = server.enter("a");
     write(&mut client, 1, 5 * MIB);
@@ -194,7 +191,7 @@ fn bitmaps_of_an_image_are_told_and_kept() {
         list.contains("recording, exact"),
         "the store is closed after the image: {list}"
     );
-    lab.tool("qemu-img", &["check", "-q", "a.qcow2"]);
+    lab.run("qemu-img check -q a.qcow2");
 }
 
 #[test]

@@ -15,7 +15,7 @@ const DISC: u16 = 2;
 const FLUSH: u16 = 3;
 
 fn serving(lab: &Lab, more: &[&str]) -> Server {
-    fs::write(lab.path("a.raw"), noise(1, SIZE as usize)).expect("a disk");
+    lab.noise("a.raw", 1, SIZE as usize);
     let mut args = vec!["a.raw"];
     args.extend(more);
     Server::start(lab, &args)

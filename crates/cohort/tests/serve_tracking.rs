@@ -270,11 +270,8 @@ fn a_kill_leaves_qemu_an_inconsistent_bitmap_and_us_a_stated_excess() {
         return;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "q.qcow2", "1G"],
-    );
-    lab.tool("qemu-img", &["bitmap", "--add", "q.qcow2", "theirs"]);
+    lab.run("qemu-img create -q -f qcow2 q.qcow2 1G");
+    lab.run("qemu-img bitmap --add q.qcow2 theirs");
     let node = "driver=qcow2,node-name=q,file.driver=file,file.filename=q.qcow2";
     let args = ["--daemonize", "--pidfile", "pid", "--blockdev", node];
     let serving = [
@@ -285,7 +282,7 @@ fn a_kill_leaves_qemu_an_inconsistent_bitmap_and_us_a_stated_excess() {
     ];
     lab.tool("qemu-storage-daemon", &[&args[..], &serving[..]].concat());
     let uri = format!("nbd+unix:///q?socket={}", lab.path("s").display());
-    fs::write(lab.path("some"), noise(3, 8 << 20)).expect("a file");
+    lab.noise("some", 3, 8 << 20);
     let copied = lab.tool("nbdcopy", &["some", &uri]);
     let pid = fs::read_to_string(lab.path("pid")).expect("its number");
     let kill = format!(
@@ -317,11 +314,8 @@ fn an_image_with_bitmaps_of_qemu_s_is_backed_up_by_its_store() {
         return;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "a.qcow2", "1G"],
-    );
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "theirs"]);
+    lab.run("qemu-img create -q -f qcow2 a.qcow2 1G");
+    lab.run("qemu-img bitmap --add a.qcow2 theirs");
     written(&lab, &["a.qcow2"], &[0]);
     back_up(&lab, "a=a.qcow2", &[]);
     written(&lab, &["a.qcow2"], &[5 << 20, 6 << 20]);
@@ -330,7 +324,7 @@ fn an_image_with_bitmaps_of_qemu_s_is_backed_up_by_its_store() {
     assert_eq!(copied, 2 * GRANULE, "{said}");
     lab.keep("a.qcow2", "kept");
     lab.restores_to("R", "a", "kept");
-    lab.tool("qemu-img", &["check", "-q", "a.qcow2"]);
+    lab.run("qemu-img check -q a.qcow2");
     let told = list(&lab, "a.qcow2");
     assert!(
         told.contains("theirs") && told.contains("enabled"),

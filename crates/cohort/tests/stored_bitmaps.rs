@@ -17,26 +17,18 @@ fn lab() -> Option<Lab> {
         return None;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "a.qcow2", "8M"],
-    );
+    lab.run("qemu-img create -q -f qcow2 a.qcow2 8M");
     Some(lab)
-}
-
-#[track_caller]
-fn does(daemon: &Machine, command: &str, arguments: Value) -> Value {
-    daemon.ask(command, arguments).unwrap()
 }
 
 fn add_image(daemon: &Machine) {
     let file = json!({ "driver": "file", "filename": "a.qcow2" });
     let node = json!({ "driver": "qcow2", "node-name": "a", "file": file });
-    does(daemon, "blockdev-add", node);
+    daemon.does("blockdev-add", node);
 }
 
 fn delete_image(daemon: &Machine) {
-    does(daemon, "blockdev-del", json!({ "node-name": "a" }));
+    daemon.does("blockdev-del", json!({ "node-name": "a" }));
 }
 
 fn of_a(bitmap: &str) -> Value {
@@ -46,19 +38,19 @@ fn of_a(bitmap: &str) -> Value {
 /// Writes through an NBD export, as a guest would.
 fn write(lab: &Lab, daemon: &Machine, commands: &[&str]) {
     let addr = json!({ "type": "unix", "data": { "path": "nbd.sock" } });
-    does(daemon, "nbd-server-start", json!({ "addr": addr }));
+    daemon.does("nbd-server-start", json!({ "addr": addr }));
     let export = json!({ "type": "nbd", "id": "e", "node-name": "a", "writable": true });
-    does(daemon, "block-export-add", export);
+    daemon.does("block-export-add", export);
     let mut words = vec!["-f", "raw"];
     words.extend(commands.iter().flat_map(|command| ["-c", *command]));
     words.push("nbd+unix:///a?socket=nbd.sock");
     lab.tool("qemu-io", &words);
-    does(daemon, "nbd-server-stop", json!({}));
+    daemon.does("nbd-server-stop", json!({}));
 }
 
 /// What the node's queries say of a bitmap.
 fn told(daemon: &Machine, name: &str) -> Value {
-    let nodes = does(daemon, "query-named-block-nodes", json!({}));
+    let nodes = daemon.does("query-named-block-nodes", json!({}));
     let mut nodes = nodes.as_array().unwrap().iter();
     let node = nodes
         .find(|node| node["node-name"] == "a")
@@ -70,7 +62,7 @@ fn told(daemon: &Machine, name: &str) -> Value {
 
 /// What `qemu-img info` says of the image's bitmaps: each with its flags.
 fn listed(lab: &Lab) -> Vec<(String, Value)> {
-    let info = lab.tool("qemu-img", &["info", "-U", "--output=json", "a.qcow2"]);
+    let info = lab.run("qemu-img info -U --output=json a.qcow2");
     let info: Value = serde_json::from_str(&info).expect("JSON");
     let bitmaps = info["format-specific"]["data"]["bitmaps"].as_array();
     let told = |bitmap: &Value| {
@@ -113,7 +105,7 @@ fn dirty(lab: &Lab, bitmap: &str) -> Vec<(u64, u64)> {
 }
 
 fn is_clean(lab: &Lab) {
-    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+    lab.run("qemu-img check -q -f qcow2 a.qcow2");
 }
 
 #[test]
@@ -127,13 +119,12 @@ fn what_is_made_over_qmp_and_written_over_nbd_qemu_reads_in_the_image() {
             .as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
-        does(&daemon, "block-dirty-bitmap-add", bitmap);
+        daemon.does("block-dirty-bitmap-add", bitmap);
     };
     add("b", json!({}));
     add("fine", json!({ "granularity": 4096 }));
     add("off", json!({ "disabled": true }));
-    does(
-        &daemon,
+    daemon.does(
         "block-dirty-bitmap-add",
         json!({ "node": "a", "name": "ours" }),
     );
@@ -175,13 +166,13 @@ fn what_is_made_over_qmp_and_written_over_nbd_qemu_reads_in_the_image() {
         [(MIB, MIB / 2), (5000 << 10, 4096), (7 * MIB, 64 << 10)]
     );
     assert_eq!(dirty(&lab, "off"), []);
-    lab.tool("qemu-img", &["bitmap", "--merge", "fine", "a.qcow2", "off"]);
+    lab.run("qemu-img bitmap --merge fine a.qcow2 off");
     assert_eq!(dirty(&lab, "off"), coarse);
 
     // It goes on from there, also through the end of the daemon; what is cleared and removed is so in the image.
     add_image(&daemon);
-    does(&daemon, "block-dirty-bitmap-clear", of_a("b"));
-    does(&daemon, "block-dirty-bitmap-remove", of_a("fine"));
+    daemon.does("block-dirty-bitmap-clear", of_a("b"));
+    daemon.does("block-dirty-bitmap-remove", of_a("fine"));
     write(&lab, &daemon, &["write -P 3 3M 64k"]);
     daemon.quit();
     assert_eq!(listed(&lab), [off, ("b".to_owned(), auto)]);
@@ -195,8 +186,8 @@ fn what_is_made_over_qmp_and_written_over_nbd_qemu_reads_in_the_image() {
 #[test]
 fn what_qemu_made_in_the_image_serves_an_incremental_backup_over_qmp() {
     let Some(lab) = lab() else { return };
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
-    let theirs = |command: &str| lab.tool("qemu-io", &["-f", "qcow2", "-c", command, "a.qcow2"]);
+    lab.run("qemu-img bitmap --add a.qcow2 b");
+    let theirs = |command: &str| lab.qemu_io("qcow2", "a.qcow2", &[command]);
     theirs("write -P 1 1M 512k");
     std::fs::write(lab.path("t.raw"), vec![0; 8 << 20]).expect("a target");
     let daemon = Machine::ours(&lab, &[]);
@@ -207,21 +198,18 @@ fn what_qemu_made_in_the_image_serves_an_incremental_backup_over_qmp() {
     assert_eq!(found["count"], MIB / 2);
     write(&lab, &daemon, &["write -P 2 5M 64k"]);
     let target = json!({ "driver": "file", "node-name": "t", "filename": "t.raw" });
-    does(&daemon, "blockdev-add", target);
+    daemon.does("blockdev-add", target);
     let backup = json!({
         "job-id": "j", "device": "a", "target": "t", "sync": "incremental", "bitmap": "b", "auto-dismiss": false,
     });
-    does(&daemon, "blockdev-backup", backup);
+    daemon.does("blockdev-backup", backup);
     lab.cohort(["job", "watch", "j", "--socket", "qmp.sock"])
         .exits(0);
-    let jobs = does(&daemon, "query-jobs", json!({}));
+    let jobs = daemon.does("query-jobs", json!({}));
     assert_eq!(jobs[0]["total-progress"], MIB / 2 + (64 << 10), "{jobs}");
-    does(&daemon, "job-dismiss", json!({ "id": "j" }));
+    daemon.does("job-dismiss", json!({ "id": "j" }));
     delete_image(&daemon);
-    lab.tool(
-        "qemu-img",
-        &["compare", "-F", "raw", "-f", "qcow2", "a.qcow2", "t.raw"],
-    );
+    lab.run("qemu-img compare -F raw -f qcow2 a.qcow2 t.raw");
     assert_eq!((dirty(&lab, "b"), listed(&lab).len()), (vec![], 1));
     theirs("write -P 3 2M 64k");
     assert_eq!(dirty(&lab, "b"), [(2 * MIB, 64 << 10)]);
@@ -231,15 +219,12 @@ fn what_qemu_made_in_the_image_serves_an_incremental_backup_over_qmp() {
 #[test]
 fn after_a_kill_they_are_inconsistent_for_everybody_and_can_be_removed() {
     let Some(lab) = lab() else { return };
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "on"]);
-    lab.tool(
-        "qemu-img",
-        &["bitmap", "--add", "--disable", "a.qcow2", "off"],
-    );
+    lab.run("qemu-img bitmap --add a.qcow2 on");
+    lab.run("qemu-img bitmap --add --disable a.qcow2 off");
     let daemon = Machine::ours(&lab, &[]);
     add_image(&daemon);
     let new = json!({ "node": "a", "name": "new", "persistent": true });
-    does(&daemon, "block-dirty-bitmap-add", new);
+    daemon.does("block-dirty-bitmap-add", new);
     write(&lab, &daemon, &["write -P 1 1M 64k"]);
     drop(daemon);
     let in_use = [
@@ -261,7 +246,7 @@ fn after_a_kill_they_are_inconsistent_for_everybody_and_can_be_removed() {
         refused.contains("is inconsistent and cannot be used"),
         "{refused}"
     );
-    does(&daemon, "block-dirty-bitmap-remove", of_a("on"));
+    daemon.does("block-dirty-bitmap-remove", of_a("on"));
     delete_image(&daemon);
     assert_eq!(listed(&lab), in_use[1..], "the other one stays as it is");
     is_clean(&lab);
@@ -270,7 +255,7 @@ fn after_a_kill_they_are_inconsistent_for_everybody_and_can_be_removed() {
 #[test]
 fn a_program_without_bitmaps_leaves_none_and_a_new_one_takes_their_place() {
     let Some(lab) = lab() else { return };
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "old"]);
+    lab.run("qemu-img bitmap --add a.qcow2 old");
     // What such a program does: it takes back the promise that they are true.
     let image = std::fs::read(lab.path("a.qcow2")).expect("the image");
     let mut stale = image.clone();
@@ -280,7 +265,7 @@ fn a_program_without_bitmaps_leaves_none_and_a_new_one_takes_their_place() {
     add_image(&daemon);
     assert_eq!(told(&daemon, "old"), Value::Null);
     let new = json!({ "node": "a", "name": "old", "persistent": true });
-    does(&daemon, "block-dirty-bitmap-add", new);
+    daemon.does("block-dirty-bitmap-add", new);
     write(&lab, &daemon, &["write -P 1 1M 64k"]);
     daemon.quit();
     assert_eq!(listed(&lab), [("old".to_owned(), json!(["auto"]))]);
@@ -290,7 +275,7 @@ fn a_program_without_bitmaps_leaves_none_and_a_new_one_takes_their_place() {
 #[test]
 fn a_disk_of_the_command_line_keeps_the_bitmaps_of_its_image_by_itself() {
     let Some(lab) = lab() else { return };
-    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
+    lab.run("qemu-img bitmap --add a.qcow2 b");
     let daemon = Machine::ours(&lab, &["a=a.qcow2", "--socket", "nbd.sock"]);
     assert_eq!(told(&daemon, "b"), Value::Null);
     let new = json!({ "node": "a", "name": "new", "persistent": true });
@@ -339,7 +324,7 @@ fn an_image_of_version_2_can_be_given_none() {
         "Can't make bitmap 'b' persistent in 'a': Cannot store dirty bitmaps in qcow2 v2 files";
     assert_eq!(refused, json!(why).to_string());
     bitmap["persistent"] = json!(false);
-    does(&daemon, "block-dirty-bitmap-add", bitmap);
+    daemon.does("block-dirty-bitmap-add", bitmap);
     write(&lab, &daemon, &["write -P 1 0 64k"]);
     daemon.quit();
     is_clean(&lab);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lab::server::Server;
-use lab::{Lab, have, noise};
+use lab::{Lab, have};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -58,7 +58,7 @@ impl Authority {
 /// another authority vouches for but that knows the right server.
 fn lab_with_certificates() -> Lab {
     let lab = Lab::new();
-    fs::write(lab.path("a.raw"), noise(1, 3 << 20)).expect("a disk");
+    lab.noise("a.raw", 1, 3 << 20);
     let (ours, other) = (Authority::new(), Authority::new());
     ours.fill(&lab.path("server"), Some("server"));
     ours.fill(&lab.path("known"), Some("client"));
@@ -109,7 +109,7 @@ fn encrypted_disks_are_read_and_written_by_who_is_known() {
     let known = by_unix(&lab, "known");
     lab.tool("nbdcopy", &[&known, "copied"]);
     assert!(fs::read(lab.path("copied")).unwrap() == fs::read(lab.path("a.raw")).unwrap());
-    fs::write(lab.path("new"), noise(2, 3 << 20)).expect("a file");
+    lab.noise("new", 2, 3 << 20);
     lab.tool("nbdcopy", &["--flush", "--connections=4", "new", &known]);
     lab.cohort(["backup", &known, "--to", "R"]).exits(0);
     lab.restores_to("R", "a", "new");

@@ -13,7 +13,7 @@ fn backed_up() -> Lab {
     let mut root = noise(1, 3 << 20);
     root.resize(8 << 20, 0);
     fs::write(lab.path("root.img"), &root).expect("a disk");
-    fs::write(lab.path("data.img"), noise(2, 1 << 20)).expect("a disk");
+    lab.noise("data.img", 2, 1 << 20);
     lab.cohort(["backup", "root.img", "data.img", "--to", "R"])
         .exits(0);
     root[1 << 20..][..100].fill(7);
@@ -145,17 +145,6 @@ fn ranges_are_cut_out_to_the_byte() {
         ];
         lab.cohort(args).exits(0);
         fs::write(lab.path("expected"), &whole[1 << 20..][..64 << 10]).expect("a file");
-        lab.tool(
-            "qemu-img",
-            &[
-                "compare",
-                "-f",
-                "qcow2",
-                "-F",
-                "raw",
-                "part.qcow2",
-                "expected",
-            ],
-        );
+        lab.run("qemu-img compare -f qcow2 -F raw part.qcow2 expected");
     }
 }

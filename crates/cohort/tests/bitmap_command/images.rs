@@ -41,12 +41,7 @@ fn what_we_import_qemu_reads_and_merges() {
     let end = SIZE / 4096 * 4096;
     let exact = format!("0 8192\n5242880 4096\n{end} {}\n", SIZE - end);
     assert_eq!(export(&lab, "ours", &[]), exact);
-    qemu_img(
-        &lab,
-        &[
-            "bitmap", "--add", "-g", "4096", "--merge", "ours", "a.qcow2", "theirs",
-        ],
-    );
+    lab.run("qemu-img bitmap --add -g 4096 --merge ours a.qcow2 theirs");
     assert_eq!(export(&lab, "theirs", &[]), exact);
     if have(&["nbdinfo"]) {
         assert_eq!(
@@ -81,17 +76,16 @@ fn bitmaps_of_several_granularities_merge_as_qemu_merges_them() {
     )
     .exits(0);
     for (name, granularity) in [("ours", "16384"), ("theirs", "16384")] {
-        qemu_img(
-            &lab,
-            &["bitmap", "--add", "-g", granularity, "a.qcow2", name],
-        );
+        lab.run(&format!(
+            "qemu-img bitmap --add -g {granularity} a.qcow2 {name}"
+        ));
     }
     let ran = lab.cohort([
         "bitmap", "merge", "a.qcow2", "ours", "b", "fine", "third", "--json",
     ]);
     let ran = ran.exits(0).json();
     for source in ["b", "fine", "third"] {
-        qemu_img(&lab, &["bitmap", "--merge", source, "a.qcow2", "theirs"]);
+        lab.run(&format!("qemu-img bitmap --merge {source} a.qcow2 theirs"));
     }
     let merged = export(&lab, "ours", &[]);
     assert_eq!(merged, export(&lab, "theirs", &[]));
@@ -118,7 +112,7 @@ fn bitmaps_of_several_granularities_merge_as_qemu_merges_them() {
         "copy.qcow2",
     ];
     lab.cohort(into).exits(0);
-    qemu_img(&lab, &["bitmap", "--merge", "b", "copy.qcow2", "fine"]);
+    lab.run("qemu-img bitmap --merge b copy.qcow2 fine");
     let other = lab
         .cohort(["bitmap", "export", "copy.qcow2", "fine"])
         .exits(0);
@@ -206,14 +200,11 @@ fn bitmaps_of_images_beneath_are_found_and_told_apart() {
     let Some(lab) = lab_with_bitmaps() else {
         return;
     };
-    let backing = [
-        "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2",
-    ];
-    qemu_img(&lab, &[&backing[..], &["top.qcow2"]].concat());
+    lab.run("qemu-img create -q -f qcow2 -b a.qcow2 -F qcow2 top.qcow2");
     let below = export(&lab, "b", &[]);
     let seen = |name: &str| lab.cohort(["bitmap", "export", "top.qcow2", name]).exits(0);
     assert_eq!(seen("b").stdout, below);
-    qemu_img(&lab, &["bitmap", "--add", "top.qcow2", "fine"]);
+    lab.run("qemu-img bitmap --add top.qcow2 fine");
     assert_eq!(seen("fine").stdout, "", "the uppermost one, which is new");
     let rows = list(&lab, "top.qcow2");
     let told: Vec<_> = rows

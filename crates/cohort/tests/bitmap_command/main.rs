@@ -29,30 +29,20 @@ fn lab_with_bitmaps() -> Option<Lab> {
         return None;
     }
     let lab = Lab::new();
-    let size = SIZE.to_string();
-    qemu_img(&lab, &["create", "-q", "-f", "qcow2", "a.qcow2", &size]);
-    qemu_img(&lab, &["bitmap", "--add", "a.qcow2", "b"]);
+    lab.run(&format!("qemu-img create -q -f qcow2 a.qcow2 {SIZE}"));
+    lab.run("qemu-img bitmap --add a.qcow2 b");
     let end = SIZE - 512;
     write(
         &lab,
         &["write -P 1 1M 100k", &format!("write -P 2 {end} 512")],
     );
-    qemu_img(&lab, &["bitmap", "--add", "-g", "4096", "a.qcow2", "fine"]);
+    lab.run("qemu-img bitmap --add -g 4096 a.qcow2 fine");
     write(&lab, &["write -P 3 3000k 9k", "write -P 4 0 1k"]);
     Some(lab)
 }
 
-fn qemu_img(lab: &Lab, args: &[&str]) -> String {
-    lab.tool("qemu-img", args)
-}
-
 fn write(lab: &Lab, commands: &[&str]) {
-    let mut args = vec!["-t", "unsafe", "-f", "qcow2"];
-    commands
-        .iter()
-        .for_each(|command| args.extend(["-c", *command]));
-    args.push("a.qcow2");
-    lab.tool("qemu-io", &args);
+    lab.qemu_io("qcow2", "a.qcow2", commands);
 }
 
 /// QEMU's daemon with `a.qcow2` open, killed when dropped.
@@ -133,7 +123,7 @@ fn import(lab: &Lab, args: &[&str], text: &[u8]) -> Ran {
 }
 
 fn check(lab: &Lab) {
-    qemu_img(lab, &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+    lab.run("qemu-img check -q -f qcow2 a.qcow2");
 }
 
 fn json(text: &str) -> Value {

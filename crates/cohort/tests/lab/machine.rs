@@ -89,7 +89,13 @@ impl Machine {
         self.ask_at("qmp.sock", command, arguments)
     }
 
-    /// The same at the monitor of that name.
+    /// The same of what must succeed.
+    #[track_caller]
+    pub fn does(&self, command: &str, arguments: Value) -> Value {
+        self.ask(command, arguments).unwrap()
+    }
+
+    /// As [`ask`](Self::ask), at the monitor of that name.
     pub fn ask_at(&self, monitor: &str, command: &str, arguments: Value) -> Result<Value, String> {
         let socket = self.socket.with_file_name(monitor);
         ask(&socket, command, arguments)
@@ -97,9 +103,7 @@ impl Machine {
 
     /// The names of all bitmaps of a node.
     pub fn bitmaps(&self, node: &str) -> Vec<String> {
-        let nodes = self
-            .ask("query-named-block-nodes", json!({ "flat": true }))
-            .unwrap();
+        let nodes = self.does("query-named-block-nodes", json!({ "flat": true }));
         let mut nodes = nodes.as_array().expect("nodes").iter();
         let node = nodes
             .find(|found| found["node-name"] == node)
@@ -122,17 +126,12 @@ impl Machine {
                 .collect::<Vec<_>>()
         };
         let none: [String; 0] = [];
+        assert_eq!(ours(&self.does("query-jobs", json!({})), "id"), none);
         assert_eq!(
-            ours(&self.ask("query-jobs", json!({})).unwrap(), "id"),
+            ours(&self.does("query-block-exports", json!({})), "id"),
             none
         );
-        assert_eq!(
-            ours(&self.ask("query-block-exports", json!({})).unwrap(), "id"),
-            none
-        );
-        let all = self
-            .ask("query-named-block-nodes", json!({ "flat": true }))
-            .unwrap();
+        let all = self.does("query-named-block-nodes", json!({ "flat": true }));
         assert_eq!(ours(&all, "node-name"), none);
         let each = nodes.iter().map(|node| {
             let bitmaps = self.bitmaps(node);

@@ -8,9 +8,11 @@
 
 pub mod machine;
 pub mod server;
+pub mod slow;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -132,6 +134,37 @@ impl Lab {
             output.status
         );
         out.into_owned()
+    }
+
+    /// Runs a tool in the lab, told in one line whose words are split at spaces; it must succeed.
+    #[track_caller]
+    pub fn run(&self, line: &str) -> String {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (program, args) = words.split_first().expect("a tool's name");
+        self.tool(program, args)
+    }
+
+    /// Runs commands of qemu-io on an image in the lab. It exits with success even when one fails, so the text counts.
+    #[track_caller]
+    pub fn qemu_io(&self, format: &str, image: &str, commands: &[&str]) {
+        // Nothing here survives the test, so nobody waits for the disk.
+        let mut args = vec!["-t", "unsafe", "-f", format];
+        args.extend(commands.iter().flat_map(|command| ["-c", *command]));
+        args.push(image);
+        let said = self.tool("qemu-io", &args);
+        assert!(!said.contains("failed"), "{commands:?}: {said}");
+    }
+
+    /// Makes the file `name` of so many bytes of [`noise`].
+    pub fn noise(&self, name: &str, seed: u64, length: usize) {
+        fs::write(self.path(name), noise(seed, length)).expect("a file");
+    }
+
+    /// Writes over a part of the file `name`.
+    pub fn overwrite(&self, name: &str, bytes: &[u8], offset: u64) {
+        let file = fs::File::options().write(true).open(self.path(name));
+        let file = file.expect("the file");
+        file.write_all_at(bytes, offset).expect("a write");
     }
 
     /// Makes the raw disk `name` of `mib` MiB with an ext4 file system that holds `files`.

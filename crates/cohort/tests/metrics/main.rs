@@ -388,7 +388,7 @@ fn a_place_that_is_none_is_refused() {
 #[test]
 fn clients_of_the_network_are_served_at_the_port_that_is_told() {
     let lab = Lab::new();
-    fs::write(lab.path("a.raw"), noise(7, MIB as usize)).unwrap();
+    lab.noise("a.raw", 7, MIB as usize);
     let server = Server::start(&lab, &["a=a.raw", "--metrics", "127.0.0.1:0"]);
     let said = server.said().iter();
     let mut urls = said.filter_map(|line| line.strip_prefix("metrics at "));

@@ -5,8 +5,7 @@ use super::*;
 #[test]
 fn bitmaps_are_exact_after_a_quit() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     write(&lab, "a", 0);
     let off = json!({ "node": "a", "name": "off", "disabled": true });
     daemon.does("block-dirty-bitmap-add", off);
@@ -46,14 +45,12 @@ fn bitmaps_are_exact_after_a_quit() {
 #[test]
 fn no_write_is_missing_after_a_kill_and_the_excess_is_told() {
     let lab = Lab::new();
-    let mut daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let mut daemon = with_bitmap(&lab);
     back_up(&lab, &daemon, "full", "on-success");
     for round in 0..4 {
         write(&lab, "a", 100 * u64::from(BLOCK));
         write(&lab, "a", (7 + round) * u64::from(BLOCK));
-        daemon.kill();
-        daemon = Daemon::start(&lab, &[]);
+        daemon = daemon.kill_and_start();
         let text = text_of(&daemon, "a/b");
         assert!(
             text.starts_with("exact") && text.contains("if nobody else wrote"),
@@ -75,10 +72,9 @@ fn no_write_is_missing_after_a_kill_and_the_excess_is_told() {
 #[test]
 fn a_bitmap_of_a_file_that_somebody_else_wrote_to_is_all_dirty_and_says_so() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     daemon.quit();
-    fs::write(lab.path("a.raw"), noise(8, MIB as usize)).unwrap();
+    lab.noise("a.raw", 8, MIB as usize);
     let daemon = Daemon::start(&lab, &[]);
     let text = text_of(&daemon, "a/b");
     assert!(text.starts_with("all of it counts as dirty: "), "{text}");
@@ -104,7 +100,7 @@ fn with_image(lab: &Lab, daemon: &Daemon<'_>) {
 
 /// What `qemu-img info` says of the image's bitmaps: each with its flags.
 fn stored(lab: &Lab) -> Vec<String> {
-    let info = lab.tool("qemu-img", &["info", "-U", "--output=json", "a.qcow2"]);
+    let info = lab.run("qemu-img info -U --output=json a.qcow2");
     let info: Value = serde_json::from_str(&info).unwrap();
     let bitmaps = info["format-specific"]["data"]["bitmaps"].as_array();
     let told = |bitmap: &Value| format!("{} {}", bitmap["name"].as_str().unwrap(), bitmap["flags"]);
@@ -117,15 +113,9 @@ fn a_kill_costs_bitmaps_in_images_nothing_that_a_store_knows() {
         return;
     }
     let lab = Lab::new();
-    lab.tool(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "a.qcow2", "1M"],
-    );
-    lab.tool(
-        "qemu-img",
-        &["bitmap", "--add", "-g", "4096", "a.qcow2", "found"],
-    );
-    let theirs = |command| lab.tool("qemu-io", &["-f", "qcow2", "-c", command, "a.qcow2"]);
+    lab.run("qemu-img create -q -f qcow2 a.qcow2 1M");
+    lab.run("qemu-img bitmap --add -g 4096 a.qcow2 found");
+    let theirs = |command| lab.qemu_io("qcow2", "a.qcow2", &[command]);
     theirs("write 512k 4k");
     let daemon = Daemon::start(&lab, &[]);
     with_image(&lab, &daemon);
@@ -154,7 +144,7 @@ fn a_kill_costs_bitmaps_in_images_nothing_that_a_store_knows() {
     let found = dirty(&daemon, "found");
     daemon.quit();
     assert_eq!(stored(&lab), [r#"found ["auto"]"#, r#"new ["auto"]"#]);
-    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+    lab.run("qemu-img check -q -f qcow2 a.qcow2");
 
     // Whoever keeps them while we are away is believed.
     theirs("write 0 4k");
@@ -162,8 +152,7 @@ fn a_kill_costs_bitmaps_in_images_nothing_that_a_store_knows() {
     assert_eq!(dirty(&daemon, "new"), 2 * u64::from(BLOCK));
     assert_eq!(dirty(&daemon, "found"), found + u64::from(BLOCK));
     write(&lab, "a", 20 * u64::from(BLOCK));
-    daemon.kill();
-    let daemon = Daemon::start(&lab, &[]);
+    let daemon = daemon.kill_and_start();
     assert!(dirty(&daemon, "new") >= 3 * u64::from(BLOCK));
     daemon.does("block-export-del", json!({ "id": "export-a" }));
     daemon.does("blockdev-del", json!({ "node-name": "a" }));

@@ -47,8 +47,7 @@ fn nodes_exports_and_the_server_are_back_after_a_quit_and_after_a_kill() {
     };
     assert_eq!(names(&again), names(&seen));
     write(&lab, "half", 0);
-    daemon.kill();
-    let daemon = Daemon::start(&lab, &[]);
+    let daemon = daemon.kill_and_start();
     assert_eq!((daemon.seen(), daemon.missing()), (again, vec![]));
     assert_eq!(daemon.state()["ended-in-order"], false);
     write(&lab, "throttled", u64::from(BLOCK));
@@ -125,8 +124,7 @@ fn a_second_daemon_is_told_who_has_the_directory_and_a_dead_one_is_no_obstacle()
     let second = |lab: &Lab| lab.cohort(["serve", "--qmp", "other.sock", "--state", "S"]);
     let pid = daemon.child.id().to_string();
     second(&lab).exits(44).says(&["S: another process", &pid]);
-    daemon.kill();
-    assert_eq!(Daemon::start(&lab, &[]).quit().code, Some(0));
+    assert_eq!(daemon.kill_and_start().quit().code, Some(0));
     // Directories of others are left alone.
     lab.cohort(["serve", "--qmp", "q", "--state", "no/such"])
         .exits(43);

@@ -5,8 +5,7 @@ use super::*;
 #[test]
 fn a_job_cut_short_is_told_until_it_is_dismissed_and_leaves_its_bitmap_dirty() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     write(&lab, "a", 0);
     let slow = json!({
         "job-id": "slow", "device": "a", "target": "t", "sync": "bitmap", "bitmap": "b",
@@ -14,8 +13,7 @@ fn a_job_cut_short_is_told_until_it_is_dismissed_and_leaves_its_bitmap_dirty() {
     });
     daemon.does("blockdev-backup", slow);
     write(&lab, "a", 9 * u64::from(BLOCK));
-    daemon.kill();
-    let daemon = Daemon::start(&lab, &[]);
+    let daemon = daemon.kill_and_start();
     let told = |daemon: &Daemon<'_>| {
         let jobs = daemon.does("query-jobs", json!({}));
         let jobs = jobs.as_array().unwrap();
@@ -32,13 +30,11 @@ fn a_job_cut_short_is_told_until_it_is_dismissed_and_leaves_its_bitmap_dirty() {
         "{error}"
     );
     assert!(dirty(&daemon, "b") >= 2 * u64::from(BLOCK));
-    daemon.kill();
-    let daemon = Daemon::start(&lab, &[]);
+    let daemon = daemon.kill_and_start();
     assert_eq!(told(&daemon), error);
     let job = daemon.does("query-jobs", json!({}));
     daemon.does("job-dismiss", json!({ "id": job[0]["id"] }));
-    daemon.kill();
-    let daemon = Daemon::start(&lab, &[]);
+    let daemon = daemon.kill_and_start();
     assert_eq!(daemon.does("query-jobs", json!({})), json!([]));
     // The anchor of what was copied was the target, while the daemon lived: all that was dirty is copied again.
     back_up(&lab, &daemon, "incremental", "on-success");
@@ -48,8 +44,7 @@ fn a_job_cut_short_is_told_until_it_is_dismissed_and_leaves_its_bitmap_dirty() {
 #[test]
 fn a_daemon_that_is_told_to_end_settles_its_jobs_and_the_next_tells_of_them() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     write(&lab, "a", 0);
     for name in ["one", "two"] {
         raw_disk(&lab, &format!("{name}.raw"));
@@ -83,8 +78,7 @@ fn a_daemon_that_is_told_to_end_settles_its_jobs_and_the_next_tells_of_them() {
 #[test]
 fn a_verdict_that_was_written_counts_though_no_hook_ran() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     write(&lab, "a", 0);
     let slow = json!({
         "job-id": "j", "device": "a", "target": "t", "sync": "incremental", "bitmap": "b", "speed": 1,
@@ -152,16 +146,14 @@ fn a_verdict_that_was_written_counts_though_no_hook_ran() {
 #[test]
 fn another_job_of_that_name_takes_the_place_of_one_that_was_cut_short() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     let backup = json!({ "job-id": "j", "device": "a", "target": "t", "sync": "full", "speed": 1 });
     daemon.does("blockdev-backup", backup.clone());
     let options = json!({ "driver": "file", "filename": "x", "size": 512 });
     let same = json!({ "job-id": "j", "options": options });
     let refused = daemon.ask("blockdev-create", same).unwrap_err();
     assert!(refused.contains("already in use"), "{refused}");
-    daemon.kill();
-    let daemon = Daemon::start(&lab, &[]);
+    let daemon = daemon.kill_and_start();
     daemon.does("blockdev-backup", backup);
     let jobs = daemon.does("query-jobs", json!({}));
     assert_eq!(
@@ -170,9 +162,8 @@ fn another_job_of_that_name_takes_the_place_of_one_that_was_cut_short() {
     );
     daemon.does("job-cancel", json!({ "id": "j" }));
     while daemon.does("query-jobs", json!({})) != json!([]) {}
-    daemon.kill();
     assert_eq!(
-        Daemon::start(&lab, &[]).does("query-jobs", json!({})),
+        daemon.kill_and_start().does("query-jobs", json!({})),
         json!([])
     );
 }

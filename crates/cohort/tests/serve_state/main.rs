@@ -70,6 +70,13 @@ impl<'a> Daemon<'a> {
         self.end()
     }
 
+    /// Kills it, and starts it again.
+    fn kill_and_start(self) -> Self {
+        let lab = self.lab;
+        self.kill();
+        Self::start(lab, &[])
+    }
+
     fn quit(mut self) -> Ended {
         self.does("quit", json!({}));
         self.end()
@@ -116,7 +123,7 @@ impl Drop for Daemon<'_> {
 }
 
 fn raw_disk(lab: &Lab, name: &str) {
-    fs::write(lab.path(name), noise(7, MIB as usize)).unwrap();
+    lab.noise(name, 7, MIB as usize);
 }
 
 fn file(name: &str) -> Value {
@@ -139,16 +146,18 @@ fn write(lab: &Lab, export: &str, offset: u64) {
     assert_eq!(client.reply(), (0, 1));
 }
 
-/// A disk `a` with a bitmap, exported, and a target `t` of its size.
-fn with_bitmap(lab: &Lab, daemon: &Daemon<'_>) {
+/// A daemon that has a disk `a` with a bitmap, exported, and a target `t` of its size.
+fn with_bitmap(lab: &Lab) -> Daemon<'_> {
+    let daemon = Daemon::start(lab, &[]);
     for name in ["a", "t"] {
         raw_disk(lab, &format!("{name}.raw"));
         daemon.does("blockdev-add", file(name));
     }
     let bitmap = json!({ "node": "a", "name": "b", "granularity": BLOCK });
     daemon.does("block-dirty-bitmap-add", bitmap);
-    listen(daemon);
+    listen(&daemon);
     daemon.does("block-export-add", export("a"));
+    daemon
 }
 
 fn dirty(daemon: &Daemon<'_>, name: &str) -> u64 {
@@ -191,8 +200,7 @@ fn same(lab: &Lab) -> bool {
 #[test]
 fn a_doctor_lists_what_is_written_down_and_forgets_what_it_is_told_to() {
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &[]);
-    with_bitmap(&lab, &daemon);
+    let daemon = with_bitmap(&lab);
     let slow = json!({ "job-id": "j", "device": "a", "target": "t", "sync": "full", "speed": 1 });
     daemon.does("blockdev-backup", slow);
     // A look beside the one who writes.

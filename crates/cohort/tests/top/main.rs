@@ -4,8 +4,6 @@
 mod lab;
 mod terminal;
 
-use std::fs;
-
 use lab::machine::{Machine, ask};
 use lab::server::Server;
 use lab::{Lab, have, noise};
@@ -17,7 +15,7 @@ const MIB: u64 = 1 << 20;
 
 /// A disk `vda` that is served, and a group of two slow backups of it and of another one.
 fn busy(lab: &Lab) -> Server {
-    fs::write(lab.path("vda.raw"), noise(7, 8 * MIB as usize)).unwrap();
+    lab.noise("vda.raw", 7, 8 * MIB as usize);
     let server = Server::start(lab, &["vda.raw", "--qmp", "qmp.sock"]);
     let command = |name: &str, arguments: Value| {
         ask(&lab.path("qmp.sock"), name, arguments).unwrap();
@@ -49,6 +47,21 @@ fn top(lab: &Lab, rows: u16, columns: u16) -> Terminal {
     Terminal::run(command, rows, columns)
 }
 
+/// Prints a picture if somebody wants to look at it.
+fn show(picture: &str) {
+    if std::env::var_os("COHORT_SHOW").is_some() {
+        println!("{picture}");
+    }
+}
+
+/// Has it end by its key: well, and with the terminal as it was.
+#[track_caller]
+fn quits(top: Terminal) {
+    top.press("q");
+    let (status, screen, is_restored) = top.end();
+    assert!(status.success() && is_restored, "{status} {screen}");
+}
+
 fn status_of(lab: &Lab, id: &str) -> Option<String> {
     let jobs = ask(&lab.path("qmp.sock"), "query-jobs", json!({})).unwrap();
     let mut jobs = jobs.as_array().unwrap().iter();
@@ -72,9 +85,7 @@ fn jobs_are_shown_paused_and_cancelled() {
         "running",
         "nightly 64.0 KiB",
     ]);
-    if std::env::var_os("COHORT_SHOW").is_some() {
-        println!("{picture}");
-    }
+    show(&picture);
     // Its rate is known once it was looked at twice.
     top.shows(&["KiB/s"]);
     top.press("p");
@@ -96,9 +107,7 @@ fn jobs_are_shown_paused_and_cancelled() {
     top.press("y");
     top.shows(&["no jobs", "0 committed, 1 aborted"]);
     assert_eq!(status_of(&lab, "first"), None, "its group went with it");
-    top.press("q");
-    let (status, screen, is_restored) = top.end();
-    assert!(status.success() && is_restored, "{status} {screen}");
+    quits(top);
     assert_eq!(server.stop(), Some(0));
 }
 
@@ -114,9 +123,7 @@ fn a_large_terminal_shows_more() {
         "limit 64.0 KiB/s",
         "of 8.00 MiB",
     ]);
-    if std::env::var_os("COHORT_SHOW").is_some() {
-        println!("{picture}");
-    }
+    show(&picture);
 }
 
 #[test]
@@ -181,11 +188,11 @@ fn of_qemu_s_daemon_the_jobs_are_shown() {
     for name in ["d", "t"] {
         let null =
             json!({ "driver": "null-co", "node-name": name, "size": MIB, "read-zeroes": true });
-        machine.ask("blockdev-add", null).unwrap();
+        machine.does("blockdev-add", null);
     }
     let backup = json!({ "job-id": "slow", "device": "d", "target": "t", "sync": "full", "speed": 65536,
         "x-perf": { "max-workers": 1, "max-chunk": 65536 } });
-    machine.ask("blockdev-backup", backup).unwrap();
+    machine.does("blockdev-backup", backup);
     let top = top(&lab, 24, 80);
     top.shows(&["slow", "running", "tells no figures"]);
     top.press("p");
@@ -194,7 +201,5 @@ fn of_qemu_s_daemon_the_jobs_are_shown() {
     top.shows(&["Cancel slow"]);
     top.press("y");
     top.shows(&["slow: cancel"]);
-    top.press("q");
-    let (status, screen, is_restored) = top.end();
-    assert!(status.success() && is_restored, "{status} {screen}");
+    quits(top);
 }

@@ -206,9 +206,7 @@ struct Standing {
 }
 
 impl cohort_block::File for Standing {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_at(buf, offset)
-    }
+    cohort_block::forward_file!(inner: read_at, sync_data, len, set_len);
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         // What makes the file is let through.
@@ -216,18 +214,6 @@ impl cohort_block::File for Standing {
             rest(self.until.saturating_duration_since(Instant::now()));
         }
         self.inner.write_at(buf, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
     }
 }
 

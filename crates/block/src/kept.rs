@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cohort_bitmap::store::qcow2::{Bitmaps, Condition, Entry, Held, Qcow2Error, Saved};
 use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Stretch};
 
-use crate::file::{File, FileRun};
+use crate::file::File;
 
 /// The bitmaps of an open image, and what is to be added to them.
 pub(crate) struct Kept {
@@ -277,6 +277,8 @@ fn promise_in(offset: u64, length: usize) -> Option<usize> {
 }
 
 impl File for Veiled {
+    cohort_bitmap::forward_file!(0: sync_data, len, set_len, write_zeroes, discard, run_at);
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_at(buf, offset)?;
         if let Some(at) = promise_in(offset, buf.len()) {
@@ -294,29 +296,5 @@ impl File for Veiled {
             }
             None => self.0.write_at(buf, offset),
         }
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.0.write_zeroes(offset, length)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.0.discard(offset, length)
-    }
-
-    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
-        self.0.run_at(offset, length)
     }
 }

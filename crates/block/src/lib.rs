@@ -93,6 +93,7 @@ mod vouched;
 
 pub use as_file::AsFile;
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
+pub use cohort_bitmap::forward_file;
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation, Plain};
 pub use faulty::{Fault, Faulty, Injected};
 pub use file::{File, FileRun, OsFile};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use cohort_block::{Device, File, FileRun, Image, OpenError, OpenOptions, Operation, open};
+use cohort_block::{Device, File, Image, OpenError, OpenOptions, Operation, open};
 use common::content;
 use image::{CLUSTER, image};
 
@@ -51,6 +51,8 @@ impl Bad {
 }
 
 impl File for Bad {
+    cohort_block::forward_file!(inner: len, set_len, run_at);
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         fail_if(&self.reads)?;
         self.inner.read_at(buf, offset)
@@ -67,18 +69,6 @@ impl File for Bad {
         let gate = self.gate.lock().unwrap();
         drop(self.changed.wait_while(gate, |gate| gate.closed).unwrap());
         self.inner.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
-    }
-
-    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
-        self.inner.run_at(offset, length)
     }
 }
 

@@ -315,9 +315,7 @@ struct Witness {
 }
 
 impl File for Witness {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buf, offset)
-    }
+    cohort_block::forward_file!(file: read_at, sync_data, len, set_len);
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let looked = TrackingStore::inspect(&self.beside, None).unwrap();
@@ -326,18 +324,6 @@ impl File for Witness {
             assert!(dirty.get(at), "{at} is not known");
         }
         self.file.write_at(buf, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
     }
 }
 
@@ -378,9 +364,7 @@ fn fails(with: &AtomicI32) -> io::Result<()> {
 }
 
 impl File for Failing {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buf, offset)
-    }
+    cohort_block::forward_file!(file: read_at, len, set_len);
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         // Its header is there already, and stays writable on a disk that is full.
@@ -393,14 +377,6 @@ impl File for Failing {
     fn sync_data(&self) -> io::Result<()> {
         fails(&self.syncs)?;
         self.file.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
     }
 }
 

@@ -211,9 +211,7 @@ impl Remnant {
 }
 
 impl File for RecordedFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_at(buf, offset)
-    }
+    cohort_block::forward_file!(inner: read_at, len);
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         // Noted last: a sync that begins before this returned does not cover it.
@@ -232,10 +230,6 @@ impl File for RecordedFile {
             file: self.number,
             begun,
         })
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

@@ -80,12 +80,8 @@ impl std::fmt::Debug for Watched {
 }
 
 impl File for Watched {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.inner.write_at(buf, offset)
-    }
+    cohort_block::forward_file!(inner: read_at, write_at, len, set_len);
+
     fn sync_data(&self) -> io::Result<()> {
         let mut durable = self.durable.lock().unwrap();
         self.moments.take(None);
@@ -94,12 +90,6 @@ impl File for Watched {
         *durable = fs::read(&self.path)?;
         self.moments.take(None);
         Ok(())
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
     }
 }
 

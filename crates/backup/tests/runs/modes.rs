@@ -146,23 +146,13 @@ struct Tight {
 }
 
 impl File for Tight {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
-        self.inner.read_at(buf, offset)
-    }
+    cohort_block::forward_file!(inner: read_at, sync_data, len, set_len);
+
     fn write_at(&self, buf: &[u8], offset: u64) -> std::io::Result<()> {
         match self.roomy.load(Ordering::Acquire) {
             true => self.inner.inner.write_at(buf, offset),
             false => self.inner.write_at(buf, offset),
         }
-    }
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.inner.sync_data()
-    }
-    fn len(&self) -> std::io::Result<u64> {
-        self.inner.len()
-    }
-    fn set_len(&self, length: u64) -> std::io::Result<()> {
-        self.inner.set_len(length)
     }
 }
 

@@ -145,21 +145,11 @@ impl std::fmt::Debug for Told {
 }
 
 impl File for Told {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.inner.write_at(buf, offset)
-    }
+    cohort_block::forward_file!(inner: read_at, write_at, len, set_len);
+
     fn sync_data(&self) -> io::Result<()> {
         (self.tell)();
         self.inner.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
     }
 }
 

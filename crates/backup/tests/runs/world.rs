@@ -224,25 +224,19 @@ impl BrokenFile {
 }
 
 impl File for BrokenFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_at(buf, offset)
-    }
+    cohort_block::forward_file!(inner: read_at, len, set_len);
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         if offset + buf.len() as u64 > self.room {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.inner.write_at(buf, offset)
     }
+
     fn sync_data(&self) -> io::Result<()> {
         if self.sync_fails {
             return Err(io::Error::other("the cache is gone"));
         }
         self.inner.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
     }
 }

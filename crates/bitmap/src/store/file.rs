@@ -116,58 +116,18 @@ pub struct FileRun {
 const ZEROES_AT_ONCE: u64 = 1 << 20;
 
 /// A pointer to a file is a file: images own theirs, or share them with who watches.
-macro_rules! forward {
+macro_rules! pointed_to {
     ($pointer:ident) => {
         impl<F: File + ?Sized> File for $pointer<F> {
-            fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-                (**self).read_at(buf, offset)
-            }
-
-            fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-                (**self).write_at(buf, offset)
-            }
-
-            fn sync_data(&self) -> io::Result<()> {
-                (**self).sync_data()
-            }
-
-            fn len(&self) -> io::Result<u64> {
-                (**self).len()
-            }
-
-            fn set_len(&self, length: u64) -> io::Result<()> {
-                (**self).set_len(length)
-            }
-
-            fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-                (**self).write_zeroes(offset, length)
-            }
-
-            fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-                (**self).discard(offset, length)
-            }
-
-            fn push_out(&self) {
-                (**self).push_out();
-            }
-
-            fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-                (**self).descriptor()
-            }
-
-            fn copy_from(&self, source: &dyn File, from: u64, offset: u64, length: u64) -> bool {
-                (**self).copy_from(source, from, offset, length)
-            }
-
-            fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
-                (**self).run_at(offset, length)
-            }
+            crate::forward_file!(
+                *: read_at, write_at, sync_data, len, set_len, write_zeroes, discard, push_out, descriptor, copy_from, run_at
+            );
         }
     };
 }
 
-forward!(Arc);
-forward!(Box);
+pointed_to!(Arc);
+pointed_to!(Box);
 
 /// Zeroes a range by writing, for implementations that know nothing better: `write_at` is called with
 /// bytes that are all zero, and where they go.

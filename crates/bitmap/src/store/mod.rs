@@ -62,6 +62,7 @@
 mod cover;
 mod descriptor;
 mod file;
+mod forward;
 mod header;
 mod intents;
 mod layout;

@@ -7,7 +7,6 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use cohort_bitmap::store::FileRun;
 use cohort_block::{Device, DeviceError, Extent, File, Operation};
 use cohort_qmp::{BlkdebugEvent, InjectError, IoType, SetState};
 
@@ -197,6 +196,8 @@ pub(super) struct BlkdebugFile {
 }
 
 impl File for BlkdebugFile {
+    cohort_block::forward_file!(inner: len, set_len, run_at);
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.rules.strike(IoType::Read, offset, buf.len() as u64)?;
         self.inner.read_at(buf, offset)
@@ -212,14 +213,6 @@ impl File for BlkdebugFile {
         self.inner.sync_data()
     }
 
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
-    }
-
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         self.rules.strike(IoType::WriteZeroes, offset, length)?;
         self.inner.write_zeroes(offset, length)
@@ -228,10 +221,6 @@ impl File for BlkdebugFile {
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         self.rules.strike(IoType::Discard, offset, length)?;
         self.inner.discard(offset, length)
-    }
-
-    fn run_at(&self, offset: u64, length: u64) -> io::Result<FileRun> {
-        self.inner.run_at(offset, length)
     }
 }
 

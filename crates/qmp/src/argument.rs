@@ -260,37 +260,41 @@ pub(crate) fn wire_name(name: &'static str) -> String {
 }
 
 /// Declares a record: members of a name and a type each, `Option` for those that may be missing; and at the end, for a
-/// flat union, the choice that the others depend on. A name in brackets is that on the wire, where it is not the
-/// field's with hyphens.
+/// flat union, the choice that the others depend on. `on` another record it begins with that one's members. A name in
+/// brackets is that on the wire, where it is not the field's with hyphens.
 macro_rules! record {
-    ($(#[$doc:meta])* $name:ident { $($field:ident $([$wire:literal])?: $type:ty),* $(,)? } $(by $choice:ident: $choices:ty)?) => {
+    ($(#[$doc:meta])* $name:ident $(on $base:ident: $bases:ty)? { $($field:ident $([$wire:literal])?: $type:ty),* $(,)? } $(by $choice:ident: $choices:ty)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "the members' names are the protocol's own")]
-        pub struct $name { $(pub $field: $type,)* $(pub $choice: $choices,)? }
+        pub struct $name { $(pub $base: $bases,)? $(pub $field: $type,)* $(pub $choice: $choices,)? }
 
         impl $crate::argument::Members for $name {
             fn members() -> Vec<$crate::shape::Member> {
-                vec![
+                let own = vec![
                     $(<$choices as $crate::argument::Choice>::tag_member(),)?
                     $($crate::shape::Member {
                         name: record!(@wire $field $($wire)?),
                         shape: <$type as $crate::argument::Field>::field_shape(),
                         optional: <$type as $crate::argument::Field>::OPTIONAL,
                     }),*
-                ]
+                ];
+                let all = [$(<$bases as $crate::argument::Members>::members(),)? own];
+                all.into_iter().flatten().collect()
             }
 
             #[allow(unused_variables, reason = "a record may have no members")]
             fn take_from(object: &mut $crate::argument::Object<'_>) -> Result<Self, $crate::Error> {
+                $(let $base = <$bases as $crate::argument::Members>::take_from(object)?;)?
                 $(let tag = <$choices as $crate::argument::Choice>::tag(object)?;)?
                 $(let $field = object.take(&record!(@wire $field $($wire)?))?;)*
                 $(let $choice = <$choices as $crate::argument::Choice>::rest(tag, object)?;)?
-                Ok(Self { $($field,)* $($choice,)? })
+                Ok(Self { $($base,)? $($field,)* $($choice,)? })
             }
 
             #[allow(unused_variables, reason = "a record may have no members")]
             fn write_into(&self, members: &mut serde_json::Map<String, serde_json::Value>) {
+                $($crate::argument::Members::write_into(&self.$base, members);)?
                 $($crate::argument::Choice::write_into(&self.$choice, members);)?
                 $(if let Some(value) = $crate::argument::Field::write_field(&self.$field) {
                     members.insert(record!(@wire $field $($wire)?), value);

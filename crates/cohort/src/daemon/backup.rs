@@ -12,8 +12,9 @@ use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{Device, DeviceError, Patience};
 use cohort_job::{JobSpec, Record, Txn};
 use cohort_qmp::{
-    Backup, BitmapMode, BlockJobError, CreateFile, DriveBackup, Driver, Error, Event, FileOptions,
-    NewImageMode, NodeOptions, NodeRef, OnCbwError, Qcow2Options, RawOptions, SyncMode,
+    Backup, BackupCommon, BitmapMode, BlockJobError, CreateFile, DriveBackup, Driver, Error, Event,
+    FileOptions, NewImageMode, NodeOptions, NodeRef, OnCbwError, Qcow2Options, RawOptions,
+    SyncMode,
 };
 
 use super::bitmaps::Bitmap;
@@ -52,8 +53,8 @@ impl Daemon {
     /// Does for a backup what takes its time, if its nodes are there.
     pub(super) fn prepare_backup(&self, backup: &Backup, target: Option<Arc<Node>>) -> Early {
         let graph = self.graph();
-        let source = graph.find(&backup.device).cloned();
-        let target = target.or_else(|| graph.find(&backup.target).cloned());
+        let source = graph.find(&backup.common.device).cloned();
+        let target = target.or_else(|| graph.find(&backup.common.target).cloned());
         drop(graph);
         let prepared = source.zip(target.clone()).and_then(|(source, target)| {
             let same = Arc::ptr_eq(&source, &target) || source.disk.size() != target.disk.size();
@@ -78,16 +79,17 @@ impl Daemon {
         fresh: Option<Fresh>,
         group: &mut Option<Txn>,
     ) -> Result<Done, Error> {
-        let source = graph.either(&backup.device)?;
+        let common = &backup.common;
+        let source = graph.either(&common.device)?;
         let target = match early.target {
             Some(target) => target,
-            None => graph.either(&backup.target)?,
+            None => graph.either(&common.target)?,
         };
-        let bitmap = look_at_bitmap(backup, &source)?;
-        look_at_nodes(graph, backup, &source, &target)?;
-        let id = backup.job_id.as_deref().unwrap_or_default();
+        let bitmap = look_at_bitmap(common, &source)?;
+        look_at_nodes(graph, common, &source, &target)?;
+        let id = common.job_id.as_deref().unwrap_or_default();
         self.look_at_id(id)?;
-        let speed = backup.speed.unwrap_or(0);
+        let speed = common.speed.unwrap_or(0);
         let Ok(speed) = u64::try_from(speed) else {
             return generic("Parameter 'speed' expects a non-negative value");
         };
@@ -104,7 +106,7 @@ impl Daemon {
             io_status: io_status.clone(),
             held: Mutex::new(Some(Held {
                 bitmap: bitmap.clone(),
-                clears: backup.bitmap_mode != Some(BitmapMode::Never),
+                clears: common.bitmap_mode != Some(BitmapMode::Never),
                 lent: Vec::new(),
                 source: source.clone(),
                 target: target.clone(),
@@ -123,8 +125,8 @@ impl Daemon {
         }
 
         let (auto_finalize, auto_dismiss) = (
-            backup.auto_finalize.unwrap_or(true),
-            backup.auto_dismiss.unwrap_or(true),
+            common.auto_finalize.unwrap_or(true),
+            common.auto_dismiss.unwrap_or(true),
         );
         let mut spec = JobSpec::new(id)
             .kind("backup")
@@ -181,7 +183,7 @@ impl Daemon {
     /// Makes and opens the target of a `drive-backup`; it belongs to the job alone.
     pub(super) fn make_drive(&self, drive: DriveBackup) -> Result<(Backup, Arc<Node>), Error> {
         let mut graph = self.graph();
-        let source = graph.either(&drive.device)?;
+        let source = graph.either(&drive.common.device)?;
         let format = match &drive.format {
             Some(format) => format.clone(),
             None if source.driver == "qcow2" => "qcow2".to_owned(),
@@ -191,7 +193,7 @@ impl Daemon {
             return generic(format!("Unknown file format '{format}'"));
         }
         if drive.mode != Some(NewImageMode::Existing) {
-            let path = self.restrict.check(&drive.target)?;
+            let path = self.restrict.check(&drive.common.target)?;
             let file = CreateFile {
                 filename: path.display().to_string(),
                 size: if format == "qcow2" {
@@ -218,7 +220,7 @@ impl Daemon {
             restrict: &self.restrict,
         };
         let protocol = file(Driver::File(FileOptions {
-            filename: drive.target.clone(),
+            filename: drive.common.target.clone(),
             locking: None,
             aio: None,
             drop_cache: None,
@@ -248,21 +250,10 @@ impl Daemon {
         };
         let node = builder.node(options, Owner::Parent)?;
         let backup = Backup {
-            job_id: drive.job_id,
-            device: drive.device,
-            sync: drive.sync,
-            speed: drive.speed,
-            bitmap: drive.bitmap,
-            bitmap_mode: drive.bitmap_mode,
-            compress: drive.compress,
-            on_source_error: drive.on_source_error,
-            on_target_error: drive.on_target_error,
-            auto_finalize: drive.auto_finalize,
-            auto_dismiss: drive.auto_dismiss,
-            filter_node_name: drive.filter_node_name,
-            discard_source: drive.discard_source,
-            x_perf: drive.x_perf,
-            target: node.name.clone(),
+            common: BackupCommon {
+                target: node.name.clone(),
+                ..drive.common
+            },
             x_cohort_ask: None,
             x_cohort_skip_limit: None,
             x_cohort_attempts: None,
@@ -274,7 +265,7 @@ impl Daemon {
 }
 
 /// The bitmap, if there is one: every rule of it and its mode, in QEMU's order.
-fn look_at_bitmap(backup: &Backup, source: &Node) -> Result<Option<Arc<Bitmap>>, Error> {
+fn look_at_bitmap(backup: &BackupCommon, source: &Node) -> Result<Option<Arc<Bitmap>>, Error> {
     let sync = backup.sync;
     let by_bitmap = matches!(sync, SyncMode::Bitmap | SyncMode::Incremental);
     if by_bitmap && backup.bitmap.is_none() {
@@ -326,7 +317,7 @@ fn look_at_bitmap(backup: &Backup, source: &Node) -> Result<Option<Arc<Bitmap>>,
 /// The nodes and how they are used, in QEMU's order.
 fn look_at_nodes(
     graph: &Graph,
-    backup: &Backup,
+    backup: &BackupCommon,
     source: &Arc<Node>,
     target: &Arc<Node>,
 ) -> Result<(), Error> {
@@ -387,7 +378,7 @@ fn look_at_nodes(
 }
 
 /// The unit of copying.
-fn cluster(backup: &Backup, target: &Node) -> Granularity {
+fn cluster(backup: &BackupCommon, target: &Node) -> Granularity {
     let least = backup
         .x_perf
         .as_ref()
@@ -400,7 +391,8 @@ fn cluster(backup: &Backup, target: &Node) -> Granularity {
 
 /// The job as the backup room knows it; nothing if an argument makes no sense, which is told elsewhere.
 fn plan(backup: &Backup, source: &Arc<Node>, target: &Arc<Node>) -> Option<InPlace> {
-    let perf = backup.x_perf.as_ref();
+    let common = &backup.common;
+    let perf = common.x_perf.as_ref();
     let number = |value: Option<i64>| value.map(u64::try_from).transpose().ok();
     let workers = number(perf.and_then(|perf| perf.max_workers))?;
     let workers = workers.map_or(WORKERS, |asked| {
@@ -410,7 +402,7 @@ fn plan(backup: &Backup, source: &Arc<Node>, target: &Arc<Node>) -> Option<InPla
     if least > MOST_CLUSTER || (least > 0 && !least.is_power_of_two()) {
         return None;
     }
-    let policy = match backup.bitmap_mode {
+    let policy = match common.bitmap_mode {
         Some(BitmapMode::Always) if backup.x_cohort_ask == Some(true) => BitmapPolicy::Ask,
         Some(BitmapMode::Always) => BitmapPolicy::Always,
         Some(BitmapMode::Never) => BitmapPolicy::Never,
@@ -427,18 +419,18 @@ fn plan(backup: &Backup, source: &Arc<Node>, target: &Arc<Node>) -> Option<InPla
     Some(InPlace {
         source: source.disk.clone(),
         target: target.disk.clone(),
-        part: match backup.sync {
+        part: match common.sync {
             SyncMode::Full => Part::Full,
             SyncMode::Top => Part::Top,
             SyncMode::None => Part::Overwritten,
             SyncMode::Bitmap | SyncMode::Incremental => Part::Bitmap,
         },
-        cluster: cluster(backup, target),
+        cluster: cluster(common, target),
         workers: workers.clamp(1, MOST_WORKERS),
         chunk: number(perf.and_then(|perf| perf.max_chunk))?.unwrap_or(0),
         policy,
-        on_source_error: on_error(backup.on_source_error),
-        on_target_error: on_error(backup.on_target_error),
+        on_source_error: on_error(common.on_source_error),
+        on_target_error: on_error(common.on_target_error),
         attempts: backup.x_cohort_attempts,
         skip_limit: backup.x_cohort_skip_limit.unwrap_or(0),
         patience: Patience { bound, on_miss },

@@ -148,7 +148,7 @@ impl Task {
             return None;
         };
         Some(JobRow {
-            id: backup.job_id.clone().unwrap_or_default(),
+            id: backup.common.job_id.clone().unwrap_or_default(),
             kind: "backup".to_owned(),
             command: "blockdev-backup".to_owned(),
             arguments: backup.write(),
@@ -291,7 +291,10 @@ impl Daemon {
                 return self.state.store_for(node)?.prepare(&add.name, granularity);
             }
             Task::Change(Change::Clear(of)) => (graph.find(&of.node)?, &of.name),
-            Task::Backup(backup, _) => (graph.find(&backup.device)?, backup.bitmap.as_ref()?),
+            Task::Backup(backup, _) => (
+                graph.find(&backup.common.device)?,
+                backup.common.bitmap.as_ref()?,
+            ),
             Task::Abort | Task::Change(_) => return None,
         };
         let added = before.iter().find_map(|task| match task {
@@ -363,7 +366,7 @@ fn nodes_of(graph: &Graph, tasks: &[Task]) -> Vec<Arc<Node>> {
         let name = match task {
             Task::Abort => continue,
             Task::Change(change) => change.node(),
-            Task::Backup(backup, _) => &backup.device,
+            Task::Backup(backup, _) => &backup.common.device,
         };
         let Some(node) = graph.find(name) else {
             continue;

@@ -33,8 +33,8 @@ record! {
 }
 
 record! {
-    /// Arguments of `blockdev-backup`. Those that begin with `x-cohort-` are ours.
-    Backup {
+    /// What every backup is told.
+    BackupCommon {
         job_id: Option<String>,
         device: String,
         sync: SyncMode,
@@ -50,6 +50,12 @@ record! {
         discard_source: Option<bool>,
         x_perf: Option<Perf>,
         target: String,
+    }
+}
+
+record! {
+    /// Arguments of `blockdev-backup`. Those that begin with `x-cohort-` are ours.
+    Backup on common: BackupCommon {
         x_cohort_ask: Option<bool>,
         x_cohort_skip_limit: Option<u64>,
         x_cohort_attempts: Option<u32>,
@@ -65,22 +71,7 @@ words! {
 
 record! {
     /// Arguments of `drive-backup`.
-    DriveBackup {
-        job_id: Option<String>,
-        device: String,
-        sync: SyncMode,
-        speed: Option<i64>,
-        bitmap: Option<String>,
-        bitmap_mode: Option<BitmapMode>,
-        compress: Option<bool>,
-        on_source_error: Option<OnError>,
-        on_target_error: Option<OnError>,
-        auto_finalize: Option<bool>,
-        auto_dismiss: Option<bool>,
-        filter_node_name: Option<String>,
-        discard_source: Option<bool>,
-        x_perf: Option<Perf>,
-        target: String,
+    DriveBackup on common: BackupCommon {
         format: Option<String>,
         mode: Option<NewImageMode>,
     }

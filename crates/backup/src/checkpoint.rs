@@ -191,7 +191,8 @@ impl Disk {
         self.name_partial(&copied, &moment, named)
     }
 
-    /// A disk that is complete and waits for others of its group is kept as well.
+    /// A disk that is complete and waits for others of its group is kept as well, if anything was copied for it:
+    /// an abort leaves no partial where nothing is durable.
     pub(crate) fn checkpoint_complete(
         &self,
         digests: Option<StoredDigests>,
@@ -202,6 +203,9 @@ impl Disk {
         else {
             return Ok(());
         };
+        if copied.ledger.counts().durable == 0 {
+            return Ok(());
+        }
         let moment = self.moment(&copied);
         let named = Named {
             digests,
@@ -214,8 +218,8 @@ impl Disk {
     /// Before more of a continued partial becomes durable: from now on its digests and its map speak of nothing that this
     /// run copies, so they are true whatever the next seal leaves.
     pub(crate) fn free_what_is_copied(&self, copied: &Copied) -> Result<(), DiskError> {
-        let target = &copied.target;
-        if !target.continued() || self.state().named.is_some() {
+        let Copied { target, ledger, .. } = copied;
+        if !target.continued() || ledger.counts().written == 0 || self.state().named.is_some() {
             return Ok(());
         }
         let Some(row) = self.partial_now() else {
@@ -241,6 +245,19 @@ impl Disk {
         self.catalogue.rewrite_partial(&self.decided.name, row)?;
         self.state().named = Some(named);
         Ok(())
+    }
+
+    /// A partial that this run continued stays as one of before: its row says how this run ended, if the run changed it.
+    pub(crate) fn say_end(&self, why: &str) {
+        let row = self.partial_now();
+        let Some(row) = row.filter(|_| self.state().named.is_some()) else {
+            return;
+        };
+        let why = why.to_owned();
+        let row = Partial { why, ..row };
+        if let Err(error) = self.catalogue.rewrite_partial(&self.decided.name, row) {
+            self.note(format!("the partial's row speaks of no end yet: {error}"));
+        }
     }
 
     /// The digests of what is not in `leave_out`; none if they cannot be stored, which costs reading.

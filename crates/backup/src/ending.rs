@@ -341,6 +341,9 @@ impl Disk {
         {
             self.note(format!("the partial could not be dropped: {error}"));
         }
+        if fate == Fate::ReclaimBoth {
+            self.say_end(why);
+        }
         self.state().left = if kept.is_some() {
             kept.clone()
         } else {

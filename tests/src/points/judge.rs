@@ -158,6 +158,13 @@ fn outcome(
             if left && !keeps && of_disk.continued.is_none() {
                 return Err(format!("policy {} left a partial", member.policy));
             }
+            if let Some(partial) = partial.filter(|partial| partial.run.0 == run) {
+                ended(partial)?;
+            }
+            let of_rows = of_disk.rows.as_ref().filter(|_| left && keeps);
+            if of_rows.is_some_and(|rows| rows.partial_view.is_none()) {
+                return Err("it left a partial, and no view of it".to_owned());
+            }
         }
         DiskOutcome::Refused(_) | DiskOutcome::NotStarted(_) => {}
         DiskOutcome::InDoubt(why) => return Err(format!("in doubt: {why}")),
@@ -166,6 +173,14 @@ fn outcome(
         Some(rows) => settled(disk, member, of_disk, rows, partial, run),
         None => Ok(()),
     }
+}
+
+/// Who ends in order says so.
+fn ended(partial: &Partial) -> Check {
+    if partial.why.contains("no end is written down") {
+        return Err(format!("as if it had been killed: {partial:?}"));
+    }
+    Ok(())
 }
 
 /// A point is what the disk was, but for its holes.

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use cohort_backup::catalogue::Decision;
-use cohort_backup::{BitmapPolicy, DiskOutcome, DiskSpec};
-use cohort_block::{Fault, Faulty, Injected, Operation};
+use cohort_backup::{BitmapPolicy, DiskOutcome, DiskPhase, DiskSpec, SyncMode};
+use cohort_block::{Device, Fault, Faulty, Injected, Operation};
 use cohort_job::{Cause, Disposition};
 
-use crate::world::{CLUSTER, World, committed, disk, options, write};
+use crate::served::served;
+use crate::world::{CLUSTER, World, committed, disk, options, policy, write};
 
 /// A disk that stands still when a cluster is read for the nth time, and the hand that lets it go on.
 fn held_at(
@@ -129,6 +130,73 @@ fn discard_also_drops_the_partial_that_the_run_continued() {
         assert_eq!(world.contents().partials.len(), usize::from(left));
         world.check();
     }
+}
+
+#[test]
+fn disk_without_changes_leaves_no_partial_when_its_peer_is_cancelled() {
+    for kept in [BitmapPolicy::Always, BitmapPolicy::Ask] {
+        let world = World::new();
+        let (a, b) = (served("a"), world.raw("b.raw", 8));
+        let still = || DiskSpec::served(a.clone()).options(policy(kept));
+        committed(world.backup().disk(still()).start().unwrap().wait());
+        let (held, stall) = held_at(&b, 4, 1, policy(kept));
+        let running = world.backup().disk(still()).disk(held).start().unwrap();
+        let stall = stall.recv().unwrap();
+        stall.wait_for_strikes(1);
+        while running.disks()[0].progress().phase != DiskPhase::Waiting {
+            std::thread::yield_now();
+        }
+        running.disks()[1].job().cancel(Disposition::Keep).unwrap();
+        stall.release();
+        let report = running.wait();
+        assert_eq!(
+            disk(&report, "a").left,
+            None,
+            "nothing was copied: {report:?}"
+        );
+        assert!(!world.contents().partials.contains_key(a.name()));
+        // Zeroes over zeroes: no comparison would find them, so what was known is still known.
+        let end = a.gated().size() - 1000;
+        a.gated().write_zeroes(end, 1000).unwrap();
+        let mode = options(|o| o.mode(SyncMode::Bitmap));
+        let next = world
+            .backup()
+            .disk(DiskSpec::served(a.clone()).options(mode));
+        let report = committed(next.start().unwrap().wait());
+        let rows = disk(&report, "a").rows.clone().unwrap();
+        assert_eq!(rows.base.dirty_offsets().count(), 1, "it was compared");
+        world.check();
+    }
+}
+
+#[test]
+fn partial_that_stays_after_another_run_says_how_that_one_ended() {
+    let world = World::new();
+    let (a, b) = (world.raw("a.raw", 40), world.raw("b.raw", 8));
+    let always = options(|o| o.policy(BitmapPolicy::Always).workers(1));
+    let (held, stall) = held_at(&a, 30, 1, always);
+    let running = world.backup().disk(held).start().unwrap();
+    let stall = stall.recv().unwrap();
+    stall.wait_for_strikes(1);
+    running.cancel(Disposition::Keep);
+    stall.release();
+    running.wait();
+    let success = policy(BitmapPolicy::OnSuccess);
+    let (held, stall) = held_at(&b, 4, 1, success.clone());
+    let finishes = DiskSpec::file(&a).options(success);
+    let running = world.backup().disk(finishes).disk(held).start().unwrap();
+    let stall = stall.recv().unwrap();
+    stall.wait_for_strikes(1);
+    while running.disks()[0].progress().phase != DiskPhase::Waiting {
+        std::thread::yield_now();
+    }
+    running.disks()[1].job().cancel(Disposition::Keep).unwrap();
+    stall.release();
+    let report = running.wait();
+    let partial = disk(&report, "a").left.as_ref().unwrap();
+    assert_eq!(partial.run.0, 2, "its row was written again");
+    assert_eq!(partial.why, "another disk of the group was cancelled");
+    world.check();
 }
 
 #[test]

@@ -1,4 +1,7 @@
-//! A node's dirty bitmap: what it holds, and who has it.
+//! A node's dirty bitmap: who has it, whether writes count, and of which sets of a store it is made. What it holds is in
+//! `bitmaps/content.rs`.
+
+mod content;
 
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +12,7 @@ use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Stretch, View};
 use cohort_block::ClosedGate;
 use cohort_qmp::{BitmapInfo, Error};
 
+use self::content::Content;
 use super::lock;
 use super::nodes::Node;
 use super::place::{Place, Purpose};
@@ -46,22 +50,6 @@ struct State {
     gone: Vec<SetId>,
 }
 
-/// What it holds.
-#[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one for each bitmap, and it is rarely moved"
-)]
-enum Content {
-    /// At rest. With a partial its views are two, and the target that one of them speaks of is remembered.
-    Settled {
-        settled: Settled,
-        partial: Option<std::sync::Weak<Node>>,
-    },
-    /// A job has it: this is what it held when the job began, and what has been written since.
-    Lent { base: DirtyBitmap, since: Recorder },
-}
-
 /// What a bitmap held, to be put back.
 #[derive(Debug)]
 pub(super) struct Before {
@@ -83,7 +71,7 @@ impl Bitmap {
         let view = View::new(bits);
         let state = State {
             sets: fresh.map(|fresh| fresh.begin(view.recorder())),
-            content: point(view),
+            content: Content::of(view),
             enabled,
             exports: 0,
             leaving: false,
@@ -116,12 +104,7 @@ impl Bitmap {
         let bits = match self.place {
             Place::Nowhere | Place::ReadOnlyImage => return None,
             Place::Inconsistent { .. } => None,
-            Place::Image => Some(match &state.content {
-                Content::Settled { settled, .. } => settled.point().snapshot(),
-                Content::Lent { base, since } => {
-                    View::with_recorder(base.clone(), since.clone()).snapshot()
-                }
-            }),
+            Place::Image => Some(state.content.whole()),
         };
         Some(Saved {
             name: self.name.clone(),
@@ -147,10 +130,7 @@ impl Bitmap {
 
     /// What is dirty now, as clients see it: frozen while a job has it.
     pub(super) fn snapshot(&self) -> DirtyBitmap {
-        match &lock(&self.state).content {
-            Content::Settled { settled, partial } => current(settled, partial.as_ref()).snapshot(),
-            Content::Lent { base, .. } => base.clone(),
-        }
+        lock(&self.state).content.seen()
     }
 
     /// How many bytes of the disk are dirty now, as clients see it.
@@ -181,39 +161,17 @@ impl Bitmap {
     /// Empties it; gives what it held.
     pub(super) fn clear(&self, fresh: Option<Fresh>, closed: &mut ClosedGate<'_>) -> Before {
         let mut state = lock(&self.state);
-        let mut empty = self.shape(&state);
+        let mut empty = state.content.whole();
         empty.clear();
         let view = View::new(empty);
         let sets = fresh.map(|fresh| fresh.begin(view.recorder()));
-        self.put(&mut state, point(view), sets, closed)
+        self.put(&mut state, Content::of(view), sets, closed)
     }
 
     /// Adds what is dirty in these; gives what it held.
     pub(super) fn merge(&self, sources: &[DirtyBitmap]) -> Before {
         let mut state = lock(&self.state);
-        let merged = |view: &View| {
-            let mut sum = view.snapshot();
-            for source in sources {
-                sum.merge(source).expect("sizes were compared before");
-            }
-            View::with_recorder(sum, view.recorder().clone())
-        };
-        let content = match &state.content {
-            Content::Settled { settled, partial } => Content::Settled {
-                settled: match settled.partial() {
-                    Some(second) => Settled::Both {
-                        point: merged(settled.point()),
-                        partial: merged(second),
-                    },
-                    None => Settled::Point(merged(settled.point())),
-                },
-                partial: partial.clone(),
-            },
-            Content::Lent { base, since } => Content::Lent {
-                base: base.clone(),
-                since: since.clone(),
-            },
-        };
+        let content = state.content.merged(sources);
         state.stale = true;
         Before {
             content: Box::new(std::mem::replace(&mut state.content, content)),
@@ -261,15 +219,7 @@ impl Bitmap {
 
     /// Gives the view to a job; [`come_back`](Self::come_back) ends that. Nothing if it is lent already.
     pub(super) fn lend(&self) -> Option<View> {
-        let mut state = lock(&self.state);
-        let Content::Settled { settled, partial } = &state.content else {
-            return None;
-        };
-        let view = current(settled, partial.as_ref());
-        let (base, since) = (view.snapshot(), view.recorder().clone());
-        let lent = View::with_recorder(base.clone(), since.clone());
-        state.content = Content::Lent { base, since };
-        Some(lent)
+        lock(&self.state).content.lend()
     }
 
     /// What was lent records here from now on, in a new set if there is one. Gives the sets that the job was lent.
@@ -303,9 +253,8 @@ impl Bitmap {
     /// Takes back what a job left, and remembers the target that a partial's view speaks of. `durable` are sets whose
     /// granules a target holds now.
     pub(super) fn come_back(&self, settled: Settled, target: &Arc<Node>, durable: &[SetId]) {
-        let partial = settled.partial().map(|_| Arc::downgrade(target));
         let mut state = lock(&self.state);
-        state.content = Content::Settled { settled, partial };
+        state.content = Content::left(settled, target);
         let gone = state.sets.as_mut().map(|sets| sets.remove(durable));
         state.gone.extend(gone.into_iter().flatten());
     }
@@ -358,29 +307,9 @@ impl Bitmap {
 
     /// Answers for a partial that waits for a word. An error if none does.
     pub(super) fn decide(&self, keep: bool) -> Result<(), Error> {
-        let mut state = lock(&self.state);
-        let Content::Settled { settled, partial } = &mut state.content else {
-            return self.nothing_to_decide();
-        };
-        let Settled::Undecided(undecided) = settled else {
-            return self.nothing_to_decide();
-        };
-        let view = |view: &View| View::with_recorder(view.snapshot(), view.recorder().clone());
-        let point = view(undecided.point());
-        if keep {
-            let second = view(undecided.partial());
-            *settled = Settled::Both {
-                point,
-                partial: second,
-            };
-        } else {
-            *settled = Settled::Point(point);
-            *partial = None;
+        if lock(&self.state).content.decide(keep) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn nothing_to_decide(&self) -> Result<(), Error> {
         let name = &self.name;
         let text = format!("Bitmap '{name}' does not wait for an answer");
         Err(Error::generic(text))
@@ -388,14 +317,7 @@ impl Bitmap {
 
     /// Whether a partial waits for a word.
     pub(super) fn is_undecided(&self) -> bool {
-        let state = lock(&self.state);
-        matches!(
-            &state.content,
-            Content::Settled {
-                settled: Settled::Undecided(_),
-                ..
-            }
-        )
+        lock(&self.state).content.is_undecided()
     }
 
     /// Counts an export that shows it, or one less.
@@ -409,22 +331,7 @@ impl Bitmap {
 
     /// Whether the byte at `start` is dirty now, and for how far, at most `length`, that stays so.
     pub(super) fn status(&self, start: u64, length: u64) -> Option<Stretch> {
-        match &lock(&self.state).content {
-            Content::Settled { settled, partial } => {
-                current(settled, partial.as_ref()).status(start, length)
-            }
-            Content::Lent { base, .. } => {
-                let length = length.min(base.size().checked_sub(start)?);
-                base.status(start, length).ok()
-            }
-        }
-    }
-
-    fn shape(&self, state: &State) -> DirtyBitmap {
-        match &state.content {
-            Content::Settled { settled, .. } => settled.point().snapshot(),
-            Content::Lent { base, .. } => base.clone(),
-        }
+        lock(&self.state).content.status(start, length)
     }
 
     fn put(
@@ -446,7 +353,7 @@ impl Bitmap {
 
 impl State {
     fn is_busy(&self) -> bool {
-        matches!(self.content, Content::Lent { .. }) || self.exports > 0 || self.leaving
+        self.content.is_lent() || self.exports > 0 || self.leaving
     }
 
     /// Lets writes count, if they do.
@@ -472,14 +379,14 @@ impl State {
 
     /// Has it be made of what it holds and what records, if that is less or more than its sets.
     fn condense(&mut self, name: &str, store: Option<&NodeStore>) {
-        let Content::Settled { settled, .. } = &self.content else {
+        if self.content.is_lent() {
             return;
-        };
+        }
         let Some(sets) = &mut self.sets else { return };
         if !self.stale && sets.all().len() <= MOST_SETS {
             return;
         }
-        let now = settled.point().snapshot();
+        let now = self.content.whole();
         let Some(one) = store.and_then(|store| store.write(name, &now)) else {
             if self.stale {
                 self.sets = None;
@@ -496,32 +403,5 @@ impl State {
         self.gone.extend(sets.remove(&others));
         sets.add(one);
         self.stale = false;
-    }
-}
-
-impl Content {
-    /// Where writes are marked. While a job has the bitmap that is the job's business.
-    fn recorder(&self) -> Recorder {
-        match self {
-            Content::Settled { settled, .. } => settled.point().recorder().clone(),
-            Content::Lent { since, .. } => since.clone(),
-        }
-    }
-}
-
-fn point(view: View) -> Content {
-    Content::Settled {
-        settled: Settled::Point(view),
-        partial: None,
-    }
-}
-
-/// The view that counts: that against the partial if it is to be kept, as long as its target is there.
-fn current<'a>(settled: &'a Settled, partial: Option<&std::sync::Weak<Node>>) -> &'a View {
-    let there = partial.is_some_and(|target| target.strong_count() > 0);
-    match settled {
-        Settled::Both { partial, .. } if there => partial,
-        Settled::Both { point, .. } | Settled::Point(point) => point,
-        Settled::Undecided(undecided) => undecided.point(),
     }
 }

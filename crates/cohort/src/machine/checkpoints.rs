@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::instant::{MachineError, nodes};
+use super::error::MachineError;
+use super::instant::nodes;
 use super::marks;
 use crate::monitor::Monitor;
 
@@ -25,13 +26,10 @@ pub(crate) struct Checkpoint {
 
 /// All named bitmaps of a machine, node by node.
 pub(crate) fn checkpoints(path: &Path) -> Result<Vec<Checkpoint>, MachineError> {
-    let failed = |error| MachineError::Monitor {
-        path: path.to_owned(),
-        error,
-    };
-    let mut monitor = Monitor::connect(path).map_err(failed)?;
+    let failed = MachineError::monitor(path);
+    let mut monitor = Monitor::connect(path).map_err(&failed)?;
     let mut found = Vec::new();
-    for node in nodes(&mut monitor).map_err(failed)? {
+    for node in nodes(&mut monitor).map_err(&failed)? {
         // The filters of jobs have bitmaps without a name.
         let named = node
             .dirty_bitmaps

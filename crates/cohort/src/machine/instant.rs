@@ -13,37 +13,29 @@
 //! All names say the directory and the run, and which bitmaps are good is said by the catalogue alone. So a run that was
 //! killed leaves nothing that the next one would have to ask about: it removes what is ours and of no use.
 
+mod exports;
+mod scratch;
 mod sweep;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cohort_backup::catalogue::{Contents, DiskName, RunId};
-use cohort_backup::{CreateOptions, DiskSpec, Fence, Hook, Qcow2Builder};
-use cohort_block::{Access, NbdDevice, OsFile};
-use cohort_nbd::{BitmapName, Name, Uri};
+use cohort_backup::{DiskSpec, Fence, Hook};
 use cohort_qmp::ErrorClass;
 use serde_json::{Value, json};
 
 use super::disks::{self, Chosen, Device, Node};
-use super::keeper::{Base, MachineKeeper};
+use super::error::MachineError;
+use super::keeper::Base;
 use super::marks::Marks;
 use super::server::{Folder, NbdServer};
 use crate::monitor::{Monitor, MonitorError};
 
 /// How long a job or an export may take to go.
 const GOING: Duration = Duration::from_secs(60);
-
-/// How long a request for data may take, connecting again included.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long an NBD server that was found may take to show that it is the right one.
-const TRIAL: Duration = Duration::from_secs(3);
 
 /// Bytes per bit of our bitmaps: as many as those of a target's cluster.
 const GRANULARITY: u32 = 64 << 10;
@@ -70,38 +62,6 @@ pub(crate) struct Frozen {
     notes: Vec<String>,
 }
 
-/// Why a machine's disks cannot be backed up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MachineError {
-    /// The monitor failed, or said no.
-    #[error("qmp:{}: {error}", path.display())]
-    Monitor {
-        /// The machine.
-        path: PathBuf,
-        /// Why.
-        error: MonitorError,
-    },
-    /// It has not what was asked for.
-    #[error("qmp:{}: {why}", path.display())]
-    Disks {
-        /// The machine.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// Something of ours could not be made.
-    #[error("{}: {cause}", path.display())]
-    Io {
-        /// What.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// A hook did not freeze in time.
-    #[error(transparent)]
-    Fence(#[from] cohort_backup::FenceError),
-}
-
 impl Machine {
     /// Connects to a machine, and finds the disks that are asked for: names to give and words for nodes or devices; all of
     /// its disks if none is.
@@ -109,11 +69,7 @@ impl Machine {
         path: &Path,
         asked: Vec<(Option<DiskName>, String)>,
     ) -> Result<Self, MachineError> {
-        let failed = |error| MachineError::Monitor {
-            path: path.to_owned(),
-            error,
-        };
-        let mut monitor = Monitor::connect(path).map_err(failed)?;
+        let mut monitor = Monitor::connect(path).map_err(MachineError::monitor(path))?;
         let disks = find(&mut monitor, path, &asked)?;
         Ok(Machine {
             monitor: Arc::new(Mutex::new(monitor)),
@@ -136,22 +92,12 @@ impl Machine {
         scratch: &Path,
         hooks: Vec<Hook>,
     ) -> Result<Frozen, MachineError> {
-        let path = self.path.clone();
-        let failed = |error| MachineError::Monitor {
-            path: path.clone(),
-            error,
-        };
+        let failed = MachineError::monitor(&self.path);
         let marks = Marks::of(contents.meta.directory);
         let run = contents.meta.next_run;
         let folder = Folder::of(&self.path, marks.prefix().trim_end_matches('-'));
-        let folder = folder.map_err(|cause| MachineError::Io {
-            path: self.path.clone(),
-            cause,
-        })?;
-        let scratch = std::path::absolute(scratch).map_err(|cause| MachineError::Io {
-            path: scratch.to_owned(),
-            cause,
-        })?;
+        let folder = folder.map_err(MachineError::io(&self.path))?;
+        let scratch = std::path::absolute(scratch).map_err(MachineError::io(scratch))?;
         let mut frozen = Frozen {
             monitor: self.monitor,
             marks,
@@ -166,14 +112,14 @@ impl Machine {
             let monitor = frozen.monitor.clone();
             let mut monitor = lock(&monitor);
             // Nodes have their own names again once the filters of leftover jobs are gone.
-            frozen.sweep_passing(&mut monitor, None).map_err(failed)?;
+            frozen.sweep_passing(&mut monitor, None).map_err(&failed)?;
             let disks = find(&mut monitor, &self.path, &self.asked)?;
             let named = disks.into_iter().map(|(name, disk)| (name, disk.node));
             frozen.disks = named.collect();
-            let bases = frozen.bases(&mut monitor, contents).map_err(failed)?;
+            let bases = frozen.bases(&mut monitor, contents).map_err(&failed)?;
             frozen
                 .sweep_bitmaps(&mut monitor, contents)
-                .map_err(failed)?;
+                .map_err(&failed)?;
             bases
         };
         match frozen.take_instant(bases, &self.path, hooks) {
@@ -239,19 +185,14 @@ impl Frozen {
     ) -> Result<(), MachineError> {
         let shared = self.monitor.clone();
         let mut monitor = lock(&shared);
-        let failed = |error| MachineError::Monitor {
-            path: path.to_owned(),
-            error,
-        };
-        let nodes = nodes(&mut monitor).map_err(failed)?;
-        let (_, uid, gid) = monitor.peer().map_err(failed)?;
+        let failed = MachineError::monitor(path);
+        let nodes = nodes(&mut monitor).map_err(&failed)?;
+        let (_, uid, gid) = monitor.peer().map_err(&failed)?;
         let mut actions = Vec::new();
         for (at, (name, node)) in self.disks.iter().enumerate() {
             let found = nodes.iter().find(|found| found.node_name == *node);
-            let found = found.ok_or_else(|| MachineError::Disks {
-                path: path.to_owned(),
-                why: format!("node {node} of disk {name} is gone"),
-            })?;
+            let gone = || MachineError::disks(path)(format!("node {node} of disk {name} is gone"));
+            let found = found.ok_or_else(gone)?;
             let overlay = self.marks.passing(self.run, &format!("s{at}"));
             self.add_scratch(&mut monitor, &overlay, found, (uid, gid), path)?;
             actions.push((
@@ -263,18 +204,16 @@ impl Frozen {
         let actions = self.actions(&actions, &bases);
         let mut fence = Fence::new(format!("run {}", self.run), Duration::from_secs(1));
         for hook in hooks {
-            fence = hook.join(fence).map_err(|cause| MachineError::Io {
-                path: "a thread for a hook".into(),
-                cause,
-            })?;
+            let failed = MachineError::io(Path::new("a thread for a hook"));
+            fence = hook.join(fence).map_err(failed)?;
         }
         let fenced = fence.raise(|_| transact(&mut monitor, actions))?;
         for failure in fenced.thaw_failures {
             self.notes.push(format!("not thawed: {failure}"));
         }
-        fenced.value.map_err(failed)?;
+        fenced.value.map_err(&failed)?;
         let started = NbdServer::start(&mut monitor, self.folder.again());
-        let server = started.map_err(failed)?;
+        let server = started.map_err(&failed)?;
         for at in 0..self.disks.len() {
             let base = bases.get(&self.disks[at].1).cloned();
             let spec = self.export(&mut monitor, at, &server, base, path)?;
@@ -314,81 +253,6 @@ impl Frozen {
         }
         actions
     }
-
-    /// A node over a disk that shows the disk, and in which what is overwritten will be saved. Its file has no name any
-    /// more once the machine has it open.
-    fn add_scratch(
-        &self,
-        monitor: &mut Monitor,
-        overlay: &str,
-        disk: &Node,
-        owner: (u32, u32),
-        path: &Path,
-    ) -> Result<(), MachineError> {
-        let file = self.scratch.join(format!("{overlay}.qcow2"));
-        make_scratch(&file, disk.size(), owner).map_err(|cause| MachineError::Io {
-            path: file.clone(),
-            cause,
-        })?;
-        let added = monitor.ask(
-            "blockdev-add",
-            json!({
-                "driver": "qcow2", "node-name": overlay, "backing": disk.node_name,
-                "file": { "driver": "file", "filename": file.to_string_lossy() },
-            }),
-        );
-        let _ = fs::remove_file(&file);
-        added.map(drop).map_err(|error| MachineError::Disks {
-            path: path.to_owned(),
-            why: format!("{error}; name a folder in which the machine may write with --scratch"),
-        })
-    }
-
-    /// Serves a disk's instant, and connects to it.
-    fn export(
-        &self,
-        monitor: &mut Monitor,
-        at: usize,
-        server: &NbdServer,
-        base: Option<Result<Base, String>>,
-        path: &Path,
-    ) -> Result<DiskSpec, MachineError> {
-        let (name, node) = &self.disks[at];
-        let passing = |part: &str| self.marks.passing(self.run, &format!("{part}{at}"));
-        let copy = self.marks.passing(self.run, "t");
-        let base = base.unwrap_or_else(|| Err("it has no point yet".to_owned()));
-        let bitmaps: Vec<_> = base.iter().map(|_| &copy).collect();
-        let export = passing("e");
-        let added = monitor.ask(
-            "block-export-add",
-            json!({
-                "type": "nbd", "id": export, "node-name": passing("s"), "name": export,
-                "writable": false, "bitmaps": bitmaps,
-            }),
-        );
-        added.map_err(|error| MachineError::Monitor {
-            path: path.to_owned(),
-            error,
-        })?;
-        let export = Name::new(export).unwrap_or_default();
-        let wrong = |why: String| MachineError::Disks {
-            path: path.to_owned(),
-            why,
-        };
-        let device =
-            reach(server, &export, &format!("qmp:{},{node}", path.display())).map_err(wrong)?;
-        let copy =
-            BitmapName::new(&copy).ok_or_else(|| wrong(format!("{copy} is no bitmap's name")))?;
-        let device = Arc::new(device);
-        let keeper = MachineKeeper::new(
-            self.monitor.clone(),
-            passing("j"),
-            base,
-            device.clone(),
-            copy,
-        );
-        Ok(DiskSpec::instant(device, Arc::new(keeper)).name(name.as_str()))
-    }
 }
 
 /// Finds the disks that were asked for, and gives them their names.
@@ -397,15 +261,8 @@ fn find(
     path: &Path,
     asked: &[(Option<DiskName>, String)],
 ) -> Result<Vec<(DiskName, Chosen)>, MachineError> {
-    let failed = |error| MachineError::Monitor {
-        path: path.to_owned(),
-        error,
-    };
-    let wrong = |why: String| MachineError::Disks {
-        path: path.to_owned(),
-        why,
-    };
-    let nodes = nodes(monitor).map_err(failed)?;
+    let (failed, wrong) = (MachineError::monitor(path), MachineError::disks(path));
+    let nodes = nodes(monitor).map_err(&failed)?;
     let devices: Vec<Device> = match monitor.ask("query-block", json!({})) {
         Ok(devices) => serde_json::from_value(devices).map_err(|error| wrong(error.to_string()))?,
         Err(MonitorError::Refused { .. }) => Vec::new(),
@@ -415,7 +272,7 @@ fn find(
         .iter()
         .map(|(name, word)| (name.as_ref().map(DiskName::as_str), word.as_str()))
         .collect();
-    let chosen = disks::choose(&nodes, &devices, &words).map_err(wrong)?;
+    let chosen = disks::choose(&nodes, &devices, &words).map_err(&wrong)?;
     let named = chosen.into_iter().map(|disk| {
         let name = DiskName::new(disk.name.as_str())
             .map_err(|error| wrong(format!("{error}; say NAME={} after the comma", disk.name)))?;
@@ -477,45 +334,6 @@ fn transact(monitor: &mut Monitor, actions: Vec<Value>) -> Result<(), MonitorErr
         }
         other => other.map(drop),
     }
-}
-
-/// Connects to an export at one of the places where its server may be.
-fn reach(server: &NbdServer, export: &Name, name: &str) -> Result<NbdDevice, String> {
-    let mut failures = Vec::new();
-    for address in server.addresses() {
-        let uri = Uri {
-            server: address,
-            name: export.clone(),
-            tls: None,
-        };
-        match NbdDevice::connect(&uri, Access::ReadOnly, TRIAL) {
-            Ok(device) => return Ok(device.patience(PATIENCE).named(name)),
-            Err(error) => failures.push(error.to_string()),
-        }
-    }
-    let tried = if failures.is_empty() {
-        "none of its sockets was found".to_owned()
-    } else {
-        failures.join("; ")
-    };
-    Err(format!(
-        "its NBD server, which somebody started, cannot be reached: {tried}; stop that server, or let it listen at a unix socket that we may use"
-    ))
-}
-
-fn make_scratch(path: &Path, size: u64, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    if rustix::process::geteuid().as_raw() != uid {
-        fchown(&file, Some(uid), Some(gid))?;
-    }
-    let builder = Qcow2Builder::create(OsFile::new(file)?, &CreateOptions::new(size));
-    let builder = builder.map_err(io::Error::other)?;
-    builder.finish().map_err(io::Error::other)
 }
 
 /// A lock whose value is sound after every statement.

@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod disks;
+mod error;
 mod instant;
 mod keeper;
 mod marks;
@@ -13,7 +14,8 @@ mod server;
 use cohort_backup::catalogue::{DirectoryId, RunId};
 
 pub(crate) use checkpoints::{Checkpoint, checkpoints};
-pub(crate) use instant::{Frozen, Machine, MachineError};
+pub(crate) use error::MachineError;
+pub(crate) use instant::{Frozen, Machine};
 
 /// The run of that directory for which the file of that name was made, to save what a machine overwrites; nothing if it is
 /// no such file.

@@ -3,7 +3,8 @@
 use cohort_bitmap::store::{Away, Ended};
 use serde::Serialize;
 
-use super::found::{Found, State, Store, Tracked};
+use super::found::{Found, Store, Tracked};
+use super::state::State;
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::Result;

@@ -11,6 +11,7 @@ mod merge;
 mod picture;
 mod ranges;
 mod show;
+mod state;
 mod svg;
 mod terminal;
 

@@ -5,9 +5,10 @@ use std::path::Path;
 use cohort_bitmap::DirtyBitmap;
 use serde::Serialize;
 
-use super::found::{Found, State, Tracked};
+use super::found::{Found, Tracked};
 use super::list::{JsonBitmap, Row};
 use super::picture::Picture;
+use super::state::State;
 use super::terminal::Screen;
 use super::{file, shown, svg};
 use crate::args;

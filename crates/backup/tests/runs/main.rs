@@ -19,6 +19,7 @@ mod served;
 mod staged;
 mod stored;
 mod stored_kills;
+mod stored_offline;
 mod undecided;
 mod verified;
 mod world;

@@ -1,11 +1,11 @@
 //! Served disks with tracking stores: what changed is known in the next process, too, whatever ended this one.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cohort_backup::catalogue::{Catalogue, Proof, View};
+use cohort_backup::catalogue::{Proof, View};
 use cohort_backup::{
     Backup, BitmapPolicy, DiskOutcome, DiskReport, DiskSpec, OnUndecided, Options, RunReport,
     Tracked, Unproven,
@@ -39,14 +39,18 @@ fn try_serve(path: &Path, unproven: Unproven) -> Result<Arc<Tracked>, TrackingEr
 
 /// The same disk in the next process, after a clean close.
 fn restarted(disk: Arc<Tracked>, path: &Path, unproven: Unproven) -> Arc<Tracked> {
-    disk.close().unwrap();
-    drop(disk);
+    close(disk);
     serve(path, unproven)
+}
+
+/// Ends the process that serves the disk, in order.
+pub(crate) fn close(disk: Arc<Tracked>) {
+    disk.close().unwrap();
 }
 
 /// Writes what is there already: a comparison finds nothing of it, and who tracks knows. Not for every fourth cluster,
 /// which is a hole: of that nothing is copied.
-fn touch(disk: &Tracked, cluster: u64) {
+pub(crate) fn touch(disk: &Tracked, cluster: u64) {
     assert_ne!(cluster % 4, 3);
     let mut bytes = vec![0; CLUSTER as usize];
     let device = disk.gated();
@@ -82,7 +86,7 @@ pub(crate) fn back_up(
 }
 
 /// One disk, one committed run.
-fn point_of(world: &World, disk: &Arc<Tracked>) -> DiskReport {
+pub(crate) fn point_of(world: &World, disk: &Arc<Tracked>) -> DiskReport {
     let (report, copies) = back_up(&world.repository(), &[(disk, Options::default())]);
     let report = committed(report);
     let run = report.run.unwrap().0;
@@ -94,16 +98,30 @@ fn point_of(world: &World, disk: &Arc<Tracked>) -> DiskReport {
     report.disks[0].clone()
 }
 
+/// The disk `a`, served over a new store, of which there is a point already.
+pub(crate) fn backed_up() -> (World, PathBuf, Arc<Tracked>) {
+    let world = World::new();
+    let path = world.raw("a.raw", CLUSTERS);
+    let a = serve(&path, Unproven::Compare);
+    point_of(&world, &a);
+    (world, path, a)
+}
+
+#[track_caller]
+pub(crate) fn says(report: &DiskReport, what: &str) {
+    assert!(noted(report, what), "{what}: {:?}", report.notes);
+}
+
 pub(crate) fn noted(report: &DiskReport, what: &str) -> bool {
     report.notes.iter().any(|note| note.contains(what))
 }
 
-fn view_of(world: &World, disk: &str) -> View {
+pub(crate) fn view_of(world: &World, disk: &str) -> View {
     world.contents().views[&name(disk)].point.clone().unwrap()
 }
 
 /// The sets that the store of a disk has.
-fn sets_in(path: &Path) -> Vec<u64> {
+pub(crate) fn sets_in(path: &Path) -> Vec<u64> {
     let beside = TrackingStore::inspect(&TrackingStore::path_beside(path), None).unwrap();
     beside
         .inspection
@@ -115,22 +133,14 @@ fn sets_in(path: &Path) -> Vec<u64> {
 
 #[test]
 fn after_a_clean_close_the_next_process_knows_exactly() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
+    let (world, path, a) = backed_up();
     touch(&a, 5);
-    a.close().unwrap();
-    drop(a);
+    close(a);
     for round in 0..3 {
         let a = serve(&path, Unproven::Compare);
         let report = point_of(&world, &a);
-        assert!(
-            noted(&report, "is known from tracking store"),
-            "{:?}",
-            report.notes
-        );
-        assert!(noted(&report, ": exact"), "{:?}", report.notes);
+        says(&report, "is known from tracking store");
+        says(&report, ": exact");
         assert_eq!(report.copied_bytes, CLUSTER, "round {round}");
         touch(&a, 8 + round);
         a.close().unwrap();
@@ -147,10 +157,7 @@ fn after_a_clean_close_the_next_process_knows_exactly() {
 
 #[test]
 fn after_a_kill_the_user_says_whether_the_superset_is_gone_by() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
+    let (world, path, a) = backed_up();
     for cluster in [4, 5, 6, 8, 9] {
         touch(&a, cluster);
     }
@@ -167,7 +174,7 @@ fn after_a_kill_the_user_says_whether_the_superset_is_gone_by() {
     // Closed cleanly in between: what was not known of the time before is not known now.
     let a = restarted(a, &path, Unproven::Use);
     let report = point_of(&world, &a);
-    assert!(noted(&report, "exact plus at most"), "{:?}", report.notes);
+    says(&report, "exact plus at most");
     let copied = report.copied_bytes;
     assert!(
         (5 * CLUSTER..=5 * CLUSTER + excess).contains(&copied),
@@ -177,30 +184,18 @@ fn after_a_kill_the_user_says_whether_the_superset_is_gone_by() {
     drop(a);
     let a = serve(&path, Unproven::Compare);
     let report = point_of(&world, &a);
-    assert!(
-        noted(&report, "nobody can show that it has every write"),
-        "{:?}",
-        report.notes
-    );
+    says(&report, "nobody can show that it has every write");
     assert_eq!(report.copied_bytes, 0);
 }
 
 #[test]
 fn a_write_past_the_store_refutes_it() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
-    a.close().unwrap();
-    drop(a);
+    let (world, path, a) = backed_up();
+    close(a);
     crate::world::write(&path, 9 * CLUSTER, 0xee, CLUSTER);
     let a = serve(&path, Unproven::Use);
     let report = point_of(&world, &a);
-    assert!(
-        noted(&report, "does not say what changed"),
-        "{:?}",
-        report.notes
-    );
+    says(&report, "does not say what changed");
     assert_eq!(report.copied_bytes, CLUSTER);
     let a = restarted(a, &path, Unproven::Compare);
     assert!(noted(&point_of(&world, &a), ": exact"));
@@ -287,10 +282,7 @@ fn every_end_of_a_group_is_known_to_the_next_process() {
 
 #[test]
 fn undecided_views_wait_through_a_restart() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
+    let (world, path, a) = backed_up();
     for cluster in 0..8 {
         fill(&a, cluster, 0x99);
     }
@@ -314,11 +306,7 @@ fn undecided_views_wait_through_a_restart() {
     let keep = options(|o| o.undecided(OnUndecided::Keep));
     let (report, copies) = back_up(&world.repository(), &[(&a, keep)]);
     let report = committed(report);
-    assert!(
-        noted(&report.disks[0], ": exact"),
-        "{:?}",
-        report.disks[0].notes
-    );
+    says(&report.disks[0], ": exact");
     // What remained, and 20.
     assert!((2 * CLUSTER..8 * CLUSTER).contains(&report.disks[0].copied_bytes));
     assert!(world.restored("a", report.run.unwrap().0) == copies[0]);
@@ -349,7 +337,7 @@ fn a_store_that_fails_costs_a_comparison_and_no_write() {
     // This process knows all the same.
     let report = point_of(&world, &a);
     assert_eq!(report.copied_bytes, 2 * CLUSTER);
-    assert!(noted(&report, "is of no use now"), "{:?}", report.notes);
+    says(&report, "is of no use now");
     assert!(matches!(
         view_of(&world, "a").tracking.proof,
         Proof::Lost { .. }
@@ -359,15 +347,10 @@ fn a_store_that_fails_costs_a_comparison_and_no_write() {
     drop(a);
     let a = serve(&path, Unproven::Use);
     let report = point_of(&world, &a);
-    assert!(
-        noted(&report, "its tracking store failed"),
-        "{:?}",
-        report.notes
-    );
+    says(&report, "its tracking store failed");
     assert_eq!(report.copied_bytes, 0);
     touch(&a, 8);
-    a.close().unwrap();
-    drop(a);
+    close(a);
     // And from here on the store is as good as ever.
     let a = serve(&path, Unproven::Compare);
     assert_eq!(point_of(&world, &a).copied_bytes, CLUSTER);
@@ -380,8 +363,7 @@ fn without_its_store_a_disk_is_compared_and_with_another_one_refused() {
     let other = world.raw("other.raw", CLUSTERS);
     let a = serve(&path, Unproven::Compare);
     point_of(&world, &a);
-    a.close().unwrap();
-    drop(a);
+    close(a);
     fs::remove_file(TrackingStore::path_beside(&path)).unwrap();
     serve(&other, Unproven::Compare).close().unwrap();
     fs::copy(
@@ -399,11 +381,7 @@ fn without_its_store_a_disk_is_compared_and_with_another_one_refused() {
     touch(&a, 6);
     fill(&a, 4, 0x44);
     let report = point_of(&world, &a);
-    assert!(
-        noted(&report, "another tracking store"),
-        "{:?}",
-        report.notes
-    );
+    says(&report, "another tracking store");
     assert_eq!(report.copied_bytes, CLUSTER);
 }
 
@@ -423,18 +401,14 @@ fn two_directories_share_a_store_and_keep_apart() {
         touch(&a, 12 + round);
         let report = point_of(&world, &a);
         assert_eq!(report.copied_bytes, 2 * CLUSTER, "{:?}", report.notes);
-        a.close().unwrap();
-        drop(a);
+        close(a);
         a = serve(&path, Unproven::Compare);
     }
 }
 
 #[test]
 fn a_missed_fence_leaves_the_views_as_they_were() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
+    let (world, path, a) = backed_up();
     touch(&a, 5);
     let before = (view_of(&world, "a"), sets_in(&path));
     let refuse = cohort_backup::Hook::new(
@@ -451,100 +425,4 @@ fn a_missed_fence_leaves_the_views_as_they_were() {
     assert_eq!((view_of(&world, "a"), sets_in(&path)), before);
     let a = restarted(a, &path, Unproven::Compare);
     assert_eq!(point_of(&world, &a).copied_bytes, CLUSTER);
-}
-
-/// Backs the disk up while nobody serves it, by its store.
-fn offline(world: &World, path: &Path, change: impl FnOnce(DiskSpec) -> DiskSpec) -> DiskReport {
-    let spec = DiskSpec::file(path).tracking_store(TrackingStore::path_beside(path));
-    let report = world.backup().disk(change(spec)).start().unwrap().wait();
-    report.disks[0].clone()
-}
-
-#[test]
-fn a_disk_that_nobody_serves_now_is_backed_up_by_its_store() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
-    touch(&a, 5);
-    fill(&a, 6, 0x66);
-    a.close().unwrap();
-    drop(a);
-    // It need not be named, and the view stays if the run fails.
-    let told = DiskSpec::file(&path)
-        .options(policy(BitmapPolicy::Always))
-        .through(bad_cluster(6));
-    let report = world.backup().disk(told).start().unwrap().wait();
-    assert!(
-        noted(&report.disks[0], "is known from tracking store"),
-        "{:?}",
-        report.disks[0].notes
-    );
-    assert!(!report.succeeded());
-    assert_eq!(view_of(&world, "a").tracking.sets.len(), 1);
-    let catalogue = Catalogue::open(world.repository()).unwrap();
-    catalogue.drop_partial(&name("a")).unwrap();
-    drop(catalogue);
-    let failed = offline(&world, &path, |spec| {
-        spec.options(policy(BitmapPolicy::OnSuccess))
-            .through(bad_cluster(6))
-    });
-    assert!(
-        matches!(failed.outcome, DiskOutcome::Failed(_)),
-        "{:?}",
-        failed.outcome
-    );
-    let report = offline(&world, &path, |spec| spec);
-    assert!(
-        matches!(report.outcome, DiskOutcome::Committed(_)),
-        "{:?}",
-        report.outcome
-    );
-    assert!(noted(&report, ": exact"), "{:?}", report.notes);
-    assert_eq!(report.copied_bytes, 2 * CLUSTER);
-    let run = *world.points("a").last().unwrap();
-    assert!(world.restored("a", run) == fs::read(&path).unwrap());
-    assert_eq!(offline(&world, &path, |spec| spec).copied_bytes, 0);
-    // And the next to serve it goes on from there.
-    let a = serve(&path, Unproven::Compare);
-    touch(&a, 8);
-    a.close().unwrap();
-    drop(a);
-    let report = offline(&world, &path, |spec| spec);
-    assert_eq!(report.copied_bytes, CLUSTER, "{:?}", report.notes);
-    let a = serve(&path, Unproven::Compare);
-    let report = point_of(&world, &a);
-    assert!(noted(&report, ": exact"), "{:?}", report.notes);
-    assert_eq!(report.copied_bytes, 0);
-    assert_eq!(sets_in(&path).len(), 1);
-}
-
-#[test]
-fn a_store_that_was_refuted_or_is_another_disk_s_is_not_gone_by_offline() {
-    let world = World::new();
-    let path = world.raw("a.raw", CLUSTERS);
-    let a = serve(&path, Unproven::Compare);
-    point_of(&world, &a);
-    a.close().unwrap();
-    drop(a);
-    crate::world::write(&path, 9 * CLUSTER, 0xee, CLUSTER);
-    let report = offline(&world, &path, |spec| spec);
-    assert!(noted(&report, "is not gone by yet"), "{:?}", report.notes);
-    assert_eq!(report.copied_bytes, CLUSTER);
-    let other = world.raw("other.raw", CLUSTERS);
-    let spec = DiskSpec::file(&other).tracking_store(TrackingStore::path_beside(&path));
-    let error = world.backup().disk(spec).start().unwrap_err().to_string();
-    assert!(
-        error.contains("other.raw") && error.contains("another disk"),
-        "{error}"
-    );
-    // While somebody serves the disk its store is taken.
-    let a = serve(&path, Unproven::Compare);
-    let spec = DiskSpec::file(&path).tracking_store(TrackingStore::path_beside(&path));
-    let error = world.backup().disk(spec).start().unwrap_err().to_string();
-    assert!(
-        error.contains("in use") || error.contains("lock"),
-        "{error}"
-    );
-    drop(a);
 }

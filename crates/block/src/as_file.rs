@@ -8,7 +8,7 @@ use crate::file::{File, FileRun};
 
 /// The bytes of a device as a [`File`] of fixed length.
 #[derive(Debug)]
-pub struct AsFile(pub Arc<dyn Device>);
+pub(crate) struct AsFile(pub(crate) Arc<dyn Device>);
 
 /// What the device's error was about is known above.
 fn cause(error: DeviceError) -> io::Error {

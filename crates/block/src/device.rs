@@ -209,7 +209,7 @@ impl std::error::Error for DeviceError {}
 
 impl Operation {
     /// Whether this asks for other bytes than there are.
-    pub fn changes_bytes(self) -> bool {
+    pub(crate) fn changes_bytes(self) -> bool {
         match self {
             Operation::Write | Operation::WriteZeroes | Operation::Discard => true,
             Operation::Read | Operation::Flush | Operation::Extent => false,

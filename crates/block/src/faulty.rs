@@ -71,8 +71,8 @@ impl Faulty {
             faults[index].strikes += 1;
             self.faults.ring();
             match &faults[index].fault.effect {
-                Effect::Error { kind, done } => {
-                    return Some(((*done).min(length), kind.to_error()));
+                Effect::Error { text, done } => {
+                    return Some(((*done).min(length), error(text.as_ref())));
                 }
                 Effect::Stall => {
                     while !faults[index].over {
@@ -125,30 +125,26 @@ pub struct Fault {
 
 #[derive(Clone, Debug)]
 enum Effect {
-    Error { kind: Kind, done: u64 },
+    /// With this text, or as a bad sector fails.
+    Error {
+        text: Option<String>,
+        done: u64,
+    },
     Stall,
 }
 
-#[derive(Clone, Debug)]
-enum Kind {
-    Os(i32),
-    Text(String),
-}
-
-impl Kind {
-    fn to_error(&self) -> io::Error {
-        match self {
-            Self::Os(code) => io::Error::from_raw_os_error(*code),
-            Self::Text(text) => io::Error::other(text.clone()),
-        }
+fn error(text: Option<&String>) -> io::Error {
+    match text {
+        Some(text) => io::Error::other(text.clone()),
+        None => rustix::io::Errno::IO.into(),
     }
 }
 
 impl Fault {
     /// Every such request fails, before anything of it is done, as a bad sector makes it fail.
     pub fn error(operation: Operation) -> Self {
-        let kind = Kind::Os(rustix::io::Errno::IO.raw_os_error());
-        Self::new(operation, Effect::Error { kind, done: 0 })
+        let (text, done) = (None, 0);
+        Self::new(operation, Effect::Error { text, done })
     }
 
     /// Every such request waits until [`Injected::release`], and is then done.
@@ -201,20 +197,10 @@ impl Fault {
         self
     }
 
-    /// Fails with this error of the operating system, such as that of a full disk. Has no meaning for a
-    /// stall.
-    pub fn os_error(self, code: i32) -> Self {
-        self.failing_with(Kind::Os(code))
-    }
-
     /// Fails with this text. Has no meaning for a stall.
-    pub fn text(self, text: impl Into<String>) -> Self {
-        self.failing_with(Kind::Text(text.into()))
-    }
-
-    fn failing_with(mut self, new: Kind) -> Self {
-        if let Effect::Error { kind, .. } = &mut self.effect {
-            *kind = new;
+    pub fn text(mut self, new: impl Into<String>) -> Self {
+        if let Effect::Error { text, .. } = &mut self.effect {
+            *text = Some(new.into());
         }
         self
     }
@@ -351,9 +337,10 @@ mod tests {
     #[test]
     fn a_short_write_does_its_beginning_and_fails() {
         let device = faulty();
-        device.inject(Fault::error(Operation::Write).after(3).os_error(28).once());
+        device.inject(Fault::error(Operation::Write).after(3).once());
         let error = device.write_at(&[1; 10], 0).unwrap_err();
-        assert_eq!(error.cause().kind(), io::ErrorKind::StorageFull);
+        let code = rustix::io::Errno::IO.raw_os_error();
+        assert_eq!(error.cause().raw_os_error(), Some(code));
         let mut back = [0; 10];
         device.read_at(&mut back, 0).unwrap();
         assert_eq!(back, [1, 1, 1, 7, 7, 7, 7, 7, 7, 7]);

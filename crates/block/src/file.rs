@@ -82,11 +82,6 @@ impl OsFile {
         &self.file
     }
 
-    /// Whether this is a block device rather than a file.
-    pub fn is_block_device(&self) -> bool {
-        self.device_length.is_some()
-    }
-
     fn punch(&self, offset: u64, length: u64) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry(|| rustix::fs::fallocate(&self.file, flags, offset, length))

@@ -14,7 +14,7 @@ use crate::sync::Monitor;
 
 /// The place of a gate in the order in which several are closed. Unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GateId(u64);
+pub(crate) struct GateId(u64);
 
 impl GateId {
     fn next() -> Self {

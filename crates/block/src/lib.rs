@@ -91,13 +91,12 @@ mod tls;
 mod tracking;
 mod vouched;
 
-pub use as_file::AsFile;
 pub use before_write::{BeforeWrite, OnMiss, Patience, Sealed};
 pub use cohort_bitmap::forward_file;
 pub use device::{Device, DeviceError, Extent, ExtentKind, Operation, Plain};
 pub use faulty::{Fault, Faulty, Injected};
 pub use file::{File, FileRun, OsFile};
-pub use gate::{GateId, HeldBy};
+pub use gate::HeldBy;
 pub use gated::{CloseError, ClosedGate, Gated, close_all};
 pub use kept::{BitmapOwner, FoundBitmap, LiveBitmap};
 pub use ledger::{Broken, Claim, Counts, Flush, Ledger, Next};
@@ -109,9 +108,9 @@ pub use open::{Access, Beneath, Format, Image, ImageFile, LayerBitmaps, OpenOpti
 pub use open_error::OpenError;
 pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};
-pub use stamp::{FileId, Stamp, same_file};
+pub use stamp::{FileId, Stamp};
 pub use throttled::{Limits, Rates, Throttle, Throttled};
-pub use tls::{Secured, Socket, TlsClient, TlsError, TlsServer};
+pub use tls::{Secured, Socket, TlsError, TlsServer};
 pub use tracking::{Beside, TrackingError, TrackingStore};
 pub use vouched::Vouched;
 

@@ -48,7 +48,7 @@ impl FileId {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn of_file(file: &fs::File) -> io::Result<Self> {
+    pub(crate) fn of_file(file: &fs::File) -> io::Result<Self> {
         Ok(Self::of_metadata(&file.metadata()?))
     }
 
@@ -78,14 +78,6 @@ fn loop_file(number: u64) -> Option<PathBuf> {
     Some(behind.strip_suffix('\n').unwrap_or(&behind).into())
 }
 
-/// Whether two paths lead to the same file or block device, by whatever names.
-///
-/// # Errors
-/// One of them leads nowhere or cannot be looked at.
-pub fn same_file(one: impl AsRef<Path>, other: impl AsRef<Path>) -> io::Result<bool> {
-    Ok(FileId::of_path(one)? == FileId::of_path(other)?)
-}
-
 /// What changes when somebody changes a file: two unequal stamps prove a change between them.
 ///
 /// Equal stamps prove little: kernels advance these times in steps of some milliseconds, and whoever
@@ -107,7 +99,7 @@ impl Stamp {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn of_file(file: &fs::File) -> io::Result<Option<Self>> {
+    pub(crate) fn of_file(file: &fs::File) -> io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         if metadata.file_type().is_block_device() {
             return Ok(None);
@@ -134,11 +126,12 @@ mod tests {
         fs::write(&other, "same bytes").unwrap();
         fs::hard_link(&one, &hard).unwrap();
         std::os::unix::fs::symlink("one", &soft).unwrap();
-        assert!(same_file(&one, &hard).unwrap());
-        assert!(same_file(&soft, &hard).unwrap());
-        assert!(same_file(&one, dir.path().join("./one")).unwrap());
-        assert!(!same_file(&one, &other).unwrap());
-        assert!(same_file(&one, dir.path().join("none")).is_err());
+        let id = |path: &Path| FileId::of_path(path).unwrap();
+        for same in [&hard, &soft, &dir.path().join("./one")] {
+            assert_eq!(id(same), id(&one));
+        }
+        assert_ne!(id(&one), id(&other));
+        assert!(FileId::of_path(dir.path().join("none")).is_err());
     }
 
     #[test]

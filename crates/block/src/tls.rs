@@ -48,7 +48,7 @@ pub struct TlsServer(Arc<ServerConfig>);
 
 /// What a client shows of itself, and whom it believes.
 #[derive(Clone)]
-pub struct TlsClient(Arc<ClientConfig>);
+pub(crate) struct TlsClient(Arc<ClientConfig>);
 
 impl TlsServer {
     /// By `server-cert.pem` and `server-key.pem` in the folder. Clients must have a certificate that `ca-cert.pem` vouches
@@ -87,7 +87,7 @@ impl TlsClient {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn new(folder: &Path) -> Result<Self, TlsError> {
+    pub(crate) fn new(folder: &Path) -> Result<Self, TlsError> {
         let wrong = |error: rustls::Error| TlsError::Folder {
             folder: folder.to_owned(),
             why: error.to_string(),
@@ -185,7 +185,7 @@ impl Secured {
     ///
     /// # Errors
     /// It is not the one, or does not believe us, or the connection failed.
-    pub fn connect(
+    pub(crate) fn connect(
         client: &TlsClient,
         name: &str,
         socket: &dyn Socket,

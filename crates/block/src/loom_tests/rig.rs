@@ -75,7 +75,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         // The filter and its savers go with the last handle.
-        patient(&self.disk).remove_filter(&self.filter);
+        patient(&self.disk).remove_filters();
     }
 }
 

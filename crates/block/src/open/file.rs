@@ -61,11 +61,6 @@ impl ImageFile {
     pub fn id(&self) -> FileId {
         self.id
     }
-
-    /// Whether it is a block device.
-    pub fn is_block_device(&self) -> bool {
-        self.file.is_block_device()
-    }
 }
 
 /// Whether a block device may be opened by others meanwhile. Files have locks for that.

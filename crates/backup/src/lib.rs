@@ -92,8 +92,7 @@ pub use report::{
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};
 pub use run::Backup;
 pub use running::{Running, RunningDisk};
-pub use scan::{ScanError, scan};
-pub use settle::{Aborted, Ended, Fate, Settled, fate, in_granules, remaining, settle};
+pub use settle::{Ended, Fate, Settled, fate};
 pub use source::DiskSpec;
 pub use stored::Unproven;
 pub use tracked::{TrackError, Tracked, UntrackError};

@@ -7,10 +7,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cohort_block::File;
-use cohort_job::{Disposition, Engine, Journal, TxnHandle};
+use cohort_job::{Engine, Journal};
 
 use crate::catalogue::{self, Catalogue, DiskName, ImageName};
 use crate::error::{DiskError, StartError};
@@ -350,14 +349,5 @@ pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> Dis
         skipped: Vec::new(),
         writers: None,
         rows: None,
-    }
-}
-
-/// Whether a run is to stop as soon as it can.
-pub(crate) fn hurry(flag: &AtomicBool, groups: &[TxnHandle]) {
-    flag.store(true, Ordering::Release);
-    for group in groups {
-        // Refused only once the verdict is fixed; then there is nothing to hurry.
-        let _ = group.cancel(Disposition::Keep);
     }
 }

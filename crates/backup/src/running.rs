@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cohort_block::WriteMeter;
@@ -17,7 +17,6 @@ use crate::lent::Lent;
 use crate::report::{
     DiskOutcome, DiskPhase, DiskProgress, DiskReport, FenceReport, RunReport, WritersReport,
 };
-use crate::run::hurry;
 
 /// A run under way. Dropping it does not stop it.
 #[must_use = "a run that nobody waits for ends when the process does"]
@@ -145,7 +144,8 @@ impl Running {
     /// Stops all of it with `Keep`, and does not wait for targets to be flushed: only what is durable already
     /// counts.
     pub fn hurry(&self) {
-        hurry(&self.hurry, &self.groups);
+        self.hurry.store(true, Ordering::Release);
+        self.cancel(Disposition::Keep);
     }
 
     /// Whether copies yield to the writers of served disks from now on: see [`Backup::yields`](crate::Backup::yields).

@@ -27,7 +27,7 @@ const LOOKS_AT_ONCE: usize = 4096;
 /// # Errors
 ///
 /// [`ScanError`]: the reference could not be read, or the source has too many clusters.
-pub fn scan(
+pub(crate) fn scan(
     source: &dyn Device,
     reference: Option<&dyn Device>,
     cluster: Granularity,
@@ -79,7 +79,7 @@ pub(crate) fn scan_some(
 /// Why two disks could not be compared.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ScanError {
+pub(crate) enum ScanError {
     /// What the source is compared with could not be read.
     #[error(transparent)]
     Reference(#[from] DeviceError),

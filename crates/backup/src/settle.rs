@@ -43,15 +43,15 @@ impl Ended {
 
 /// What is known of a disk whose group aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Aborted {
+pub(crate) struct Aborted {
     /// Whether its fence was passed.
-    pub started: bool,
+    pub(crate) started: bool,
     /// Whether the disposition is Discard; Keep otherwise.
-    pub discard: bool,
+    pub(crate) discard: bool,
     /// Whether any flush of the target failed in this run.
-    pub flush_failed: bool,
+    pub(crate) flush_failed: bool,
     /// Whether the target durably holds anything that this run copied.
-    pub anything_durable: bool,
+    pub(crate) anything_durable: bool,
 }
 
 impl From<Aborted> for Ended {
@@ -190,7 +190,12 @@ impl Settled {
 
 /// Ends a split as `fate` says. `remaining` counts only where a partial is kept, `skipped` only
 /// where the group committed; where either says nothing about the disk, everything counts.
-pub fn settle(split: Split, fate: Fate, remaining: &DirtyBitmap, skipped: &DirtyBitmap) -> Settled {
+pub(crate) fn settle(
+    split: Split,
+    fate: Fate,
+    remaining: &DirtyBitmap,
+    skipped: &DirtyBitmap,
+) -> Settled {
     match fate {
         Fate::Abdicate => Settled::Point(split.abdicate(skipped)),
         Fate::Reclaim => Settled::Point(split.reclaim()),
@@ -212,7 +217,7 @@ pub fn settle(split: Split, fate: Fate, remaining: &DirtyBitmap, skipped: &Dirty
 ///
 /// Clusters are numbered from the start of the disk; `is_durable` is asked only about those that
 /// touch the manifest. For *skipped* ask for "not skipped" instead.
-pub fn remaining(
+pub(crate) fn remaining(
     manifest: &DirtyBitmap,
     cluster: Granularity,
     is_durable: impl Fn(u64) -> bool,
@@ -225,7 +230,7 @@ pub fn remaining(
 /// A set of clusters in granules of `manifest`, by the rule of [`remaining`]: what the ledger of a
 /// run says in clusters (that it is not durable, that it was skipped) becomes exact. Use it before
 /// [`settle`], which can only round outward. Where `clusters` says nothing it counts as dirty.
-pub fn in_granules(manifest: &DirtyBitmap, clusters: &DirtyBitmap) -> DirtyBitmap {
+pub(crate) fn in_granules(manifest: &DirtyBitmap, clusters: &DirtyBitmap) -> DirtyBitmap {
     let unit = clusters.granularity();
     remaining(manifest, unit, |number| {
         let offset = number << unit.shift();

@@ -188,7 +188,7 @@ impl Contents {
 
     /// The points of a disk that lie on one of them, itself included, oldest first.
     #[must_use]
-    pub fn resting_on(&self, disk: &DiskName, run: RunId) -> Vec<RunId> {
+    pub(crate) fn resting_on(&self, disk: &DiskName, run: RunId) -> Vec<RunId> {
         let mut resting: Vec<RunId> = Vec::new();
         for (other, point) in self.points_of(disk) {
             let above = point.parent.is_some_and(|parent| resting.contains(&parent));
@@ -223,7 +223,7 @@ impl Contents {
     }
 
     /// The numbers of the sets of a tracking store that views are made of.
-    pub fn sets_of(&self, store: StoreId) -> impl Iterator<Item = u64> {
+    pub(crate) fn sets_of(&self, store: StoreId) -> impl Iterator<Item = u64> {
         self.views
             .values()
             .flat_map(|views| views.point.iter().chain(&views.partial))

@@ -372,7 +372,7 @@ impl Tracking {
 
     /// The union of sets that have every write.
     #[must_use]
-    pub const fn of_sets(sets: Vec<SetName>) -> Self {
+    pub(crate) const fn of_sets(sets: Vec<SetName>) -> Self {
         Self {
             proof: Proof::Proven,
             sets,

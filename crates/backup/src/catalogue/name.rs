@@ -167,7 +167,7 @@ impl ImageName {
 
     /// Whether it carries the mark of that directory.
     #[must_use]
-    pub const fn belongs_to(&self, directory: DirectoryId) -> bool {
+    pub(crate) const fn belongs_to(&self, directory: DirectoryId) -> bool {
         (self.unique >> 32) as u32 == directory.mark()
     }
 }

@@ -72,7 +72,7 @@ impl<F: File> Qcow2Builder<F> {
 
     /// Whether clusters are compressed in it.
     #[must_use]
-    pub fn has_compressed(&self) -> bool {
+    pub(crate) fn has_compressed(&self) -> bool {
         !lock(&self.state).shares.is_empty()
     }
 }

@@ -2,181 +2,68 @@
 
 use std::process::ExitCode;
 
-/// How a command ended, as the caller's shell sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// Everything that was asked for was done.
-    Done,
-    /// Something failed that has no code of its own.
-    Other,
-    /// The command line is wrong.
-    Usage,
-    /// A disk failed while it was copied, and its group with it.
-    DiskFailed,
-    /// More could not be read than was allowed to be skipped.
-    Incomplete,
-    /// A user stopped the run; each disk settled by its policy.
-    Cancelled,
-    /// A user stopped the run and wanted no trace of it.
-    Discarded,
-    /// A source changed while it was read.
-    Changed,
-    /// A disk waits for an answer: keep or discard.
-    Undecided,
-    /// A disk would have to copy more than what changed, and `--strict` forbids it.
-    SteppedDown,
-    /// The verdict could not be written: the next run finds out what it was.
-    InDoubt,
-    /// A source does not exist.
-    SourceMissing,
-    /// A source cannot be opened.
-    SourceUnreadable,
-    /// A source has no bytes.
-    SourceEmpty,
-    /// Another program holds a source for writing.
-    SourceLocked,
-    /// The same disk, or the same name, was given twice.
-    SourceTwice,
-    /// A source lies in the backup directory or is the file to write.
-    SourceIsTarget,
-    /// A source is not a sound image.
-    SourceDamaged,
-    /// A source needs a feature that is not supported.
-    SourceUnsupported,
-    /// A backing file of a source does not exist.
-    BackingMissing,
-    /// There is no room left where the target is written.
-    TargetFull,
-    /// The target cannot be written.
-    TargetFailed,
-    /// The output file, or the bitmap to be made, exists already.
-    OutputExists,
-    /// The backup directory does not exist or cannot be used.
-    DirectoryUnusable,
-    /// Another run writes into the backup directory.
-    DirectoryBusy,
-    /// The catalogue is damaged.
-    CatalogueDamaged,
-    /// The catalogue is not ours, or of a version this program does not know.
-    CatalogueForeign,
-    /// There is no such disk or point.
-    NoSuchPoint,
-    /// A point's image, or one that it lies on, is missing or cannot be read.
-    PointDamaged,
-    /// Verifying found damage.
-    Damaged,
-    /// An audit found a wrong claim.
-    ClaimWrong,
-    /// There is no such bitmap.
-    NoSuchBitmap,
-    /// A bitmap does not say the truth, or nobody can tell.
-    BitmapUntrue,
-    /// What was to be read as ranges of a disk is none.
-    BadRanges,
-    /// Nobody answers at a socket as a server of jobs does.
-    NoServer,
-    /// There is no such job.
-    NoSuchJob,
-    /// A job does not accept a verb, where it is in its life.
-    VerbRefused,
-    /// A job that was watched failed.
-    JobFailed,
-    /// A check of the demonstration failed.
-    CheckFailed,
+/// The table: an exit, its code, the word for it in JSON, and what it means.
+macro_rules! exits {
+    ($($name:ident = $code:literal $word:literal $means:literal;)*) => {
+        /// How a command ended, as the caller's shell sees it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Exit { $(#[doc = $means] $name),* }
+
+        impl Exit {
+            /// Every exit, in the order of the codes.
+            pub(crate) const ALL: &'static [Exit] = &[$(Exit::$name),*];
+
+            /// The code, the word for it in JSON, and what it means.
+            const fn row(self) -> (u8, &'static str, &'static str) {
+                match self { $(Exit::$name => ($code, $word, $means)),* }
+            }
+        }
+    };
 }
 
-use Exit::*;
+exits! {
+    Done              =  0 "done"                 "everything that was asked for was done";
+    Other             =  1 "failed"               "something failed that has no code of its own";
+    Usage             =  2 "usage"                "the command line is wrong";
+    DiskFailed        =  3 "disk-failed"          "a disk failed while it was copied";
+    Incomplete        =  4 "incomplete"           "more could not be read than was allowed to be skipped";
+    Cancelled         =  5 "cancelled"            "stopped by a user; each disk settled by its policy";
+    Discarded         =  6 "discarded"            "stopped by a user; no trace was left";
+    Changed           =  7 "changed"              "a source changed while it was read";
+    Undecided         =  8 "undecided"            "a disk waits for an answer: keep or discard";
+    SteppedDown       =  9 "stepped-down"         "--strict, and a disk would have to copy more than what changed";
+    InDoubt           = 10 "in-doubt"             "the verdict could not be written; the next run finds out what it was";
+    SourceMissing     = 20 "source-missing"       "a source does not exist";
+    SourceUnreadable  = 21 "source-unreadable"    "a source cannot be opened";
+    SourceEmpty       = 22 "source-empty"         "a source has no bytes";
+    SourceLocked      = 23 "source-locked"        "another program holds a source for writing";
+    SourceTwice       = 24 "source-twice"         "the same disk, or the same name, was given twice";
+    SourceIsTarget    = 25 "source-is-target"     "a source lies in the backup directory or is the file to write";
+    SourceDamaged     = 26 "source-damaged"       "a source is not a sound image";
+    SourceUnsupported = 27 "source-unsupported"   "a source needs a feature that is not supported";
+    BackingMissing    = 28 "backing-missing"      "a backing file of a source does not exist";
+    TargetFull        = 40 "target-full"          "there is no room left for the target, or in the backup directory";
+    TargetFailed      = 41 "target-failed"        "the target cannot be written";
+    OutputExists      = 42 "output-exists"        "the output file, or the bitmap to be made, exists already";
+    DirectoryUnusable = 43 "directory-unusable"   "the backup directory does not exist or cannot be used";
+    DirectoryBusy     = 44 "directory-busy"       "another run writes into the backup directory";
+    CatalogueDamaged  = 45 "catalogue-damaged"    "the catalogue is damaged";
+    CatalogueForeign  = 46 "catalogue-foreign"    "the catalogue is not ours, or of an unknown version";
+    NoSuchPoint       = 47 "no-such-point"        "there is no such disk or point";
+    PointDamaged      = 48 "point-damaged"        "a point's image, or one that it lies on, is missing or cannot be read";
+    Damaged           = 49 "damaged"              "verifying found files that are not what was backed up";
+    ClaimWrong        = 50 "claim-wrong"          "an audit found changes where none were claimed; the next run compares everything";
+    NoSuchBitmap      = 51 "no-such-bitmap"       "there is no such bitmap";
+    BitmapUntrue      = 52 "bitmap-untrue"        "a bitmap does not say the truth: in use, inconsistent, stale or of an unknown kind";
+    BadRanges         = 53 "bad-ranges"           "what was to be imported are no ranges of this disk";
+    NoServer          = 54 "no-server"            "nobody answers at the socket as a server of jobs does";
+    NoSuchJob         = 55 "no-such-job"          "there is no such job";
+    VerbRefused       = 56 "verb-refused"         "a job does not accept this verb where it is in its life";
+    JobFailed         = 57 "job-failed"           "a job that was watched failed";
+    CheckFailed       = 60 "check-failed"         "a check of the demonstration failed";
+}
 
 impl Exit {
-    /// Every exit, in the order of the codes.
-    pub(crate) const ALL: [Exit; 39] = [
-        Done,
-        Other,
-        Usage,
-        DiskFailed,
-        Incomplete,
-        Cancelled,
-        Discarded,
-        Changed,
-        Undecided,
-        SteppedDown,
-        InDoubt,
-        SourceMissing,
-        SourceUnreadable,
-        SourceEmpty,
-        SourceLocked,
-        SourceTwice,
-        SourceIsTarget,
-        SourceDamaged,
-        SourceUnsupported,
-        BackingMissing,
-        TargetFull,
-        TargetFailed,
-        OutputExists,
-        DirectoryUnusable,
-        DirectoryBusy,
-        CatalogueDamaged,
-        CatalogueForeign,
-        NoSuchPoint,
-        PointDamaged,
-        Damaged,
-        ClaimWrong,
-        NoSuchBitmap,
-        BitmapUntrue,
-        BadRanges,
-        NoServer,
-        NoSuchJob,
-        VerbRefused,
-        JobFailed,
-        CheckFailed,
-    ];
-
-    /// The code, the word for it in JSON, and what it means.
-    #[rustfmt::skip]
-    const fn row(self) -> (u8, &'static str, &'static str) {
-        match self {
-            Done              => (0,  "done",               "everything that was asked for was done"),
-            Other             => (1,  "failed",             "something failed that has no code of its own"),
-            Usage             => (2,  "usage",              "the command line is wrong"),
-            DiskFailed        => (3,  "disk-failed",        "a disk failed while it was copied"),
-            Incomplete        => (4,  "incomplete",         "more could not be read than was allowed to be skipped"),
-            Cancelled         => (5,  "cancelled",          "stopped by a user; each disk settled by its policy"),
-            Discarded         => (6,  "discarded",          "stopped by a user; no trace was left"),
-            Changed           => (7,  "changed",            "a source changed while it was read"),
-            Undecided         => (8,  "undecided",          "a disk waits for an answer: keep or discard"),
-            SteppedDown       => (9,  "stepped-down",       "--strict, and a disk would have to copy more than what changed"),
-            InDoubt           => (10, "in-doubt",           "the verdict could not be written; the next run finds out what it was"),
-            SourceMissing     => (20, "source-missing",     "a source does not exist"),
-            SourceUnreadable  => (21, "source-unreadable",  "a source cannot be opened"),
-            SourceEmpty       => (22, "source-empty",       "a source has no bytes"),
-            SourceLocked      => (23, "source-locked",      "another program holds a source for writing"),
-            SourceTwice       => (24, "source-twice",       "the same disk, or the same name, was given twice"),
-            SourceIsTarget    => (25, "source-is-target",   "a source lies in the backup directory or is the file to write"),
-            SourceDamaged     => (26, "source-damaged",     "a source is not a sound image"),
-            SourceUnsupported => (27, "source-unsupported", "a source needs a feature that is not supported"),
-            BackingMissing    => (28, "backing-missing",    "a backing file of a source does not exist"),
-            TargetFull        => (40, "target-full",        "there is no room left for the target, or in the backup directory"),
-            TargetFailed      => (41, "target-failed",      "the target cannot be written"),
-            OutputExists      => (42, "output-exists",      "the output file, or the bitmap to be made, exists already"),
-            DirectoryUnusable => (43, "directory-unusable", "the backup directory does not exist or cannot be used"),
-            DirectoryBusy     => (44, "directory-busy",     "another run writes into the backup directory"),
-            CatalogueDamaged  => (45, "catalogue-damaged",  "the catalogue is damaged"),
-            CatalogueForeign  => (46, "catalogue-foreign",  "the catalogue is not ours, or of an unknown version"),
-            NoSuchPoint       => (47, "no-such-point",      "there is no such disk or point"),
-            PointDamaged      => (48, "point-damaged",      "a point's image, or one that it lies on, is missing or cannot be read"),
-            Damaged           => (49, "damaged",            "verifying found files that are not what was backed up"),
-            ClaimWrong        => (50, "claim-wrong",        "an audit found changes where none were claimed; the next run compares everything"),
-            NoSuchBitmap      => (51, "no-such-bitmap",     "there is no such bitmap"),
-            BitmapUntrue      => (52, "bitmap-untrue",      "a bitmap does not say the truth: in use, inconsistent, stale or of an unknown kind"),
-            BadRanges         => (53, "bad-ranges",         "what was to be imported are no ranges of this disk"),
-            NoServer          => (54, "no-server",          "nobody answers at the socket as a server of jobs does"),
-            NoSuchJob         => (55, "no-such-job",        "there is no such job"),
-            VerbRefused       => (56, "verb-refused",       "a job does not accept this verb where it is in its life"),
-            JobFailed         => (57, "job-failed",         "a job that was watched failed"),
-            CheckFailed       => (60, "check-failed",       "a check of the demonstration failed"),
-        }
-    }
-
     /// The number the process exits with.
     pub(crate) const fn code(self) -> u8 {
         self.row().0
@@ -189,7 +76,7 @@ impl Exit {
 
     /// The exit of that word.
     pub(crate) fn of_word(word: &str) -> Option<Exit> {
-        Exit::ALL.into_iter().find(|exit| exit.word() == word)
+        Exit::ALL.iter().copied().find(|exit| exit.word() == word)
     }
 
     /// What it means, in a sentence without capital and stop.
@@ -210,7 +97,10 @@ mod tests {
 
     #[test]
     fn every_exit_has_a_code_and_a_word_of_its_own() {
-        let rows = Exit::ALL.map(|exit| (exit.code(), exit.word()));
+        let rows: Vec<_> = Exit::ALL
+            .iter()
+            .map(|exit| (exit.code(), exit.word()))
+            .collect();
         assert!(
             rows.is_sorted_by(|a, b| a.0 < b.0),
             "in the order of the codes, none twice: {rows:?}"

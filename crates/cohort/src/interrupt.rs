@@ -9,7 +9,7 @@ use std::thread;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// One wish to stop. The first is a soft cancel, the second one does not wait for the flush.
+/// One wish to stop. What the first means, and the second, is for whoever hears it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interrupt;
 

@@ -212,13 +212,8 @@ impl<T: FromStr<Err: Display> + Clone> PerDisk<T> {
         let Some((name, _)) = self.by_name.iter().find(|(name, _)| !disks.contains(name)) else {
             return Ok(());
         };
-        let known: Vec<_> = disks.iter().map(DiskName::as_str).collect();
-        let message = format!(
-            "{} {name}=…: no disk of this run is called {name}; there are {}",
-            self.option,
-            known.join(", ")
-        );
-        Err(Failure::say(Exit::Usage, message))
+        let said = format_args!("{} {name}=…", self.option);
+        Err(no_such_disk(said, name, disks))
     }
 }
 
@@ -268,13 +263,17 @@ impl NamedBitmaps {
         let Some((disk, name)) = self.0.iter().find(|(disk, _)| !disks.contains(disk)) else {
             return Ok(());
         };
-        let known: Vec<_> = disks.iter().map(DiskName::as_str).collect();
-        let message = format!(
-            "--bitmap {disk}={name}: no disk of this run is called {disk}; there are {}",
-            known.join(", ")
-        );
-        Err(Failure::say(Exit::Usage, message))
+        let said = format_args!("--bitmap {disk}={name}");
+        Err(no_such_disk(said, disk, disks))
     }
+}
+
+/// Something was said of a disk that the run has not.
+fn no_such_disk(said: impl Display, name: &DiskName, disks: &[DiskName]) -> Failure {
+    let known: Vec<_> = disks.iter().map(DiskName::as_str).collect();
+    let known = known.join(", ");
+    let message = format!("{said}: no disk of this run is called {name}; there are {known}");
+    Failure::say(Exit::Usage, message)
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ fn k48_small_granules_are_not_inflated_to_clusters() {
     let spec = DiskSpec::served(a.clone())
         .options(always)
         .through(bad_cluster(5));
-    let report = world.backup().disk(spec).start().unwrap().wait();
+    let report = world.run([spec]);
     assert!(!report.succeeded());
     let rows = disk(&report, "a").rows.clone().unwrap();
     let dirty: Vec<_> = rows.partial_view.unwrap().dirty_offsets().collect();
@@ -277,7 +277,7 @@ fn k49_a_large_granule_stays_until_its_last_cluster_is_there() {
     let spec = DiskSpec::served(a.clone())
         .options(always)
         .through(bad_cluster(2));
-    let report = world.backup().disk(spec).start().unwrap().wait();
+    let report = world.run([spec]);
     let rows = disk(&report, "a").rows.clone().unwrap();
     assert_eq!(rows.base.to_row(), "1100");
     assert_eq!(rows.partial_view.unwrap().to_row(), "1000");
@@ -392,14 +392,7 @@ fn k82_a_disk_that_finished_first_falls_with_its_group() {
     let example = Example::new(0..16, "0000000000000000");
     let spec = DiskSpec::served(example.a.clone());
     let bad = DiskSpec::served(example.b.clone()).through(bad_cluster(2));
-    let report = example
-        .world
-        .backup()
-        .disk(spec)
-        .disk(bad)
-        .start()
-        .unwrap()
-        .wait();
+    let report = example.world.run([spec, bad]);
     assert!(
         matches!(disk(&report, "a").outcome, DiskOutcome::Aborted { .. }),
         "{report:?}"
@@ -451,7 +444,7 @@ fn k92_zeroes_of_the_source_are_zeroes_of_the_target_and_are_not_read() {
         tell.send(layer.reads.clone()).unwrap();
         Arc::new(layer)
     });
-    let report: RunReport = committed(world.backup().disk(spec).start().unwrap().wait());
+    let report: RunReport = world.commit([spec]);
     assert_eq!(disk(&report, "a").copied_bytes, CLUSTER);
     let reads = told.recv().unwrap();
     let reads = reads.lock().unwrap();

@@ -243,14 +243,7 @@ fn digests_and_map_of_a_continued_partial_are_true_at_any_flush() {
 fn a_killed_increment_goes_on_from_its_point() {
     let world = World::new();
     let disk = world.raw("vda.raw", CLUSTERS);
-    committed(
-        world
-            .backup()
-            .disk(cohort_backup::DiskSpec::file(&disk))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([cohort_backup::DiskSpec::file(&disk)]);
     let first = fs::read(&disk).unwrap();
     for cluster in (0..CLUSTERS).step_by(2) {
         write(&disk, cluster * CLUSTER, 0xdd, 70_000);

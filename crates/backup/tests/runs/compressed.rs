@@ -37,7 +37,7 @@ fn half_noise(seed: u64, clusters: u64) -> Vec<u8> {
 
 fn back_up(world: &World, disk: &Path, options: &Options) -> cohort_backup::RunReport {
     let spec = DiskSpec::file(disk).options(options.clone());
-    committed(world.backup().disk(spec).start().unwrap().wait())
+    world.commit([spec])
 }
 
 fn image_length(world: &World, run: u64) -> u64 {
@@ -115,7 +115,7 @@ fn compressed_partial_is_continued() {
     let spec = DiskSpec::file(&a)
         .options(always.clone())
         .through(bad_cluster(50));
-    let report = world.backup().disk(spec).start().unwrap().wait();
+    let report = world.run([spec]);
     assert!(disk(&report, "a").left.is_some(), "{report:?}");
     world.check();
     // Some of what it holds changes.

@@ -23,13 +23,7 @@ fn failing_disk_takes_its_group_along_and_names_disk_and_byte() {
     let world = World::new();
     let (a, b) = (world.raw("a.raw", 20), world.raw("b.raw", 5));
     let bad = DiskSpec::file(&a).through(bad_cluster(17));
-    let report = world
-        .backup()
-        .disk(bad)
-        .disk(DiskSpec::file(&b))
-        .start()
-        .unwrap()
-        .wait();
+    let report = world.run([bad, DiskSpec::file(&b)]);
     let DiskOutcome::Failed(error) = &disk(&report, "a").outcome else {
         panic!("{report:?}")
     };
@@ -51,15 +45,7 @@ fn failing_disk_takes_its_group_along_and_names_disk_and_byte() {
     ));
     assert!(world.points("a").is_empty() && world.points("b").is_empty());
     world.check();
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .disk(DiskSpec::file(&b))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a), DiskSpec::file(&b)]);
     assert!(world.restored("a", 2) == fs::read(&a).unwrap());
     world.check();
 }
@@ -70,15 +56,7 @@ fn fails_midway_then_succeeds(policy: BitmapPolicy, grouped: bool) {
     let (a, b) = (world.raw("a.raw", 12), world.raw("b.raw", 4));
     let options = options(|o| o.policy(policy).workers(1).cluster(CLUSTER));
     let spec = |path| DiskSpec::file(path).options(options.clone());
-    committed(
-        world
-            .backup()
-            .disk(spec(&a))
-            .disk(spec(&b))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([spec(&a), spec(&b)]);
     write(&a, 0, 0x55, 12 * CLUSTER);
     write(&b, 0, 0x66, 4 * CLUSTER);
     let run = world.backup().disk(spec(&a).through(bad_cluster(9)));
@@ -146,18 +124,11 @@ fn many_failed_rounds_under_always_end_in_a_true_point() {
         let bad = DiskSpec::file(&a)
             .options(options.clone())
             .through(bad_cluster(round * 5 % 24));
-        let report = world.backup().disk(bad).start().unwrap().wait();
+        let report = world.run([bad]);
         assert!(!report.succeeded());
         world.check();
     }
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a).options(options))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a).options(options)]);
     let last = *world.points("a").last().unwrap();
     assert!(world.restored("a", last) == fs::read(&a).unwrap());
     world.check();
@@ -176,14 +147,7 @@ fn skipped_clusters_are_listed_and_copied_by_the_next_run() {
         })
     };
     let bad = || DiskSpec::file(&a).through(bad_cluster(5));
-    let report = committed(
-        world
-            .backup()
-            .disk(bad().options(skip(1)))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    let report = world.commit([bad().options(skip(1))]);
     let [hole] = disk(&report, "a").skipped[..] else {
         panic!("{report:?}")
     };
@@ -196,14 +160,7 @@ fn skipped_clusters_are_listed_and_copied_by_the_next_run() {
     expected[5 * CLUSTER as usize..6 * CLUSTER as usize].fill(0);
     assert!(world.restored("a", 1) == expected);
 
-    let report = committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    let report = world.commit([DiskSpec::file(&a)]);
     assert_eq!(disk(&report, "a").copied_bytes, CLUSTER);
     assert!(world.restored("a", 2) == fs::read(&a).unwrap());
     world.check();
@@ -222,7 +179,7 @@ fn more_skipped_than_allowed_fails_as_incomplete_with_the_list() {
     let spec = DiskSpec::file(&a)
         .options(options)
         .through(|device| bad_cluster(8)(bad_cluster(2)(device)));
-    let report = world.backup().disk(spec).start().unwrap().wait();
+    let report = world.run([spec]);
     let DiskOutcome::Failed(DiskError::Incomplete {
         skipped, limit: 1, ..
     }) = &disk(&report, "a").outcome
@@ -255,12 +212,7 @@ fn errors_that_pass_are_survived_within_the_budget_and_no_longer() {
             Arc::new(faulty)
         };
         let options = options(|o| o.on_source_error(ErrorPolicy::Ignore(budget)));
-        let report = world
-            .backup()
-            .disk(DiskSpec::file(&a).options(options).through(flaky))
-            .start()
-            .unwrap()
-            .wait();
+        let report = world.run([DiskSpec::file(&a).options(options).through(flaky)]);
         assert_eq!(report.succeeded(), well, "{report:?}");
         if well {
             assert!(world.restored("a", 1) == fs::read(&a).unwrap());
@@ -340,7 +292,7 @@ fn source_that_changes_while_read_fails_unless_that_is_accepted() {
             write(&path, 100, 0x99, 1);
             device
         });
-        let report = world.backup().disk(spec).start().unwrap().wait();
+        let report = world.run([spec]);
         let outcome = &disk(&report, "a").outcome;
         let expected = if accept {
             matches!(outcome, DiskOutcome::Committed(point) if point.instant == Instant::NoInstant)

@@ -61,14 +61,7 @@ fn store_on_frozen_filesystem_voids_the_round() {
     assert_ne!(read_all(&**a.gated()), before);
     assert_eq!(world.points("a").len(), 0);
     world.check();
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::served(a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::served(a)]);
 }
 
 #[test]

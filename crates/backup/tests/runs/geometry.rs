@@ -144,7 +144,7 @@ fn file_rounds(rounds: &[Round]) {
         fs::write(&path, read_all(&device)).unwrap();
         let spec = DiskSpec::file(&path).format(cohort_block::Format::Raw);
         let spec = failing(spec.options(options_of(round)), round);
-        let report = world.backup().disk(spec).start().unwrap().wait();
+        let report = world.run([spec]);
         let committed = matches!(report.disks[0].outcome, DiskOutcome::Committed(_));
         assert!(committed || round.fails_at.is_some(), "{report:?}");
         if committed {

@@ -19,35 +19,19 @@ fn every_point_of_a_chain_restores_to_what_the_disks_were() {
         .unwrap()
         .set_len(6 * CLUSTER + 100)
         .unwrap();
-    let mut kept = Vec::new();
+    let (mut old_a, mut old_b) = (Vec::new(), Vec::new());
     for round in 1..=4u8 {
-        let report = world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .disk(DiskSpec::file(&b))
-            .start()
-            .unwrap()
-            .wait();
-        let report = committed(report);
+        let report = world.commit([DiskSpec::file(&a), DiskSpec::file(&b)]);
         assert_eq!(report.run.map(|run| run.0), Some(u64::from(round)));
-        kept.push((fs::read(&a).unwrap(), fs::read(&b).unwrap()));
+        old_a.push(fs::read(&a).unwrap());
+        old_b.push(fs::read(&b).unwrap());
         write(&a, u64::from(round) * 3 * CLUSTER + 5, 0xf0 + round, 10);
         write(&b, 6 * CLUSTER + 99, round, 1);
         // Data becomes zero: the point must not show what lies beneath.
         write(&a, u64::from(round) * CLUSTER, 0, CLUSTER);
     }
-    for (index, (old_a, old_b)) in kept.iter().enumerate() {
-        assert!(
-            world.restored("a", index as u64 + 1) == *old_a,
-            "a@{}",
-            index + 1
-        );
-        assert!(
-            world.restored("b", index as u64 + 1) == *old_b,
-            "b@{}",
-            index + 1
-        );
-    }
+    world.restores("a", &old_a);
+    world.restores("b", &old_b);
     world.check();
 }
 
@@ -55,33 +39,12 @@ fn every_point_of_a_chain_restores_to_what_the_disks_were() {
 fn increment_holds_only_the_clusters_that_differ() {
     let world = World::new();
     let a = world.raw("a.raw", 64);
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a)]);
     write(&a, 10 * CLUSTER, 0xaa, 1);
     write(&a, 11 * CLUSTER - 1, 0xaa, 2);
-    let report = committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    let report = world.commit([DiskSpec::file(&a)]);
     assert_eq!(disk(&report, "a").copied_bytes, 2 * CLUSTER);
-    let report = committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    let report = world.commit([DiskSpec::file(&a)]);
     assert_eq!(disk(&report, "a").copied_bytes, 0);
     assert!(world.restored("a", 3) == fs::read(&a).unwrap());
     world.check();
@@ -92,14 +55,7 @@ fn holes_and_zeroes_are_not_copied() {
     let world = World::new();
     let a = world.raw("a.raw", 16);
     write(&a, 2 * CLUSTER, 0, CLUSTER);
-    let report = committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    let report = world.commit([DiskSpec::file(&a)]);
     assert_eq!(disk(&report, "a").copied_bytes, 11 * CLUSTER);
     assert!(world.restored("a", 1) == fs::read(&a).unwrap());
 }
@@ -117,23 +73,10 @@ fn disk_that_grew_or_shrank_is_restored_with_its_size_of_then() {
             .set_len(size)
             .unwrap();
         write(&a, size - 1, 0xee, 1);
-        committed(
-            world
-                .backup()
-                .disk(DiskSpec::file(&a))
-                .start()
-                .unwrap()
-                .wait(),
-        );
+        world.commit([DiskSpec::file(&a)]);
         kept.push(fs::read(&a).unwrap());
     }
-    for (index, old) in kept.iter().enumerate() {
-        assert!(
-            world.restored("a", index as u64 + 1) == *old,
-            "a@{}",
-            index + 1
-        );
-    }
+    world.restores("a", &kept);
     world.check();
 }
 
@@ -150,14 +93,7 @@ fn full_stands_alone_and_cluster_sizes_mix_in_a_chain() {
         (SyncMode::Incremental, 2 << 20),
     ] {
         let options = options(|o| o.mode(mode).cluster(cluster));
-        committed(
-            world
-                .backup()
-                .disk(DiskSpec::file(&a).options(options))
-                .start()
-                .unwrap()
-                .wait(),
-        );
+        world.commit([DiskSpec::file(&a).options(options)]);
         kept.push(fs::read(&a).unwrap());
         write(&a, 5 * CLUSTER + 4096 * kept.len() as u64, 0xd0, 300);
     }
@@ -167,13 +103,7 @@ fn full_stands_alone_and_cluster_sizes_mix_in_a_chain() {
         .map(|(_, p)| p.parent.map(|p| p.0))
         .collect();
     assert_eq!(parents, [None, Some(1), Some(2), None, Some(4)]);
-    for (index, old) in kept.iter().enumerate() {
-        assert!(
-            world.restored("a", index as u64 + 1) == *old,
-            "a@{}",
-            index + 1
-        );
-    }
+    world.restores("a", &kept);
     world.check();
 }
 
@@ -182,18 +112,11 @@ fn never_makes_differential_points_on_one_anchor() {
     let world = World::new();
     let a = world.raw("a.raw", 16);
     let never = || policy(BitmapPolicy::Never);
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a)]);
     for round in 2..=3u64 {
         write(&a, round * CLUSTER, 0xcc, 9);
         let spec = DiskSpec::file(&a).options(never());
-        let report = committed(world.backup().disk(spec).start().unwrap().wait());
+        let report = world.commit([spec]);
         assert_eq!(disk(&report, "a").copied_bytes, (round - 1) * CLUSTER);
         let DiskOutcome::Committed(point) = &disk(&report, "a").outcome else {
             unreachable!()
@@ -287,7 +210,7 @@ fn images_made_by_qemu_are_backed_up_and_compare_equal() {
         let kept = world.path(&format!("kept{round}.qcow2"));
         convert(&top, &kept);
         let (one, two) = (DiskSpec::file(&top), DiskSpec::file(&base));
-        let report = committed(world.backup().disk(one).disk(two).start().unwrap().wait());
+        let report = world.commit([one, two]);
         let DiskOutcome::Committed(point) = &disk(&report, "top").outcome else {
             unreachable!()
         };

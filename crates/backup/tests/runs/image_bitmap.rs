@@ -7,7 +7,7 @@ use cohort_bitmap::store::qcow2::Bitmaps;
 use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{OpenOptions, OsFile, open};
 
-use crate::world::{CLUSTER, World, bad_cluster, committed, disk, options, read_image};
+use crate::world::{CLUSTER, World, bad_cluster, disk, options, read_image};
 
 const CLUSTERS: u64 = 32;
 
@@ -61,12 +61,12 @@ fn what_a_point_lacks_is_copied_also_if_the_bitmap_never_had_it() {
     let bad = spec()
         .options(skip)
         .through(|device| bad_cluster(3)(bad_cluster(20)(device)));
-    let report = committed(world.backup().disk(bad).start().unwrap().wait());
+    let report = world.commit([bad]);
     assert_eq!(disk(&report, "a").skipped.len(), 2);
     assert_eq!(dirty(&a), [20], "the point does not hold it");
 
     write(&a, 9, 2);
-    let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+    let report = world.commit([spec()]);
     assert_eq!(disk(&report, "a").copied_bytes, 3 * CLUSTER, "{report:?}");
     assert_eq!(dirty(&a), [0; 0]);
     assert!(world.restored("a", 2) == read_image(&a));
@@ -79,25 +79,25 @@ fn an_aborted_run_takes_nothing_and_its_partial_is_no_harm() {
         let world = World::new();
         let a = image(&world);
         let spec = || DiskSpec::file(&a).bitmap("b");
-        committed(world.backup().disk(spec()).start().unwrap().wait());
+        world.commit([spec()]);
         write(&a, 20, 1);
         write(&a, 21, 1);
         let bad = spec()
             .options(options(|o| o.policy(policy).workers(1)))
             .through(bad_cluster(21));
-        let report = world.backup().disk(bad).start().unwrap().wait();
+        let report = world.run([bad]);
         assert!(matches!(disk(&report, "a").outcome, DiskOutcome::Failed(_)));
         assert_eq!(dirty(&a), [20, 21]);
 
         write(&a, 9, 2);
-        let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+        let report = world.commit([spec()]);
         let notes = format!("{:?}", disk(&report, "a").notes);
         assert!(!notes.contains("not gone by"), "{policy}: {notes}");
         assert_eq!(dirty(&a), [0; 0]);
         let last = *world.points("a").last().unwrap();
         assert!(world.restored("a", last) == read_image(&a), "{policy}");
         write(&a, 9, 3);
-        let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+        let report = world.commit([spec()]);
         assert_eq!(disk(&report, "a").copied_bytes, CLUSTER);
         let last = *world.points("a").last().unwrap();
         assert!(world.restored("a", last) == read_image(&a), "{policy}");
@@ -109,14 +109,7 @@ fn an_aborted_run_takes_nothing_and_its_partial_is_no_harm() {
 fn a_source_that_changed_while_it_was_read_keeps_its_bits() {
     let world = World::new();
     let a = image(&world);
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a).bitmap("b"))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a).bitmap("b")]);
     write(&a, 20, 1);
     let path = a.clone();
     let spec = DiskSpec::file(&a)
@@ -129,6 +122,6 @@ fn a_source_that_changed_while_it_was_read_keeps_its_bits() {
                 .unwrap();
             device
         });
-    committed(world.backup().disk(spec).start().unwrap().wait());
+    world.commit([spec]);
     assert_eq!(dirty(&a), [20]);
 }

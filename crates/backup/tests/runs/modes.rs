@@ -200,7 +200,7 @@ fn what_was_left_out_is_tried_before_anything_else() {
             .options(skip.clone())
             .through(moody(&mood))
     };
-    let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+    let report = world.commit([spec()]);
     assert_eq!(disk(&report, "a").skipped.len(), 1);
     let verified = world.verified(Verify::new(Selection::All));
     assert_eq!(verified.points[0].skipped, disk(&report, "a").skipped);
@@ -210,7 +210,7 @@ fn what_was_left_out_is_tried_before_anything_else() {
     // Still bad: left out again, and first of all.
     let copied = |run: u64| {
         mood.2.lock().unwrap().clear();
-        let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+        let report = world.commit([spec()]);
         let reads = mood.2.lock().unwrap().clone();
         // The comparison reads from the start; the copy is what comes after its end.
         let end = reads.iter().rposition(|cluster| *cluster >= 32).unwrap();
@@ -241,9 +241,9 @@ fn minimum_cluster_size_copies_whole_units_and_restores_the_same() {
             .unwrap();
         let options = options(|o| o.cluster(cluster).min_cluster(unit));
         let spec = || DiskSpec::file(&a).options(options.clone());
-        committed(world.backup().disk(spec()).start().unwrap().wait());
+        world.commit([spec()]);
         write(&a, 20 * CLUSTER + 5, 0x11, 1);
-        let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+        let report = world.commit([spec()]);
         let unit = unit.max(cluster);
         // Of a unit, only what is zero throughout is not written.
         let copied = disk(&report, "a").copied_bytes;
@@ -281,7 +281,7 @@ fn every_mode_makes_a_point_that_restores() {
             let a = world.raw("a.raw", 12);
             for run in 1..=3 {
                 let spec = DiskSpec::file(&a).options(options.clone());
-                let report = committed(world.backup().disk(spec).start().unwrap().wait());
+                let report = world.commit([spec]);
                 assert!(world.restored("a", run) == fs::read(&a).unwrap());
                 let DiskOutcome::Committed(point) = &disk(&report, "a").outcome else {
                     unreachable!()
@@ -328,12 +328,7 @@ fn mode_none_saves_only_what_is_overwritten_and_never_makes_a_point() {
         }
         // Whatever was kept, the next run makes a true point of it.
         let next = options(|o| o.policy(policy));
-        let report = world
-            .backup()
-            .disk(DiskSpec::served(tracked.clone()).options(next))
-            .start()
-            .unwrap()
-            .wait();
+        let report = world.run([DiskSpec::served(tracked.clone()).options(next)]);
         committed(report);
         assert!(world.restored("vda", 2) == read_all(&**tracked.gated()));
         world.check();
@@ -368,7 +363,7 @@ fn copies_by_the_kernel_are_the_same_and_a_hole_stays_one() {
     let a = ragged(&world);
     let by_kernel = options(|o| o.digests(false));
     let spec = || DiskSpec::file(&a).options(by_kernel.clone());
-    let report = committed(world.backup().disk(spec()).start().unwrap().wait());
+    let report = world.commit([spec()]);
     assert!(world.restored("a", 1) == fs::read(&a).unwrap());
     let DiskOutcome::Committed(point) = &disk(&report, "a").outcome else {
         unreachable!()
@@ -379,7 +374,7 @@ fn copies_by_the_kernel_are_the_same_and_a_hole_stays_one() {
     // The cluster with a hole in it is whole; and there are the tables.
     assert!(target <= source + 8 * CLUSTER, "{target} of {source}");
     write(&a, 40 * CLUSTER, 0x31, 100 * CLUSTER);
-    committed(world.backup().disk(spec()).start().unwrap().wait());
+    world.commit([spec()]);
     assert!(world.restored("a", 2) == fs::read(&a).unwrap());
     world.check();
 }
@@ -404,7 +399,7 @@ fn copies_by_the_kernel_out_of_qcow2_images_are_the_same() {
         arguments.extend([a.as_os_str(), image.as_os_str()]);
         qemu_img(&arguments);
         let spec = DiskSpec::file(&image).options(options(|o| o.digests(false)));
-        committed(world.backup().disk(spec).start().unwrap().wait());
+        world.commit([spec]);
         let restored = world.restored("b", 1);
         let whole = fs::read(&a).unwrap();
         assert!(restored[..whole.len()] == whole, "{extra:?}");

@@ -220,7 +220,7 @@ fn partials_survive_and_their_point_stays() {
     let bad = DiskSpec::file(&disk)
         .options(policy(BitmapPolicy::Always))
         .through(bad_cluster(18));
-    assert!(!world.backup().disk(bad).start().unwrap().wait().succeeded());
+    assert!(!world.run([bad]).succeeded());
     let plan = plan_prune(&world.contents(), &Keep { last: 1, daily: 0 }, &day);
     let PointFate::Keep(why) = &plan[2].fate else {
         panic!("{plan:?}")

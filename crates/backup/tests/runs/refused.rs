@@ -5,7 +5,7 @@ use std::fs;
 use cohort_backup::catalogue::{self, OpenError};
 use cohort_backup::{DiskError, DiskOutcome, DiskSpec, StartError};
 
-use crate::world::{World, committed, disk};
+use crate::world::{World, disk};
 
 fn refusal(world: &World, disks: impl IntoIterator<Item = DiskSpec>) -> StartError {
     let run = disks
@@ -22,6 +22,14 @@ fn refusal(world: &World, disks: impl IntoIterator<Item = DiskSpec>) -> StartErr
     error
 }
 
+/// What is wrong with the disk for which the run was refused.
+fn refused_disk(error: StartError) -> DiskError {
+    let StartError::Disk { error, .. } = error else {
+        panic!("{error}")
+    };
+    *error
+}
+
 #[test]
 fn no_disk_at_all_is_refused() {
     let world = World::new();
@@ -35,15 +43,7 @@ fn two_disks_of_one_name_are_refused_with_a_way_out() {
     let (a, b) = (world.raw("a.raw", 1), world.raw("a.img", 1));
     let error = refusal(&world, [DiskSpec::file(&a), DiskSpec::file(&b)]).to_string();
     assert!(error.contains(&format!("NAME={}", b.display())), "{error}");
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .disk(DiskSpec::file(&b).name("other"))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a), DiskSpec::file(&b).name("other")]);
 }
 
 #[test]
@@ -65,11 +65,8 @@ fn same_disk_twice_is_refused_under_every_name() {
     std::os::unix::fs::symlink(&a, &soft).unwrap();
     fs::hard_link(&a, &hard).unwrap();
     for other in [&soft, &hard] {
-        let error = refusal(&world, [DiskSpec::file(&a), DiskSpec::file(other)]);
-        let StartError::Disk { error, .. } = error else {
-            panic!("{error}")
-        };
-        assert!(matches!(*error, DiskError::SameDisk { .. }), "{error}");
+        let error = refused_disk(refusal(&world, [DiskSpec::file(&a), DiskSpec::file(other)]));
+        assert!(matches!(error, DiskError::SameDisk { .. }), "{error}");
     }
 }
 
@@ -77,14 +74,7 @@ fn same_disk_twice_is_refused_under_every_name() {
 fn file_of_the_backup_directory_is_no_source() {
     let world = World::new();
     let a = world.raw("a.raw", 2);
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a)]);
     let point = world
         .contents()
         .latest(&crate::world::name("a"))
@@ -94,11 +84,8 @@ fn file_of_the_backup_directory_is_no_source() {
         .to_string();
     let link = world.path("link.qcow2");
     fs::hard_link(world.repository().join(point), &link).unwrap();
-    let error = refusal(&world, [DiskSpec::file(&link)]);
-    let StartError::Disk { error, .. } = error else {
-        panic!("{error}")
-    };
-    assert!(matches!(*error, DiskError::InsideTarget { .. }), "{error}");
+    let error = refused_disk(refusal(&world, [DiskSpec::file(&link)]));
+    assert!(matches!(error, DiskError::InsideTarget { .. }), "{error}");
 }
 
 #[test]
@@ -123,10 +110,8 @@ fn sources_that_hold_no_disk_are_refused_before_anything_is_written() {
             [DiskSpec::file(&good), DiskSpec::file(world.path(bad))],
         );
         assert!(error.to_string().contains(bad), "{error}");
-        let StartError::Disk { error, .. } = error else {
-            panic!("{error}")
-        };
-        assert!(matches!(*error, DiskError::Open(_)), "{error}");
+        let error = refused_disk(error);
+        assert!(matches!(error, DiskError::Open(_)), "{error}");
         let report = world
             .backup()
             .disk(DiskSpec::file(world.path(bad)))
@@ -155,14 +140,7 @@ fn directory_that_another_run_writes_to_is_busy_and_then_free() {
     );
     drop(other);
     for _ in 0..3 {
-        let report = committed(
-            world
-                .backup()
-                .disk(DiskSpec::file(&a))
-                .start()
-                .unwrap()
-                .wait(),
-        );
+        let report = world.commit([DiskSpec::file(&a)]);
         assert_eq!(disk(&report, "a").source, a.display().to_string());
     }
 }
@@ -171,14 +149,7 @@ fn directory_that_another_run_writes_to_is_busy_and_then_free() {
 fn what_a_killed_run_left_is_swept_by_the_next() {
     let world = World::new();
     let a = world.raw("a.raw", 2);
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a)]);
     let killed = catalogue::Catalogue::open(world.repository()).unwrap();
     let run = killed
         .begin_run(&[(crate::world::name("a"), "a.raw".to_owned())])
@@ -188,14 +159,7 @@ fn what_a_killed_run_left_is_swept_by_the_next() {
     let foreign = world.repository().join("notes.txt");
     fs::write(&foreign, "mine").unwrap();
     drop(killed);
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a)]);
     assert!(!world.repository().join(image.to_string()).exists());
     assert!(foreign.exists(), "what is not ours stays");
     world.check();

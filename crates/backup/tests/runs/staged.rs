@@ -48,14 +48,7 @@ fn stalled_target_costs_writers_nothing_and_the_point_is_that_of_the_fence() {
     world.check();
     // What was written since is what the next run copies.
     let now = read_all(&**a.gated());
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::served(a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::served(a)]);
     assert_eq!(world.restored("a", 2), now);
 }
 

@@ -289,15 +289,7 @@ fn undecided_views_wait_through_a_restart() {
     let broken = DiskSpec::served(a.clone())
         .options(policy(BitmapPolicy::Ask))
         .through(bad_cluster(6));
-    assert!(
-        !world
-            .backup()
-            .disk(broken)
-            .start()
-            .unwrap()
-            .wait()
-            .succeeded()
-    );
+    assert!(!world.run([broken]).succeeded());
     touch(&a, 20);
     let a = restarted(a, &path, Unproven::Compare);
     let (report, _) = back_up(&world.repository(), &[(&a, Options::default())]);

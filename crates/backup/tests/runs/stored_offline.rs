@@ -15,7 +15,7 @@ use crate::world::{CLUSTER, World, bad_cluster, name, policy};
 /// Backs the disk up while nobody serves it, by its store.
 fn offline(world: &World, path: &Path, change: impl FnOnce(DiskSpec) -> DiskSpec) -> DiskReport {
     let spec = DiskSpec::file(path).tracking_store(TrackingStore::path_beside(path));
-    let report = world.backup().disk(change(spec)).start().unwrap().wait();
+    let report = world.run([change(spec)]);
     report.disks[0].clone()
 }
 
@@ -29,7 +29,7 @@ fn a_disk_that_nobody_serves_now_is_backed_up_by_its_store() {
     let told = DiskSpec::file(&path)
         .options(policy(BitmapPolicy::Always))
         .through(bad_cluster(6));
-    let report = world.backup().disk(told).start().unwrap().wait();
+    let report = world.run([told]);
     says(&report.disks[0], "is known from tracking store");
     assert!(!report.succeeded());
     assert_eq!(view_of(&world, "a").tracking.sets.len(), 1);

@@ -6,25 +6,18 @@ use std::path::PathBuf;
 use cohort_backup::catalogue::{Answer, Catalogue};
 use cohort_backup::{BitmapPolicy, DiskOutcome, DiskSpec, OnUndecided, Options};
 
-use crate::world::{CLUSTER, World, bad_cluster, committed, disk, name, options, write};
+use crate::world::{CLUSTER, World, bad_cluster, disk, name, options, write};
 
 /// A disk with one point, wholly rewritten since, and a partial that nobody has decided about.
 fn undecided() -> (World, PathBuf, PathBuf) {
     let world = World::new();
     let (a, b) = (world.raw("a.raw", 40), world.raw("b.raw", 4));
-    committed(
-        world
-            .backup()
-            .disk(DiskSpec::file(&a))
-            .start()
-            .unwrap()
-            .wait(),
-    );
+    world.commit([DiskSpec::file(&a)]);
     write(&a, 0, 0x31, 40 * CLUSTER);
     let bad = DiskSpec::file(&a)
         .options(ask(OnUndecided::Refuse))
         .through(bad_cluster(35));
-    let report = world.backup().disk(bad).start().unwrap().wait();
+    let report = world.run([bad]);
     assert!(disk(&report, "a").left.is_some());
     (world, a, b)
 }
@@ -37,13 +30,7 @@ fn ask(answer: OnUndecided) -> Options {
 fn unanswered_disk_alone_is_refused_with_both_commands() {
     let (world, a, b) = undecided();
     let spec = DiskSpec::file(&a).options(ask(OnUndecided::Refuse));
-    let report = world
-        .backup()
-        .disk(spec)
-        .disk(DiskSpec::file(&b))
-        .start()
-        .unwrap()
-        .wait();
+    let report = world.run([spec, DiskSpec::file(&b)]);
     let DiskOutcome::Refused(unanswered) = &disk(&report, "a").outcome else {
         panic!("{report:?}")
     };
@@ -73,7 +60,7 @@ fn unanswered_disk_alone_is_refused_with_both_commands() {
 fn refused_disk_alone_makes_a_run_of_nothing() {
     let (world, a, _) = undecided();
     let spec = DiskSpec::file(&a).options(ask(OnUndecided::Refuse));
-    let report = world.backup().disk(spec).start().unwrap().wait();
+    let report = world.run([spec]);
     assert_eq!(report.run, None);
     assert!(!report.succeeded());
 }
@@ -82,13 +69,7 @@ fn refused_disk_alone_makes_a_run_of_nothing() {
 fn keep_completes_the_partial_and_discard_starts_from_the_point() {
     for (answer, saved) in [(OnUndecided::Keep, true), (OnUndecided::Discard, false)] {
         let (world, a, _) = undecided();
-        let report = world
-            .backup()
-            .disk(DiskSpec::file(&a).options(ask(answer)))
-            .start()
-            .unwrap()
-            .wait();
-        let report = committed(report);
+        let report = world.commit([DiskSpec::file(&a).options(ask(answer))]);
         assert_eq!(
             disk(&report, "a").copied_bytes < 20 * CLUSTER,
             saved,
@@ -109,7 +90,7 @@ fn answer_may_come_at_any_time_between_runs() {
             .answer(&name("a"), answer)
             .unwrap();
         let spec = DiskSpec::file(&a).options(ask(OnUndecided::Refuse));
-        let report = committed(world.backup().disk(spec).start().unwrap().wait());
+        let report = world.commit([spec]);
         assert_eq!(
             disk(&report, "a").copied_bytes < 20 * CLUSTER,
             answer == Answer::Keep
@@ -128,14 +109,7 @@ fn partial_whose_file_is_lost_or_damaged_costs_only_itself() {
         let file = world.contents().partials[&name("a")].file.to_string();
         damage(world.repository().join(&file)).unwrap();
         let options = options(|o| o.undecided(OnUndecided::Keep).strict(true));
-        let report = committed(
-            world
-                .backup()
-                .disk(DiskSpec::file(&a).options(options))
-                .start()
-                .unwrap()
-                .wait(),
-        );
+        let report = world.commit([DiskSpec::file(&a).options(options)]);
         assert!(
             disk(&report, "a")
                 .notes

@@ -13,16 +13,7 @@ use crate::world::*;
 fn chain() -> (World, PathBuf) {
     let world = World::new();
     let disk = world.raw("vda.raw", 16);
-    let run = || {
-        committed(
-            world
-                .backup()
-                .disk(DiskSpec::file(&disk))
-                .start()
-                .unwrap()
-                .wait(),
-        )
-    };
+    let run = || world.commit([DiskSpec::file(&disk)]);
     run();
     write(&disk, CLUSTER, 0x51, CLUSTER);
     write(&disk, 5 * CLUSTER, 0x55, CLUSTER);
@@ -244,15 +235,7 @@ fn continued_partials_have_right_digests() {
                 .through(bad_cluster(cluster))
         };
         for (round, cluster) in [(1u8, 13), (2, 14), (3, 9)] {
-            assert!(
-                !world
-                    .backup()
-                    .disk(bad(cluster))
-                    .start()
-                    .unwrap()
-                    .wait()
-                    .succeeded()
-            );
+            assert!(!world.run([bad(cluster)]).succeeded());
             let contents = world.contents();
             let stored = contents.partials[&name("vda")].digests.clone().unwrap();
             // What the partial holds already changes again.
@@ -264,7 +247,7 @@ fn continued_partials_have_right_digests() {
             }
         }
         let whole = DiskSpec::file(&disk).options(options.clone());
-        committed(world.backup().disk(whole).start().unwrap().wait());
+        world.commit([whole]);
         world.check();
         assert_eq!(states(&world), [PointState::Sound]);
         assert_eq!(world.restored("vda", 4), fs::read(&disk).unwrap());

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 
 use cohort_backup::catalogue::{self, Contents, DiskName, FileRole, RunId};
 use cohort_backup::{
-    Backup, BitmapPolicy, DiskOutcome, DiskReport, Options, OptionsBuilder, RunReport, Selection,
-    Verify, VerifyReport, verify,
+    Backup, BitmapPolicy, DiskOutcome, DiskReport, DiskSpec, Options, OptionsBuilder, RunReport,
+    Selection, Verify, VerifyReport, verify,
 };
 use cohort_block::{Device, Fault, Faulty, File, OpenOptions, Operation, open};
 
@@ -39,6 +39,18 @@ impl World {
 
     pub(crate) fn backup(&self) -> Backup {
         Backup::to(self.repository())
+    }
+
+    /// Backs these disks up, to the end.
+    pub(crate) fn run<const N: usize>(&self, disks: [DiskSpec; N]) -> RunReport {
+        let backup = disks.into_iter().fold(self.backup(), Backup::disk);
+        backup.start().unwrap().wait()
+    }
+
+    /// As [`run`](Self::run), and all of them must have a new point.
+    #[track_caller]
+    pub(crate) fn commit<const N: usize>(&self, disks: [DiskSpec; N]) -> RunReport {
+        committed(self.run(disks))
     }
 
     /// A raw disk of so many clusters, each filled with a byte of its own, but for every fourth, which is a hole.
@@ -79,6 +91,14 @@ impl World {
         assert!((point.size..point.size + 512).contains(&(bytes.len() as u64)));
         bytes.truncate(point.size as usize);
         bytes
+    }
+
+    /// Asserts that the points of the runs from the first on restore to these.
+    #[track_caller]
+    pub(crate) fn restores(&self, disk: &str, points: &[Vec<u8>]) {
+        for (run, bytes) in (1..).zip(points) {
+            assert!(self.restored(disk, run) == *bytes, "{disk}@{run}");
+        }
     }
 
     pub(crate) fn verified(&self, what: Verify) -> VerifyReport {
@@ -147,6 +167,7 @@ pub(crate) fn disk<'a>(report: &'a RunReport, name: &str) -> &'a DiskReport {
         .unwrap()
 }
 
+#[track_caller]
 pub(crate) fn committed(report: RunReport) -> RunReport {
     for disk in &report.disks {
         assert!(

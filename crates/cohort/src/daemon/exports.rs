@@ -251,7 +251,7 @@ impl Daemon {
             tracking: None,
             size: node.disk.size(),
             read_only: !writable,
-            disk: Arc::new(Exported {
+            device: Arc::new(Exported {
                 disk: node.disk.clone(),
                 _farewell: farewell,
             }),

@@ -36,7 +36,7 @@ impl Disk {
             size: self.gated.size(),
             meter: self.gated.meter().cloned(),
             traffic: Default::default(),
-            disk: self.gated,
+            device: self.gated,
             tracking: self.tracking,
             read_only: self.access == Access::ReadOnly,
             bitmaps: self.bitmaps,

@@ -23,7 +23,7 @@ pub(crate) struct Served {
     /// What clients call it.
     pub(crate) name: Name,
     /// The disk. Every write passes its gate.
-    pub(crate) disk: Arc<dyn Device>,
+    pub(crate) device: Arc<dyn Device>,
     /// What counts the writes, if nobody else tells of them.
     pub(crate) meter: Option<Arc<WriteMeter>>,
     /// What counts the requests.
@@ -145,7 +145,7 @@ impl Served {
     pub(super) fn end(&self) -> Result<Option<Ending>, UntrackError> {
         match &self.tracking {
             Some(tracking) => tracking.end(),
-            None => Ok(self.disk.flush().map(|()| None)?),
+            None => Ok(self.device.flush().map(|()| None)?),
         }
     }
 
@@ -191,7 +191,7 @@ impl Served {
                 },
             ));
         }
-        let extent = self.disk.extent(at, length)?;
+        let extent = self.device.extent(at, length)?;
         let flags = match (context, extent.kind, extent.allocated) {
             (Context::AllocationDepth, _, true) => 1,
             (Context::AllocationDepth, ExtentKind::Data, false) => 2,
@@ -221,7 +221,7 @@ mod tests {
         let name = BitmapName::new("b0").unwrap();
         let served = Served {
             name: Name::new("m").unwrap(),
-            disk: Arc::new(Gated::new(Arc::new(MemoryDevice::new("m", size)))),
+            device: Arc::new(Gated::new(Arc::new(MemoryDevice::new("m", size)))),
             meter: None,
             traffic: Traffic::default(),
             tracking: None,

@@ -400,7 +400,7 @@ mod tests {
     fn disk(name: &str, gone: Sender<()>) -> Served {
         Served {
             name: Name::new(name).unwrap(),
-            disk: Arc::new(MemoryDevice::new(name, 4096)),
+            device: Arc::new(MemoryDevice::new(name, 4096)),
             meter: None,
             traffic: Traffic::default(),
             tracking: None,

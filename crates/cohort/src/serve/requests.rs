@@ -52,9 +52,9 @@ impl Connection {
                 input.fill(&self.stream, bytes)?;
                 let later = self.release(input, command)?;
                 let begin = Instant::now();
-                let mut done = self.disk.disk.write_at(bytes, offset);
+                let mut done = self.disk.device.write_at(bytes, offset);
                 if fua && done.is_ok() {
-                    done = self.disk.disk.flush();
+                    done = self.disk.device.flush();
                 }
                 self.took(begin);
                 self.answer(&reply, command, done, later)
@@ -87,7 +87,7 @@ impl Connection {
 
     /// The requests that have no data either way.
     fn change(&self, command: &Command) -> Result<(), DeviceError> {
-        let disk = &self.disk.disk;
+        let disk = &self.disk.device;
         let durable = match *command {
             Command::Flush => true,
             Command::Trim {
@@ -174,7 +174,7 @@ impl Connection {
     ) -> io::Result<()> {
         let bytes = grown(scratch, length as usize);
         let mut head = Vec::with_capacity(48);
-        let read = self.disk.disk.read_at(bytes, offset);
+        let read = self.disk.device.read_at(bytes, offset);
         self.disk.traffic.count(command, read.is_ok());
         match read {
             Ok(()) if length == 0 => reply.done(&mut head),
@@ -244,7 +244,7 @@ impl Connection {
     ) -> Result<Piece, DeviceError> {
         let mut length = end - at;
         if holes {
-            let extent = self.disk.disk.extent(at, length)?;
+            let extent = self.disk.device.extent(at, length)?;
             length = extent.length;
             if extent.kind == ExtentKind::Zero {
                 return Ok(Piece {
@@ -254,7 +254,7 @@ impl Connection {
             }
         }
         let length = length.min(bytes.len() as u64);
-        self.disk.disk.read_at(&mut bytes[..length as usize], at)?;
+        self.disk.device.read_at(&mut bytes[..length as usize], at)?;
         Ok(Piece {
             zero: false,
             length: length as u32,
@@ -282,7 +282,7 @@ impl Connection {
                 break;
             }
             if done.is_ok() {
-                done = self.disk.disk.write_at(bytes, at);
+                done = self.disk.device.write_at(bytes, at);
             }
             at += now;
         }
@@ -292,11 +292,11 @@ impl Connection {
         if done.is_ok() {
             done = self
                 .disk
-                .disk
+                .device
                 .write_at(&lease.bytes()[..(end - at) as usize], at);
         }
         if fua && done.is_ok() {
-            done = self.disk.disk.flush();
+            done = self.disk.device.flush();
         }
         self.took(begin);
         drop(lease);

@@ -151,7 +151,7 @@ pub(super) fn open_points(
         let name = Name::new(&opened.name).map_err(|error| Failure::new(Exit::Usage, error))?;
         let added = disks.add(Served {
             name,
-            disk: Arc::new(Gated::new(opened.device)),
+            device: Arc::new(Gated::new(opened.device)),
             meter: None,
             traffic: Default::default(),
             tracking: None,

@@ -254,7 +254,9 @@ impl Connection {
             }
         }
         let length = length.min(bytes.len() as u64);
-        self.disk.device.read_at(&mut bytes[..length as usize], at)?;
+        self.disk
+            .device
+            .read_at(&mut bytes[..length as usize], at)?;
         Ok(Piece {
             zero: false,
             length: length as u32,

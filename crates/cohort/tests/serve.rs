@@ -10,34 +10,28 @@ use serde_json::Value;
 
 const TOOLS: [&str; 4] = ["qemu-img", "qemu-io", "nbdinfo", "nbdcopy"];
 
-/// A raw disk of odd size with data and holes, and an empty qcow2 image as large.
-fn two_disks(lab: &Lab) {
+/// Bytes of the disks.
+const SIZE: u64 = (24 << 20) + 1536;
+
+/// A lab, if the tools are here.
+fn lab() -> Option<Lab> {
+    have(&TOOLS).then(Lab::new)
+}
+
+/// A lab with a raw disk of odd size with data and holes, and an empty qcow2 image as large, if the tools are here.
+fn two_disks() -> Option<Lab> {
+    let lab = lab()?;
     let disk = fs::File::create(lab.path("a.raw")).expect("a disk");
-    disk.set_len((24 << 20) + 1536).expect("room");
-    use std::os::unix::fs::FileExt;
-    disk.write_all_at(&noise(1, 5 << 20), 3 << 20)
-        .expect("data");
-    disk.write_all_at(&noise(2, 1536), 24 << 20).expect("data");
-    lab.tool(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "b.qcow2",
-            &((24 << 20) + 1536).to_string(),
-        ],
-    );
+    disk.set_len(SIZE).expect("room");
+    lab.overwrite("a.raw", &noise(1, 5 << 20), 3 << 20);
+    lab.overwrite("a.raw", &noise(2, 1536), 24 << 20);
+    lab.run(&format!("qemu-img create -q -f qcow2 b.qcow2 {SIZE}"));
+    Some(lab)
 }
 
 #[test]
 fn what_real_clients_copy_is_the_same_bytes() {
-    if !have(&TOOLS) {
-        return;
-    }
-    let lab = Lab::new();
-    two_disks(&lab);
+    let Some(lab) = two_disks() else { return };
     let server = Server::start(&lab, &["a.raw", "b.qcow2"]);
     let (a, b) = (server.uri("a"), server.uri("b"));
     lab.tool(
@@ -47,7 +41,7 @@ fn what_real_clients_copy_is_the_same_bytes() {
     lab.same(("raw", &a), ("raw", &b));
     lab.tool("nbdcopy", &[&b, "copied"]);
     assert!(fs::read(lab.path("copied")).unwrap() == fs::read(lab.path("a.raw")).unwrap());
-    lab.noise("new", 3, (24 << 20) + 1536);
+    lab.noise("new", 3, SIZE as usize);
     for to in [&a, &b] {
         lab.tool("nbdcopy", &["--flush", "new", to]);
         lab.same(("raw", "new"), ("raw", to));
@@ -60,11 +54,7 @@ fn what_real_clients_copy_is_the_same_bytes() {
 
 #[test]
 fn every_request_does_what_it_says() {
-    if !have(&TOOLS) {
-        return;
-    }
-    let lab = Lab::new();
-    two_disks(&lab);
+    let Some(lab) = two_disks() else { return };
     let server = Server::start(&lab, &["a.raw", "b.qcow2"]);
     for name in ["a", "b"] {
         let io = |commands: &[&str]| {
@@ -91,11 +81,7 @@ fn every_request_does_what_it_says() {
 
 #[test]
 fn holes_zeroes_and_layers_are_told() {
-    if !have(&TOOLS) {
-        return;
-    }
-    let lab = Lab::new();
-    two_disks(&lab);
+    let Some(lab) = two_disks() else { return };
     lab.run("qemu-img create -q -f qcow2 -b a.raw -F raw top.qcow2");
     lab.qemu_io("qcow2", "top.qcow2", &["write 8M 64k"]);
     let server = Server::start(&lab, &["--read-only", "a.raw", "top.qcow2"]);
@@ -141,10 +127,7 @@ fn holes_zeroes_and_layers_are_told() {
 
 #[test]
 fn bitmaps_of_an_image_are_exported() {
-    if !have(&TOOLS) {
-        return;
-    }
-    let lab = Lab::new();
+    let Some(lab) = lab() else { return };
     lab.run("qemu-img create -q -f qcow2 b.qcow2 8M");
     lab.run("qemu-img bitmap --add b.qcow2 b0");
     lab.qemu_io("qcow2", "b.qcow2", &["write 1M 128k", "write 5M 1"]);
@@ -208,10 +191,7 @@ fn dirty_bytes(runs: &[(u64, u64, bool)]) -> u64 {
 
 #[test]
 fn bitmaps_of_an_image_that_is_written_to_are_told_as_they_are_and_saved_as_told() {
-    if !have(&TOOLS) {
-        return;
-    }
-    let lab = Lab::new();
+    let Some(lab) = lab() else { return };
     lab.run("qemu-img create -q -f qcow2 b.qcow2 8M");
     lab.run("qemu-img bitmap --add b.qcow2 b0");
     lab.qemu_io("qcow2", "b.qcow2", &["write 1M 128k"]);
@@ -303,11 +283,7 @@ fn points_of_a_backup_directory_are_mounted_to_restore_a_file() {
 
 #[test]
 fn exports_are_backed_up_together() {
-    if !have(&TOOLS) {
-        return;
-    }
-    let lab = Lab::new();
-    two_disks(&lab);
+    let Some(lab) = two_disks() else { return };
     let server = Server::start(&lab, &["a.raw", "b.qcow2"]);
     let (a, b) = (server.uri("a"), format!("other={}", server.uri("b")));
     for round in 1..=2 {

@@ -28,7 +28,7 @@ impl ImageFile {
     /// Opens one file, under the lock that the access needs, without a look at what is in it or beneath.
     ///
     /// # Errors
-    /// As [`Image::open`], for what may be wrong with a path, its file or its lock.
+    /// As [`Image::open`](crate::Image::open), for what may be wrong with a path, its file or its lock.
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, OpenError> {
         open_file(path.as_ref(), options, Holding::Alone)
     }

@@ -135,16 +135,17 @@ fn print(report: &VerifyReport) {
         print_line(&format!("{}: {state}{rebuilt}{missing}", name(point)));
     }
     let read = human::bytes(report.read_bytes);
+    let points = match report.points.len() {
+        1 => "1 point".to_owned(),
+        many => format!("{many} points"),
+    };
     let dead = report
         .points
         .iter()
         .filter(|point| point.state == PointState::Damaged);
     print_line(&match (report.sound(), dead.count()) {
-        (true, _) => format!("{} points verified, {read} read", report.points.len()),
-        (false, dead) => format!(
-            "{dead} of {} points damaged, {read} read",
-            report.points.len()
-        ),
+        (true, _) => format!("{points} verified, {read} read"),
+        (false, dead) => format!("{dead} of {points} damaged, {read} read"),
     });
 }
 

@@ -17,9 +17,7 @@ use cohort_bitmap::DirtyBitmap;
 use cohort_block::{Device, Format, OpenOptions};
 use rayon::prelude::*;
 
-use crate::catalogue::{
-    self, Anchor, ByteRange, Catalogue, ChangeError, Contents, DiskName, NoSuchPoint, RunId,
-};
+use crate::catalogue::{self, Anchor, ByteRange, Contents, DiskName, NoSuchPoint, RunId};
 use crate::expected::{ExpectedError, Piece, Says, of_point};
 
 /// How much is sampled.
@@ -86,9 +84,6 @@ pub enum AuditError {
     /// There is nothing to compare with.
     #[error(transparent)]
     NoSuchPoint(#[from] NoSuchPoint),
-    /// The catalogue did not take that the disk is not to be trusted.
-    #[error(transparent)]
-    Catalogue(#[from] ChangeError),
     /// The point cannot be read.
     #[error("{disk}@{run}: {what}")]
     Point {
@@ -108,7 +103,8 @@ pub enum AuditError {
 }
 
 /// Compares a sample of a disk with the point that the next increment would be against. `changed` says what is known to
-/// have changed since that point; the rest of the disk is claimed not to have. Nothing is changed anywhere.
+/// have changed since that point; the rest of the disk is claimed not to have. Nothing is changed anywhere: whoever finds a
+/// wrong claim tells the [catalogue](catalogue::Catalogue::distrust).
 ///
 /// `progress` is told (bytes read, bytes to read); setting `cancel` ends it soon.
 ///
@@ -166,15 +162,6 @@ pub fn audit(
         differing: wrong.into_iter().map(range).collect(),
         seed,
     })
-}
-
-/// Notes that what is known of a disk's changes is wrong: the next run compares all of it.
-///
-/// # Errors
-/// [`AuditError::Directory`] if another run is writing into the directory, [`AuditError::Catalogue`].
-pub fn distrust(directory: &Path, disk: &DiskName) -> Result<(), AuditError> {
-    Catalogue::open(directory)?.distrust(disk)?;
-    Ok(())
 }
 
 /// The point that clean bits speak of: not always the newest one.

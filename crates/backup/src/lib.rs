@@ -66,7 +66,7 @@ mod turns;
 mod verify;
 mod write_back;
 
-pub use audit::{Audit, AuditError, Audited, audit, distrust};
+pub use audit::{Audit, AuditError, Audited, audit};
 pub use cohort_block::{Delays, OnMiss, StagingLevel};
 pub use error::{DiskError, StartError};
 pub use fence::{Fence, FenceCause, FenceError, Fenced, HookFailure, HookResult};

@@ -1,12 +1,13 @@
 //! `cohort audit`: a random sample of what is claimed not to have changed since the last point, read and compared.
 
-use cohort_backup::catalogue::{ByteRange, DiskName};
-use cohort_backup::{Audit, AuditError, Audited, audit, distrust};
+use cohort_backup::catalogue::{ByteRange, Catalogue, DiskName};
+use cohort_backup::{Audit, AuditError, Audited, audit};
 use cohort_bitmap::store::qcow2::Bitmaps;
 use cohort_bitmap::{DirtyBitmap, Granularity};
 use cohort_block::{Device, OpenOptions, OsFile};
 use serde::Serialize;
 
+use super::close;
 use super::sources::Source;
 use super::watched::{Shown, watched};
 use crate::args;
@@ -59,7 +60,9 @@ pub(super) fn run(args: &args::Audit) -> Result {
         }
         show(&name, &found, args.output.json);
         if !found.differing.is_empty() {
-            distrust(&args.against, &name).map_err(failure)?;
+            let catalogue = Catalogue::open(&args.against)?;
+            catalogue.distrust(&name)?;
+            close(catalogue);
             eprint_line(&format!(
                 "cohort: {name}: what is known of its changes is not to be trusted; the next run compares everything"
             ));
@@ -137,7 +140,6 @@ fn failure(error: AuditError) -> Failure {
     match error {
         AuditError::Directory(error) => error.into(),
         AuditError::NoSuchPoint(error) => error.into(),
-        AuditError::Catalogue(error) => error.into(),
         error @ AuditError::Point { .. } => Failure::new(Exit::PointDamaged, error),
         error @ AuditError::Cancelled => Failure::new(Exit::Cancelled, error),
         error @ (AuditError::Source(_) | _) => Failure::new(Exit::SourceUnreadable, error),

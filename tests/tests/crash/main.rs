@@ -6,7 +6,7 @@
 //!
 //! What a verdict costs is counted from the same points: `syncs.rs`.
 //!
-//! The program's `prune` and `restore` are killed, and have their files fail, in the same way: `commands`.
+//! The program's commands are killed, and have their files fail, in the same way: `commands`.
 
 mod cells;
 mod commands;

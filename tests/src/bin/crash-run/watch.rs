@@ -164,6 +164,7 @@ fn kind_of(inside: &Path) -> Option<(&'static str, &str)> {
                     return Some(("output", ""));
                 }
                 _ if beside.ends_with(".raw") => "disk",
+                _ if beside.ends_with(".qcow2") => "image",
                 _ if beside.contains(".cohort") => "store",
                 _ => return None,
             };

@@ -4,24 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cohort_tests::crash::How;
 
-use super::act::Act::{self, Backup, Over, Prune, Qcow2, Raw};
+use super::act::Act::{self, Audit, Backup, Clear, Over, Prune, Qcow2, Raw};
 use super::stage::Stage;
 use super::world::Played;
 use super::{WAYS, fits};
 
 const RESTORES: &[Act] = &[Raw, Qcow2, Over];
 
-const CHANGES: &[Act] = &[Backup, Prune];
+/// Those that make files in the directory, and those that change its catalogue.
+const MAKES: &[Act] = &[Backup, Clear, Prune];
+const CHANGES: &[Act] = &[Backup, Audit, Clear, Prune];
 
 /// Points, the commands that reach them, and why no other does.
 #[rustfmt::skip]
 const LAW: &[(&[&str], &[Act], &str)] = &[
     (&["lock.write", "lock.cut"],                            CHANGES,  "who reads takes no lock; the files of a lock are there since the first run"),
     (&["catalogue.write", "catalogue.sync", "catalogue.cut"], CHANGES, "who reads changes no catalogue"),
-    (&["target.make", "target.write", "target.sync"],        CHANGES,  "a restore reads images"),
-    (&["digests.make", "digests.write", "digests.sync", "spool.write"], CHANGES, "digests follow what is copied or merged"),
-    (&["directory.sync"],                                    CHANGES,  "what is restored lies beside the directory"),
+    (&["target.make", "target.write", "target.sync"],        MAKES,    "a restore and an audit read images"),
+    (&["digests.make", "digests.write", "digests.sync", "spool.write"], MAKES, "digests follow what is copied or merged"),
+    (&["directory.sync"],                                    MAKES,    "what is restored lies beside the directory, and an audit gives no names"),
     (&["target.rename", "target.remove", "digests.remove"],  &[Prune], "a backup that goes well leaves nothing to remove; images are renamed by merging alone"),
+    (&["image.write", "image.sync"],                         &[Clear], "only an account in an image is cleared"),
     (&["output.make", "output.write", "output.cut", "output.sync", "folder.sync"], RESTORES, "the others write into the directory alone"),
     (&["output.rename"],                                     &[Over],  "a new name is given by a call of its own (renameat2), which is not taken: what is there before it is what is there before the folder's sync, without the name"),
 ];

@@ -9,11 +9,14 @@ use cohort_tests::checker::{self, Checked};
 use cohort_tests::crash::How;
 
 use super::act::Act;
-use super::world::{DISKS, OLD, Played, Template, files, run};
+use super::world::{DISKS, OLD, Played, Template, files, run, write_image};
 use crate::judge::agrees;
 
+/// The disks of `Act::Backup`, as they are.
+const RENEWED: (&[&str], u64) = (&DISKS, 5);
+
 pub(crate) fn judge(template: &Template, played: &Played) -> Result<(), String> {
-    let done = played.ended.code == Some(0);
+    let done = played.ended.code == Some(played.act.code());
     if played.ended.code == Some(101) {
         return Err("it panicked".to_owned());
     }
@@ -22,6 +25,8 @@ pub(crate) fn judge(template: &Template, played: &Played) -> Result<(), String> 
         // The runs that both disks must have, or may have if it is not done.
         Act::Backup => changed(template, played, done, [&[1, 2, 3, 4, 5], &[1, 2, 3, 4]]),
         Act::Prune => changed(template, played, done, [&[3, 4], &[1, 2, 3, 4]]),
+        Act::Audit => distrusted(template, &played.world(), done),
+        Act::Clear => cleared(template, &played.world(), done),
         Act::Raw => restored(template, played, point("a", 4), "out.img", done),
         Act::Qcow2 => restored(template, played, point("b", 4), "out.qcow2", done),
         Act::Over => restored(template, played, point("a", 2), "out.img", done),
@@ -48,7 +53,8 @@ fn changed(
         nothing_left(&checked)?;
     }
     run(&world, act.arguments()).map_err(|why| format!("the same again: {why}"))?;
-    let checked = listed_but_the_last(template, &world, act == Act::Backup)?;
+    let renewed = (act == Act::Backup).then_some(RENEWED);
+    let checked = listed_but_the_last(template, &world, renewed)?;
     nothing_left(&checked).map_err(|why| format!("after the same again: {why}"))?;
     if act == Act::Prune {
         let runs = DISKS.map(|name| runs_of(&checked, name));
@@ -56,9 +62,38 @@ fn changed(
             return Err(format!("after the same again: the points are {runs:?}"));
         }
         run(&world, Act::Backup.arguments()).map_err(|why| format!("the next run: {why}"))?;
-        listed_but_the_last(template, &world, true)?;
+        listed_but_the_last(template, &world, Some(RENEWED))?;
     }
     Ok(())
+}
+
+/// After an audit that found a claim wrong: nothing else is, and the next run makes points of what the disks are.
+fn distrusted(template: &Template, world: &Path, done: bool) -> Result<(), String> {
+    let checked = listed(template, world)?;
+    nothing_left(&checked)?;
+    let view = checked.catalogue.views.get("a");
+    let trusted = view.is_some_and(|[point, _]| point.as_ref().is_some_and(|view| view.trusted));
+    if done && trusted {
+        return Err("what is known of the disk's changes is trusted as before".to_owned());
+    }
+    run(world, Act::Backup.arguments()).map_err(|why| format!("the next run: {why}"))?;
+    listed_but_the_last(template, world, Some(RENEWED)).map(drop)
+}
+
+/// After a backup by an image's own account of its changes: whatever became of that, the next one misses nothing.
+fn cleared(template: &Template, world: &Path, done: bool) -> Result<(), String> {
+    let checked = listed(template, world)?;
+    let runs = runs_of(&checked, "c");
+    if runs != [5, 6] && (done || runs != [5]) {
+        return Err(format!("the points are {runs:?}, done: {done}"));
+    }
+    if done {
+        nothing_left(&checked)?;
+    }
+    write_image(world, 6).map_err(|error| format!("the image is of no use: {error}"))?;
+    run(world, Act::Clear.arguments()).map_err(|why| format!("the next run: {why}"))?;
+    let checked = listed_but_the_last(template, world, Some((&["c"], 7)))?;
+    nothing_left(&checked).map_err(|why| format!("after the next run: {why}"))
 }
 
 fn runs_of(checked: &Checked, disk: &str) -> Vec<u64> {
@@ -72,20 +107,21 @@ fn check(world: &Path) -> Result<Checked, String> {
 
 /// Every point that is listed is its disk, and is restored as such.
 fn listed(template: &Template, world: &Path) -> Result<Checked, String> {
-    listed_but_the_last(template, world, false)
+    listed_but_the_last(template, world, None)
 }
 
-/// The same, and the last point of each disk is the disk as it is, whatever the number of its run.
+/// The same, but the last points of some disks are those disks as of a run, whatever the number of their own.
 fn listed_but_the_last(
     template: &Template,
     world: &Path,
-    backed_up: bool,
+    renewed: Option<(&[&str], u64)>,
 ) -> Result<Checked, String> {
     let checked = check(world)?;
     agrees(world, &checked)?;
     for ((disk, run), bytes) in &checked.points {
         let is_last = runs_of(&checked, disk).last() == Some(run);
-        let truth_of = if backed_up && is_last { 5 } else { *run };
+        let renewed = renewed.filter(|(disks, _)| is_last && disks.contains(&&**disk));
+        let truth_of = renewed.map_or(*run, |(_, run)| run);
         if template.disks.get(&(disk.clone(), truth_of)) != Some(bytes) {
             return Err(format!("{disk}@{run} is not its disk"));
         }
@@ -189,7 +225,7 @@ fn whole(world: &Path, disk: &[u8], out: &str) -> Result<bool, String> {
 }
 
 fn nothing_else(world: &Path, known: &[&str]) -> Result<(), String> {
-    let ours = ["a.raw", "b.raw"];
+    let ours = ["a.raw", "b.raw", "c.qcow2"];
     let strange = |name: &&String| !known.contains(&&***name) && !ours.contains(&&***name);
     match files(world).keys().find(strange) {
         None => Ok(()),

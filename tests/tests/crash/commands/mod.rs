@@ -1,4 +1,4 @@
-//! The program's `backup`, `prune`, which merges increments, and `restore`, killed at every durable operation, and with each
+//! The program's `backup`, `audit`, `prune`, which merges increments, and `restore`, killed at every durable operation, and with each
 //! of them failing: what a directory lists can be restored at any time, nothing passes for a restored disk that is not, the
 //! same command, given again, finishes; and what failed is told, with an exit code of the page.
 //!
@@ -73,7 +73,7 @@ fn a_command_that_is_cut_short_leaves_every_point_and_nothing_that_passes_for_a_
     let template = Template::make();
     for act in Act::ALL {
         let played = template.play(act, None);
-        assert_eq!(played.ended.code, Some(0), "{act}: {played:?}");
+        assert_eq!(played.ended.code, Some(act.code()), "{act}: {played:?}");
         assert_eq!(judge(&template, &played), Ok(()), "{act}, undisturbed");
     }
     let found = Mutex::new((Cells::default(), Vec::new()));

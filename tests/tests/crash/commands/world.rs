@@ -1,11 +1,15 @@
-//! A directory of two disks with four points each, copied for every try.
+//! A directory of two disks with four points each, and a disk that has none yet, copied for every try.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cohort_tests::crash::{How, Point, at_fence};
+use cohort_bitmap::store::qcow2::Bitmaps;
+use cohort_bitmap::{DirtyBitmap, Granularity};
+use cohort_block::{OpenOptions, OsFile};
+use cohort_tests::crash::{GRANULE, How, Point, at_fence};
 use tempfile::TempDir;
 
 use super::act::Act;
@@ -13,6 +17,9 @@ use crate::play::{Ended, ended, folder, watched};
 
 /// The disks. Of the first all images have clusters alike, so that they are merged in place.
 pub(crate) const DISKS: [&str; 2] = ["a", "b"];
+
+/// One whose image keeps account of its changes, by the name of the bitmap.
+pub(crate) const KEPT: (&str, &str) = ("c.qcow2", "changes");
 
 /// The clusters of the other one's images, by run: a new image is made of them.
 const CLUSTERS: [&str; 4] = ["64k", "64k", "16k", "16k"];
@@ -77,6 +84,11 @@ impl Template {
                 run(world, &[Act::Backup.arguments(), &more].concat()).expect("a backup");
             }
         }
+        // What the image holds at the runs of `Act::Clear`: before it, in it, and after it.
+        for (run, number) in [(5, 4), (6, 5), (7, 6)] {
+            disks.insert(("c".to_owned(), run), in_image(number));
+        }
+        make_image(world);
         Self { folder, disks }
     }
 
@@ -87,6 +99,10 @@ impl Template {
         copy(self.folder.path(), &world);
         if act == Act::Over {
             fs::write(world.join("out.img"), OLD).expect("a file");
+        }
+        if act == Act::Clear {
+            run(&world, act.arguments()).expect("a point");
+            write_image(&world, 5).expect("it is written to");
         }
         let mut command = program(&world);
         command.args(act.arguments());
@@ -110,6 +126,44 @@ impl Played {
     pub(crate) fn world(&self) -> PathBuf {
         self.folder.path().join("world")
     }
+}
+
+/// What the disk in the image is, as of a number: in whole sectors. The last number differs from the one before where no
+/// other does, so that what it lacks of those is seen.
+fn in_image(number: u64) -> Vec<u8> {
+    let mut bytes = at_fence(2, number.min(5));
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    if number > 5 {
+        bytes[..GRANULE as usize].fill(255);
+    }
+    bytes
+}
+
+/// Makes the image as of number 4, with a bitmap that is clean.
+fn make_image(world: &Path) {
+    let (image, bitmap) = KEPT;
+    fs::write(world.join("c.raw"), in_image(4)).expect("a disk");
+    run(world, &["copy", "c.raw", image]).expect("an image");
+    fs::remove_file(world.join("c.raw")).expect("it was there");
+    let file = OsFile::open(world.join(image), true).expect("the image");
+    let mut bitmaps = Bitmaps::open(file).expect("no bitmaps");
+    let bits = DirtyBitmap::new(bitmaps.disk_size(), Granularity::default()).expect("a bitmap");
+    bitmaps.add(bitmap, &bits, true).expect("there is room");
+}
+
+/// A guest writes to the image what is other as of a number, and the bitmap notes it.
+pub(crate) fn write_image(world: &Path, number: u64) -> Result<(), Box<dyn Error>> {
+    let image = cohort_block::open(world.join(KEPT.0), OpenOptions::read_write())?;
+    let mut offset = 0;
+    for granule in in_image(number).chunks(GRANULE as usize) {
+        let mut before = vec![0; granule.len()];
+        image.read_at(&mut before, offset)?;
+        if before != granule {
+            image.write_at(granule, offset)?;
+        }
+        offset += GRANULE;
+    }
+    Ok(image.flush()?)
 }
 
 /// The files in a folder.

@@ -185,6 +185,26 @@ fn wrong_counts_are_found_before_anything_is_written() {
     assert_eq!(memory.bytes(), before);
 }
 
+/// Whoever takes a free cluster would write over it.
+#[test]
+fn a_table_that_is_counted_as_free_is_not_taken() {
+    let (whole, _) = sample();
+    let bits = filled(SIZE, 4096, Fill::Ends);
+    // The refcount table, the counts, the level-one table.
+    for cluster in [1, 2, 3] {
+        let mut bytes = whole.clone();
+        bytes[8192 + cluster * 2..8192 + cluster * 2 + 2].fill(0);
+        let before = bytes.clone();
+        let memory = Memory::new(bytes);
+        let mut bitmaps = Bitmaps::open(memory.clone()).unwrap();
+        let error = bitmaps.add("three", &bits, true).unwrap_err().to_string();
+        let place = format!("tables at byte {} are counted as free", cluster * 4096);
+        assert!(error.contains(&place), "{error}");
+        assert!(error.contains("qemu-img check -r all"), "{error}");
+        assert_eq!(memory.bytes(), before);
+    }
+}
+
 /// Any bytes at all where the format has numbers: an answer or an error.
 #[test]
 fn flipped_bits_are_errors_or_answers() {

@@ -1,5 +1,7 @@
 //! A disk that an NBD server serves: requests with a deadline, and another connection when one is lost.
 
+mod answer;
+mod stream;
 mod wire;
 
 use std::io;
@@ -14,7 +16,8 @@ use crate::device::{Device, DeviceError, Extent, ExtentKind, Operation, check_ra
 use crate::open::Access;
 use crate::open_error::OpenError;
 use crate::raw::read_only;
-use wire::{Answer, Unanswered, Wire, lock};
+use answer::Answer;
+use wire::{Unanswered, Wire, lock};
 
 /// The pause before the second attempt to connect; doubled for each one after it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -1,23 +1,15 @@
 //! One connection to an NBD server: any number of threads ask, one thread reads the answers and hands them out.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use cohort_nbd::{
-    Client, Command, ConnectError, ConnectStep, Connecting, Content, Context, Request, Server,
-    Status, Uri, UriTls, Wish,
-};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use cohort_nbd::{Client, Command, Content, Context, Request, Uri};
 
-use crate::tls::{Secured, Socket, TlsClient};
+use super::answer::{Answer, Question};
+use super::stream::Stream;
 
 /// A connection inside an export.
 #[derive(Debug)]
@@ -38,26 +30,6 @@ struct Waiting {
     broken: Option<String>,
 }
 
-/// A request, and what has come of its answer.
-#[derive(Debug)]
-struct Question {
-    command: Command,
-    answer: Answer,
-    /// Bytes of a read that have come, holes among them.
-    filled: u64,
-    failure: Option<io::Error>,
-    done: bool,
-}
-
-/// The answer to a request that went well.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    /// Of a read.
-    pub(super) bytes: Vec<u8>,
-    /// Of a block status request.
-    pub(super) runs: Vec<Status>,
-}
-
 /// Why a request was not answered well.
 #[derive(Debug)]
 pub(super) enum Unanswered {
@@ -65,19 +37,6 @@ pub(super) enum Unanswered {
     Lost(String),
     /// The server said no.
     Refused(io::Error),
-}
-
-/// A socket, and what encrypts what goes through it.
-#[derive(Debug)]
-struct Stream {
-    plain: Plain,
-    secured: OnceLock<Secured>,
-}
-
-#[derive(Debug)]
-enum Plain {
-    Unix(UnixStream),
-    Tcp(TcpStream),
 }
 
 impl Wire {
@@ -88,8 +47,7 @@ impl Wire {
         deadline: Instant,
     ) -> io::Result<Arc<Self>> {
         let stream = Stream::connect(&uri.server, deadline)?;
-        let client = enter(&stream, uri, contexts, deadline)?;
-        stream.plain.set_read_timeout(None)?;
+        let client = stream.enter(uri, contexts, deadline)?;
         let wire = Arc::new(Self {
             stream,
             client,
@@ -166,9 +124,7 @@ impl Wire {
         let mut goodbye = Vec::new();
         self.client.disconnect(&mut goodbye);
         let _ = self.stream.write_all(&goodbye);
-        if let Some(secured) = self.stream.secured.get() {
-            secured.goodbye(&self.stream.plain);
-        }
+        self.stream.goodbye();
         self.give_up("it was closed");
     }
 
@@ -202,7 +158,7 @@ impl Wire {
 
     /// Nothing will be answered any more. The first reason stands.
     fn give_up(&self, why: &str) {
-        self.stream.plain.shutdown();
+        self.stream.shutdown();
         lock(&self.waiting)
             .broken
             .get_or_insert_with(|| why.to_owned());
@@ -271,229 +227,6 @@ impl Wire {
 
     fn in_pieces(&self) -> bool {
         self.client.mode() > cohort_nbd::Mode::Simple
-    }
-}
-
-impl Question {
-    fn take(&mut self, content: Content<'_>) -> Result<(), Nonsense> {
-        match content {
-            Content::Done => {}
-            Content::Error { code, why } => {
-                let why = if why.is_empty() {
-                    code.to_string()
-                } else {
-                    why.replace(char::is_control, " ")
-                };
-                self.failure.get_or_insert(io::Error::new(
-                    code.kind(),
-                    format!("the server says: {why}"),
-                ));
-            }
-            // The bytes are zero from the beginning.
-            Content::Hole { offset, length } => {
-                self.place(offset, length.into())?;
-            }
-            Content::Data { offset, bytes } => {
-                let at = self.place(offset, bytes.len() as u64)?;
-                self.answer.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-            }
-            // One context was asked for.
-            Content::Status { runs, .. } => self.answer.runs = runs,
-        }
-        Ok(())
-    }
-
-    /// Where in the answer a piece of a read belongs.
-    fn place(&mut self, offset: u64, length: u64) -> Result<usize, Nonsense> {
-        let Command::Read {
-            offset: from,
-            length: asked,
-            ..
-        } = self.command
-        else {
-            return Err(Nonsense("bytes that were not asked for"));
-        };
-        let at = offset.checked_sub(from);
-        let inside = at.filter(|at| {
-            at.checked_add(length)
-                .is_some_and(|end| end <= asked.into())
-        });
-        let at = inside.ok_or(Nonsense("bytes from another place"))?;
-        self.filled += length;
-        usize::try_from(at).map_err(|_| Nonsense("bytes from another place"))
-    }
-
-    fn end(&mut self) -> Result<(), Nonsense> {
-        let asked = self.answer.bytes.len() as u64;
-        let status = matches!(self.command, Command::BlockStatus { .. });
-        let complete = self.filled == asked && !(status && self.answer.runs.is_empty());
-        if !complete && self.failure.is_none() {
-            return Err(Nonsense("less than was asked for"));
-        }
-        self.done = true;
-        Ok(())
-    }
-}
-
-/// An answer that does not fit to its question.
-#[derive(Debug, thiserror::Error)]
-#[error("the server answered {0}")]
-struct Nonsense(&'static str);
-
-fn enter(
-    stream: &Stream,
-    uri: &Uri,
-    contexts: Vec<Context>,
-    deadline: Instant,
-) -> io::Result<Client> {
-    let mut client = Connecting::begin(Wish {
-        name: uri.name.clone(),
-        contexts,
-    });
-    if uri.tls.is_some() {
-        client = client.with_tls();
-    }
-    let (mut bytes, mut out) = (Vec::new(), Vec::new());
-    loop {
-        stream.plain.set_read_timeout(Some(left(deadline)?))?;
-        bytes.resize(client.wants(), 0);
-        stream.read_exact(&mut bytes)?;
-        let step = client
-            .receive(&bytes, &mut out)
-            .map_err(|error| match error {
-                ConnectError::Refused { .. } => io::Error::new(io::ErrorKind::NotFound, error),
-                ConnectError::NoServer | ConnectError::Nonsense(_) | _ => io::Error::other(error),
-            })?;
-        if let (ConnectStep::StartTls, Some(tls)) = (&step, &uri.tls) {
-            stream.secure(&uri.server, tls, deadline)?;
-            client.encrypted(&mut out);
-        }
-        stream.write_all(&out)?;
-        out.clear();
-        if let ConnectStep::Ready(client) = step {
-            return Ok(client);
-        }
-    }
-}
-
-/// The time until the deadline, of which there must be some.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(io::ErrorKind::TimedOut.into())
-    } else {
-        Ok(left)
-    }
-}
-
-/// Connects to a unix socket, and is no longer held up by a server that accepts nobody, nor by its sends later.
-fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // The kernel's connect waits for room in the server's queue as long as a send may wait.
-    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
-    connect(&socket, &SocketAddrUnix::new(path)?).map_err(|error| match error {
-        Errno::AGAIN => io::ErrorKind::TimedOut.into(),
-        error => io::Error::from(error),
-    })?;
-    Ok(UnixStream::from(socket))
-}
-
-impl Stream {
-    fn connect(server: &Server, deadline: Instant) -> io::Result<Self> {
-        let patience = left(deadline)?;
-        let plain = match server {
-            Server::Unix(path) => Plain::Unix(connect_unix(path, patience)?),
-            Server::Tcp { host, port } => {
-                let mut last = io::Error::from(io::ErrorKind::NotFound);
-                let mut addresses = (host.as_str(), *port).to_socket_addrs()?;
-                let connected = addresses.find_map(|address| {
-                    TcpStream::connect_timeout(&address, left(deadline).ok()?)
-                        .map_err(|error| last = error)
-                        .ok()
-                });
-                let stream = connected.ok_or(last)?;
-                stream.set_write_timeout(Some(patience))?;
-                stream.set_nodelay(true)?;
-                Plain::Tcp(stream)
-            }
-        };
-        let secured = OnceLock::new();
-        Ok(Self { plain, secured })
-    }
-
-    /// Encrypts what follows. The server must be the one that it was asked for.
-    fn secure(&self, server: &Server, tls: &UriTls, deadline: Instant) -> io::Result<()> {
-        let client = TlsClient::new(&tls.certificates).map_err(io::Error::other)?;
-        let host = match server {
-            Server::Tcp { host, .. } => host.as_str(),
-            // As libnbd has it.
-            Server::Unix(_) => "localhost",
-        };
-        let name = tls.hostname.as_deref().unwrap_or(host);
-        let secured = Secured::connect(&client, name, &self.plain, deadline)?;
-        // Nobody else is here yet.
-        let _ = self.secured.set(secured);
-        Ok(())
-    }
-
-    fn read_exact(&self, mut buf: &mut [u8]) -> io::Result<()> {
-        while !buf.is_empty() {
-            let read = match self.secured.get() {
-                Some(secured) => secured.read(&self.plain, buf),
-                None => self.plain.read(buf),
-            };
-            match read {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => buf = &mut buf[read..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        match self.secured.get() {
-            Some(secured) => secured.write_all(&self.plain, &[bytes]),
-            None => self.plain.write_all(bytes),
-        }
-    }
-}
-
-impl Plain {
-    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.set_read_timeout(timeout),
-            Self::Tcp(stream) => stream.set_read_timeout(timeout),
-        }
-    }
-
-    fn shutdown(&self) {
-        let _ = match self {
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-        };
-    }
-}
-
-impl Socket for Plain {
-    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => (&*stream).read(buf),
-            Self::Tcp(stream) => (&*stream).read(buf),
-        }
-    }
-
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => (&*stream).write_all(bytes),
-            Self::Tcp(stream) => (&*stream).write_all(bytes),
-        }
     }
 }
 

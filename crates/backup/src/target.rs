@@ -296,43 +296,23 @@ impl Target {
         ledger: &Arc<Ledger>,
         wait: Duration,
     ) -> Result<(), SealError> {
-        let flush = ledger.begin_flush();
-        let (tell, told) = mpsc::channel();
-        let target = Arc::clone(self);
-        let flusher = std::thread::Builder::new()
-            .name("cohort-flush".to_owned())
-            .spawn(move || {
-                let _ = tell.send(target.flush());
-            });
-        let sealed = match flusher {
-            Ok(_) => told
-                .recv_timeout(wait)
-                .map_err(|_| SealError::TooLate(wait)),
-            Err(error) => Err(SealError::NoThread(Arc::new(error))),
-        };
-        match sealed.flatten() {
-            Ok(()) => {
-                flush.succeeded();
-                Ok(())
-            }
-            Err(error) => {
-                flush.failed(error.to_string());
-                Err(error)
-            }
-        }
+        ledger.flush(|| {
+            let (tell, told) = mpsc::channel();
+            let target = Arc::clone(self);
+            let flusher = std::thread::Builder::new()
+                .name("cohort-flush".to_owned())
+                .spawn(move || {
+                    let _ = tell.send(target.flush());
+                });
+            flusher.map_err(|error| SealError::NoThread(Arc::new(error)))?;
+            let flushed = told.recv_timeout(wait);
+            flushed.map_err(|_| SealError::TooLate(wait))?
+        })
     }
 
     /// As [`seal`](Self::seal), on this thread, however long it takes.
     pub(crate) fn seal_without_limit(&self, ledger: &Arc<Ledger>) -> Result<(), SealError> {
-        let flush = ledger.begin_flush();
-        match self.flush() {
-            Ok(()) => flush.succeeded(),
-            Err(error) => {
-                flush.failed(error.to_string());
-                return Err(error);
-            }
-        }
-        Ok(())
+        ledger.flush(|| self.flush())
     }
 
     /// Cuts what nothing refers to; nothing is written afterwards. The target is sealed already.

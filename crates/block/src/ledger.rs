@@ -243,6 +243,24 @@ impl Ledger {
         Flush::new(self, id)
     }
 
+    /// Flushes the target by `flush`: what had been written when this began is durable if that succeeds, and if not the
+    /// target is not trusted from here on.
+    ///
+    /// # Errors
+    /// What `flush` says.
+    pub fn flush<E: fmt::Display>(
+        self: &Arc<Self>,
+        flush: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let begun = self.begin_flush();
+        let flushed = flush();
+        match &flushed {
+            Ok(()) => begun.succeeded(),
+            Err(error) => begun.failed(error.to_string()),
+        }
+        flushed
+    }
+
     /// The target may have lost what it acknowledged (it reconnected, or a flush failed): every written
     /// cluster is owed again, none becomes durable any more, and the backup is broken, because what
     /// was overwritten on the source meanwhile cannot be copied again.

@@ -11,15 +11,17 @@ use cohort_bitmap::{DirtyBitmap, Granularity, Recorder, Split};
 use cohort_block::{BeforeWrite, Device, Ledger, Savers, StagingLevel, WriteMeter};
 
 use crate::catalogue::{
-    ByteRange, Catalogue, DirectoryId, ImageName, Partial, Point, RunId, StoredDigests,
+    ByteRange, Catalogue, DirectoryId, DiskName, ImageName, Partial, Point, RunId, StoredDigests,
 };
 use crate::checkpoint::{Checkpoints, Named};
 use crate::digests::Sidecar;
 use crate::error::DiskError;
 use crate::governor::Governor;
-use crate::plan::{Base, StepDown};
+use crate::offline_store::KnownChanges;
+use crate::options::Options;
+use crate::plan::{Base, CopyPlan, StepDown};
 use crate::report::{Continued, Meter, Rows};
-use crate::survey::Decided;
+use crate::source::Source;
 use crate::target::{DigestsError, Target, Through, create_options};
 use crate::tracked::Borrowed;
 
@@ -46,6 +48,22 @@ pub(crate) struct Disk {
     pub(crate) alone: bool,
     pub(crate) checkpoints: Arc<Checkpoints>,
     pub(crate) state: Mutex<DiskState>,
+}
+
+/// What is decided before the run has a number, and holds for all of it.
+pub(crate) struct Decided {
+    pub(crate) name: DiskName,
+    pub(crate) options: Options,
+    pub(crate) source: Source,
+    pub(crate) plan: CopyPlan,
+    /// What the target may lie on, best first; the last one is always possible.
+    pub(crate) bases: Vec<Candidate>,
+    /// The partial that the disk has in the catalogue.
+    pub(crate) partial: Option<Partial>,
+    /// The point that clean bits speak of.
+    pub(crate) anchor: Option<RunId>,
+    /// What the tracking store that was named, or the keeper of the disk's instant, says.
+    pub(crate) known: Option<KnownChanges>,
 }
 
 /// Something that a target may lie on.

@@ -91,6 +91,34 @@ pub struct DiskReport {
     pub rows: Option<Rows>,
 }
 
+impl DiskReport {
+    /// On a disk that did not take part.
+    pub(crate) fn absent(name: &DiskName, source: &str, outcome: DiskOutcome) -> Self {
+        let left = match &outcome {
+            DiskOutcome::Refused(unanswered) => Some(unanswered.partial.clone()),
+            DiskOutcome::Committed(_)
+            | DiskOutcome::Failed(_)
+            | DiskOutcome::Aborted { .. }
+            | DiskOutcome::NotStarted(_)
+            | DiskOutcome::InDoubt(_) => None,
+        };
+        Self {
+            name: name.clone(),
+            source: source.to_owned(),
+            size: 0,
+            copied_bytes: 0,
+            outcome,
+            continued: None,
+            left,
+            stepped_down: None,
+            notes: Vec::new(),
+            skipped: Vec::new(),
+            writers: None,
+            rows: None,
+        }
+    }
+}
+
 /// What a run took over from a partial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Continued {

@@ -239,7 +239,8 @@ impl Backup {
                         self.through.as_ref(),
                     )
                 });
-            let out = |outcome| Place::Out(Box::new(report(name, &spec.label(), outcome)));
+            let out =
+                |outcome| Place::Out(Box::new(DiskReport::absent(name, &spec.label(), outcome)));
             places.push(match surveyed {
                 Ok(Surveyed::Ready(survey)) => {
                     surveys.push(*survey);
@@ -323,31 +324,5 @@ fn forget_owed(catalogue: &Catalogue) {
         if let Err(error) = journal.done(&owed.group) {
             tracing::warn!(%error, group = %owed.group, "a verdict could not be marked as done");
         }
-    }
-}
-
-/// A report on a disk that did not take part.
-pub(crate) fn report(name: &DiskName, source: &str, outcome: DiskOutcome) -> DiskReport {
-    let left = match &outcome {
-        DiskOutcome::Refused(unanswered) => Some(unanswered.partial.clone()),
-        DiskOutcome::Committed(_)
-        | DiskOutcome::Failed(_)
-        | DiskOutcome::Aborted { .. }
-        | DiskOutcome::NotStarted(_)
-        | DiskOutcome::InDoubt(_) => None,
-    };
-    DiskReport {
-        name: name.clone(),
-        source: source.to_owned(),
-        size: 0,
-        copied_bytes: 0,
-        outcome,
-        continued: None,
-        left,
-        stepped_down: None,
-        notes: Vec::new(),
-        skipped: Vec::new(),
-        writers: None,
-        rows: None,
     }
 }

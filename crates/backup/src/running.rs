@@ -284,7 +284,7 @@ fn finished(place: Place, groups: &[TxnHandle]) -> DiskReport {
         Place::Out(report) => return *report,
         Place::Pending(name) => {
             let error = DiskError::Job("the disk was never started".into());
-            return crate::run::report(&name, "", DiskOutcome::NotStarted(error));
+            return DiskReport::absent(&name, "", DiskOutcome::NotStarted(error));
         }
         Place::In(member) => member,
     };

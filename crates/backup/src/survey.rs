@@ -6,13 +6,13 @@ use cohort_bitmap::Granularity;
 use cohort_block::{Device, Format, Image, OpenOptions};
 
 use crate::catalogue::{Catalogue, Contents, Decision, DiskName, ImageName, Partial, RunId};
-use crate::disk::Candidate;
+use crate::disk::{Candidate, Decided};
 use crate::error::DiskError;
 use crate::image_bitmap;
 use crate::keeper;
 use crate::offline_store::{KnownChanges, named_store};
 use crate::options::{Options, SyncMode};
-use crate::plan::{Base, Changes, CopyPlan, PartialFound, Plan, Situation, Tracking};
+use crate::plan::{Base, Changes, PartialFound, Plan, Situation, Tracking};
 use crate::source::Source;
 use crate::target::{Target, TargetError, Through};
 use crate::tracked::Borrowed;
@@ -32,22 +32,6 @@ pub(crate) struct Survey {
     pub(crate) notes: Vec<String>,
     /// Of a served disk.
     pub(crate) views: Option<Borrowed>,
-}
-
-/// What is decided before the run has a number, and holds for all of it.
-pub(crate) struct Decided {
-    pub(crate) name: DiskName,
-    pub(crate) options: Options,
-    pub(crate) source: Source,
-    pub(crate) plan: CopyPlan,
-    /// What the target may lie on, best first; the last one is always possible.
-    pub(crate) bases: Vec<Candidate>,
-    /// The partial that the disk has in the catalogue.
-    pub(crate) partial: Option<Partial>,
-    /// The point that clean bits speak of.
-    pub(crate) anchor: Option<RunId>,
-    /// What the tracking store that was named, or the keeper of the disk's instant, says.
-    pub(crate) known: Option<KnownChanges>,
 }
 
 /// Looks at one disk. Nothing is changed.

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use cohort_job::{Engine, JobHandle, JobSpec, Txn, TxnHandle};
 
-use super::{Backup, report};
+use super::Backup;
 use crate::catalogue::{Answer, Catalogue, Decision, DirectoryId, DiskName, PointRecord, RunId};
-use crate::disk::{Disk, DiskState};
+use crate::disk::{Decided, Disk, DiskState};
 use crate::driver::BackupDriver;
 use crate::error::{DiskError, StartError};
 use crate::fence::Fence;
@@ -22,10 +22,10 @@ use crate::governor::Governor;
 use crate::lent::Lent;
 use crate::options::OnUndecided;
 use crate::plan::Base;
-use crate::report::{DiskOutcome, Meter};
+use crate::report::{DiskOutcome, DiskReport, Meter};
 use crate::running::{Member, Place, Raised, Running};
 use crate::served;
-use crate::survey::{Decided, Survey};
+use crate::survey::Survey;
 use crate::turns;
 
 /// A run that has a number, on its way to the engine.
@@ -55,7 +55,7 @@ impl Launch {
                     disk.clean();
                     let place = places.iter_mut().find(|place| place.name() == &name);
                     if let Some(place) = place {
-                        *place = Place::Out(Box::new(report(
+                        *place = Place::Out(Box::new(DiskReport::absent(
                             &name,
                             &disk.decided.source.label,
                             DiskOutcome::NotStarted(error),

@@ -3,6 +3,8 @@
 mod lab;
 
 use std::fs;
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
 
 use lab::machine::ask;
 use lab::server::{Raw, Server};
@@ -227,4 +229,37 @@ fn what_is_there_is_said_at_the_start() {
         (&json!("stopped"), &json!([]))
     );
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Threads that served it and that nobody calls any more leave; the connection stays.
+#[test]
+fn a_client_that_kept_many_threads_busy_is_served_after_a_long_silence() {
+    let lab = Lab::new();
+    raw_disk(&lab);
+    let server = serve(&lab, &["a.raw"]);
+    let slow = json!({ "driver": "null-co", "node-name": "slow", "size": MIB, "read-zeroes": true,
+        "latency-ns": 20_000_000 });
+    command(&lab, "blockdev-add", slow).unwrap();
+    let export = json!({ "type": "nbd", "id": "slow", "node-name": "slow" });
+    command(&lab, "block-export-add", export).unwrap();
+    let mut client = server.enter("slow");
+    let reads = |client: &mut Raw, count: u64| {
+        (0..count).for_each(|cookie| client.ask(0, 0, cookie, cookie * u64::from(BLOCK), BLOCK));
+        for _ in 0..count {
+            assert_eq!(client.reply().0, 0);
+            client.get(BLOCK as usize);
+        }
+    };
+    reads(&mut client, 100);
+    let patience = |client: &Raw, seconds| {
+        let time = Duration::from_secs(seconds);
+        client.0.set_read_timeout(Some(time)).unwrap();
+    };
+    // Longer than a thread stays.
+    patience(&client, 7);
+    let nothing = client.0.read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    patience(&client, 60);
+    (0..5).for_each(|_| reads(&mut client, 1));
+    assert_eq!(server.stop(), Some(0));
 }

@@ -73,6 +73,15 @@ struct Crew {
     calls: usize,
 }
 
+/// How long a thread of a connection stays that nobody calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    /// The first: the connection ends with it.
+    ToTheEnd,
+    /// The others, while they are [`IDLE`] for no longer.
+    AWhile,
+}
+
 /// Talks to a client until it is gone. Returns when nothing of its requests is under way any more.
 pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
     stream.prepare()?;
@@ -97,7 +106,7 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
         began_ms: AtomicU64::new(0),
     });
     let seat = house.seat(&connection);
-    let result = connection.work();
+    let result = connection.work(Stays::ToTheEnd);
     connection.wait_for_crew();
     connection.stream.goodbye();
     // Others may still look after it, and the client waits for this.
@@ -155,10 +164,10 @@ fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
 
 impl Connection {
     /// What every thread of the connection does until it is over, or it was idle for long.
-    fn work(self: &Arc<Self>) -> io::Result<()> {
+    fn work(self: &Arc<Self>, stays: Stays) -> io::Result<()> {
         let mut scratch = Vec::new();
         let result = loop {
-            match self.turn(&mut scratch) {
+            match self.turn(&mut scratch, stays) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
@@ -172,14 +181,14 @@ impl Connection {
     }
 
     /// One request, or a wait for being called. Says no if this thread is not needed any more.
-    fn turn(self: &Arc<Self>, scratch: &mut Vec<u8>) -> io::Result<bool> {
+    fn turn(self: &Arc<Self>, scratch: &mut Vec<u8>, stays: Stays) -> io::Result<bool> {
         let mut input = match self.input.try_lock() {
             Ok(input) => input,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
                 // Whoever reads now may have looked before our last reply was gathered, and wait for the client.
                 self.send(&[], &[])?;
-                return Ok(self.park());
+                return Ok(self.park(stays));
             }
         };
         let length = self.session.header_length();
@@ -342,7 +351,7 @@ impl Connection {
             let connection = self.clone();
             let work = move || {
                 // What went wrong is told by the connection's first thread, if by anybody.
-                let _ = connection.work();
+                let _ = connection.work(Stays::AWhile);
                 lock(&connection.crew).size -= 1;
                 connection.left.notify_one();
             };
@@ -358,7 +367,7 @@ impl Connection {
     }
 
     /// Waits to be called to the input. Says no if this thread may end.
-    fn park(&self) -> bool {
+    fn park(&self, stays: Stays) -> bool {
         let mut crew = lock(&self.crew);
         crew.idle += 1;
         let deadline = Instant::now() + IDLE;
@@ -376,7 +385,7 @@ impl Connection {
                 break true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && crew.size > 0 && crew.idle > 1 {
+            if left.is_zero() && stays == Stays::AWhile && crew.idle > 1 {
                 break false;
             }
             let left = if left.is_zero() { IDLE } else { left };

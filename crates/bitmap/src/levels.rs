@@ -278,7 +278,28 @@ impl Levels {
         if was & bits == bits || !self.full.is_empty() && self.full.get(number) {
             return;
         }
-        let (gained, first) = self.pages.add(word, bits);
+        let Some((gained, first)) = self.pages.add(word, bits) else {
+            return self.set_beyond(word, bits);
+        };
+        self.added(number, was, bits, gained, first);
+    }
+
+    /// As [`set_in_word`](Self::set_in_word), where the first page has no such word, or none yet.
+    #[inline(never)]
+    fn set_beyond(&mut self, word: u64, bits: u64) {
+        let number = word / LEAVES as u64;
+        if u64::from(bits.count_ones()) == self.bits_of_chunk(number) {
+            // All that a small bitmap has, and in one go: no words are needed for it.
+            return self.fill_chunk(number);
+        }
+        let was = self.pages.word(word);
+        let (gained, first) = self.pages.add_beyond(word, bits);
+        self.added(number, was, bits, gained, first);
+    }
+
+    /// Keeps count and summaries right, after bits were added to a word of this chunk.
+    #[inline]
+    fn added(&mut self, number: u64, was: u64, bits: u64, gained: u64, first: bool) {
         self.ones.add(gained);
         if first {
             self.present.set(number);

@@ -95,14 +95,10 @@ impl Pages {
     }
 
     /// Adds to word `word` bits of which some are new; says how many those are, and whether they are the first of
-    /// their chunk.
+    /// their chunk. Nothing if the first page has no such word, or none yet.
     #[inline]
-    pub(super) fn add(&mut self, word: u64, bits: u64) -> (u64, bool) {
-        if (word as usize) < self.first.leaves.len() {
-            self.first.add(word as usize, bits)
-        } else {
-            self.add_beyond(word, bits)
-        }
+    pub(super) fn add(&mut self, word: u64, bits: u64) -> Option<(u64, bool)> {
+        ((word as usize) < self.first.leaves.len()).then(|| self.first.add(word as usize, bits))
     }
 
     /// As [`word`](Self::word), where the first page does not answer.
@@ -113,8 +109,7 @@ impl Pages {
     }
 
     /// As [`add`](Self::add), where the first page does not take it.
-    #[inline(never)]
-    fn add_beyond(&mut self, word: u64, bits: u64) -> (u64, bool) {
+    pub(super) fn add_beyond(&mut self, word: u64, bits: u64) -> (u64, bool) {
         let (page, at) = (word as usize / PAGE_WORDS, word as usize % PAGE_WORDS);
         if self.page(page).heads.is_empty() {
             self.touch(page);

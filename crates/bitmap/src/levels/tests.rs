@@ -59,6 +59,31 @@ fn what_is_full_needs_no_words_and_what_is_not_has_them_again() {
     assert_eq!(levels.self_check(), Ok(()));
 }
 
+#[test]
+fn a_small_set_that_is_filled_in_one_go_needs_no_words() {
+    for bits in [1, 7, 64] {
+        let mut levels = Levels::new(bits);
+        levels.set(0, bits);
+        assert_eq!((levels.pages.touched(), levels.ones()), (0, bits), "{bits}");
+        assert!(levels.get(bits - 1) && levels.self_check().is_ok());
+        levels.reset(0, bits);
+        assert_eq!((levels.pages.touched(), levels.ones()), (0, 0), "{bits}");
+        levels.set(0, bits);
+        levels.reset(0, 1);
+        assert_eq!(
+            (levels.next_one(0), levels.ones()),
+            ((bits > 1).then_some(1), bits - 1)
+        );
+        assert_eq!(levels.self_check(), Ok(()));
+    }
+    // A part of it has words.
+    let mut levels = Levels::new(7);
+    levels.set(0, 6);
+    assert_eq!((levels.pages.touched(), levels.ones()), (1, 6));
+    levels.set(6, 7);
+    assert_eq!((levels.ones(), levels.self_check()), (7, Ok(())));
+}
+
 /// A chunk keeps the words that it had when it became full; they count for nothing.
 #[test]
 fn words_beneath_what_is_full_come_to_light_no_more() {

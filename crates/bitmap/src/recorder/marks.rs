@@ -150,7 +150,7 @@ impl Marks {
     fn set_in_word(&self, word: u64, bits: u64) {
         let number = word / LEAVES as u64;
         let Some(chunk) = self.slots.get(number) else {
-            return self.set_first(word, bits);
+            return self.set_first_of_chunk(word, bits);
         };
         let leaf = chunk.leaf(word);
         let was = load(leaf);
@@ -162,6 +162,18 @@ impl Marks {
         } else {
             // Somebody set a bit of this word, so the summaries are there.
             leaf.fetch_or(bits, Ordering::Release);
+        }
+    }
+
+    /// As [`set_in_word`](Self::set_in_word), for the first bits of a chunk.
+    #[inline(never)]
+    fn set_first_of_chunk(&self, word: u64, bits: u64) {
+        let number = word / LEAVES as u64;
+        if u64::from(bits.count_ones()) == self.bits_of_chunk(number) {
+            // All that a small recorder has: no words are needed for it.
+            self.note_full(number);
+        } else {
+            self.set_first(word, bits);
         }
     }
 
@@ -183,11 +195,7 @@ impl Marks {
                 continue;
             }
             if to - from == self.bits_of_chunk(number) {
-                self.announce(number);
-                set(
-                    &self.full[(number / WORD_BITS) as usize],
-                    1 << (number % WORD_BITS),
-                );
+                self.note_full(number);
             } else {
                 self.set_piece(number, from, to);
             }
@@ -238,6 +246,15 @@ impl Marks {
             let bit = number >> (WORD_BITS.ilog2() as usize * height);
             set(&level[(bit / WORD_BITS) as usize], 1 << (bit % WORD_BITS));
         }
+    }
+
+    /// Every bit of a chunk was marked in one go.
+    fn note_full(&self, number: u64) {
+        self.announce(number);
+        set(
+            &self.full[(number / WORD_BITS) as usize],
+            1 << (number % WORD_BITS),
+        );
     }
 
     #[inline]

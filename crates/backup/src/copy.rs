@@ -180,7 +180,7 @@ impl Copier {
             self.offload.store(false, Ordering::Relaxed);
             return Some(claim);
         }
-        if claim.complete() {
+        if claim.complete_in_a_task() {
             copied.done += bytes.end - bytes.start;
         }
         None
@@ -254,7 +254,7 @@ impl Copier {
         };
         match result {
             Ok(()) => {
-                if claim.complete() {
+                if claim.complete_in_a_task() {
                     copied.done += bytes.end - bytes.start;
                 }
             }

@@ -311,6 +311,11 @@ impl Ledger {
         self.state.lock().skipped.clone()
     }
 
+    /// Whether nothing is left to be copied, nor in anybody's hands.
+    pub fn is_finished(&self) -> bool {
+        self.state.lock().is_finished()
+    }
+
     /// How many clusters are where.
     pub fn counts(&self) -> Counts {
         let state = self.state.lock();
@@ -347,17 +352,19 @@ impl Ledger {
         Claim::new(self, id, clusters)
     }
 
-    /// Ends the flight of a claim and puts its clusters where `to` says; false if it was voided.
-    fn land(&self, claim: &Claim, to: impl FnOnce(&mut State) -> &mut DirtyBitmap) -> bool {
+    /// Ends the flight of a claim and puts its clusters where `to` says; none if it was voided. Else the caller tells
+    /// those who wait.
+    fn land(
+        &self,
+        claim: &Claim,
+        to: impl FnOnce(&mut State) -> &mut DirtyBitmap,
+    ) -> Option<MutexGuard<'_, State>> {
         let mut state = self.state.lock();
-        let live = state.end(claim).is_some();
-        if live {
-            self.add(to(&mut state), &claim.clusters);
-            let bytes = self.bytes(&claim.clusters);
-            self.settled.mark(bytes.start, bytes.end - bytes.start);
-            self.changed(state);
-        }
-        live
+        state.end(claim)?;
+        self.add(to(&mut state), &claim.clusters);
+        let bytes = self.bytes(&claim.clusters);
+        self.settled.mark(bytes.start, bytes.end - bytes.start);
+        Some(state)
     }
 
     /// Ends the flight of a claim that copied nothing: owed again. If a write has passed over it there is
@@ -394,17 +401,19 @@ impl Ledger {
 
     /// Tells everyone who waits.
     fn changed(&self, mut state: MutexGuard<'_, State>) {
-        let closed = state.is_closed();
-        if closed && state.in_flight.is_empty() {
-            self.passing.store(true, Ordering::Release);
-        }
-        let finished = state.in_flight.is_empty() && state.owed.is_empty();
-        let told = mem::take(&mut state.awaited) || closed || finished;
-        self.state.ring();
-        drop(state);
+        let told = mem::take(&mut state.awaited) || state.is_closed() || state.is_finished();
+        self.changed_for_writers(state);
         if told && let Some(watcher) = self.watcher.get() {
             watcher();
         }
+    }
+
+    /// Tells those who write, or seal.
+    fn changed_for_writers(&self, state: MutexGuard<'_, State>) {
+        if state.is_closed() && state.in_flight.is_empty() {
+            self.passing.store(true, Ordering::Release);
+        }
+        self.state.ring();
     }
 
     fn add(&self, set: &mut DirtyBitmap, clusters: &Range<u64>) {
@@ -423,6 +432,10 @@ impl Ledger {
 impl State {
     fn is_closed(&self) -> bool {
         self.sealed || self.broken.is_some()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.in_flight.is_empty() && self.owed.is_empty()
     }
 
     fn is_live(&self, claim: &Claim) -> bool {

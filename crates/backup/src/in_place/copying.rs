@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cohort_block::{Claim, Device, DeviceError, ExtentKind, Ledger, Next};
@@ -26,8 +26,9 @@ pub(super) struct Copying {
     plan: Arc<InPlace>,
     ledger: Arc<Ledger>,
     observer: Arc<dyn Observer>,
-    tell: Sender<Result<(), Failure>>,
-    told: Receiver<Result<(), Failure>>,
+    tell: Sender<Failure>,
+    told: Receiver<Failure>,
+    flushing: Flushing,
     watched: bool,
     /// Where the search for the next clusters begins.
     cursor: u64,
@@ -63,6 +64,7 @@ impl Copying {
             observer,
             tell,
             told,
+            flushing: Flushing::default(),
             watched: false,
             cursor: 0,
             trouble: BTreeMap::new(),
@@ -71,52 +73,64 @@ impl Copying {
         }
     }
 
-    /// One step; `None` once nothing is left to copy.
-    pub(super) fn step(&mut self, cx: &mut Context<'_>) -> Option<Step> {
+    /// One step.
+    pub(super) fn step(&mut self, cx: &mut Context<'_>) -> Step {
         self.begin(cx);
-        let failures: Vec<Failure> = self.told.try_iter().filter_map(Result::err).collect();
+        let failures: Vec<Failure> = self.told.try_iter().collect();
         let mut paused = false;
         for failure in failures {
             match self.judge(failure, cx) {
                 Ok(pauses) => paused |= pauses,
-                Err(error) => return Some(Step::Done(Err(error))),
+                Err(error) => return Step::Done(Err(error)),
             }
         }
         self.report(cx);
         if paused {
-            return Some(Step::Again);
+            return Step::Again;
         }
         if self.plan.part == Part::Overwritten {
             return match self.ledger.broken() {
-                Some(why) => Some(Step::failed(why.to_string())),
-                None => Some(Step::Sleep(GLANCE)),
+                Some(why) => Step::failed(why.to_string()),
+                None => Step::Sleep(GLANCE),
             };
         }
         while cx.tasks() < self.plan.workers {
             if let Err(wait) = cx.pay(self.most() * self.ledger.cluster().bytes()) {
-                return Some(Step::Sleep(wait.min(GLANCE)));
+                return Step::Sleep(wait.min(GLANCE));
+            }
+            if self.flushing.has_begun() {
+                return self.flush(cx);
             }
             match self.claim() {
                 Ok(Next::Claimed(claim)) => self.spawn(claim, cx),
-                Ok(Next::Wait) => return Some(Step::Wait(COPIES)),
-                Ok(Next::Finished) => return None,
+                Ok(Next::Wait) => return Step::Wait(COPIES),
+                Ok(Next::Finished) => return self.flush(cx),
                 Ok(Next::Closed) => {
                     let why = self.ledger.broken().map(|why| why.to_string());
-                    return Some(Step::failed(
-                        why.unwrap_or_else(|| "it was sealed early".into()),
-                    ));
+                    return Step::failed(why.unwrap_or_else(|| "it was sealed early".into()));
                 }
-                Err(_) if cx.tasks() > 0 => return Some(Step::Wait(COPIES)),
-                Err(wait) => return Some(Step::Sleep(wait)),
+                Err(_) if cx.tasks() > 0 => return Step::Wait(COPIES),
+                Err(wait) => return Step::Sleep(wait),
             }
         }
-        Some(Step::Wait(COPIES))
+        Step::Wait(COPIES)
     }
 
-    /// Makes the target durable; what was written before counts once that succeeds.
-    pub(super) fn flush(&self, cx: &mut Context<'_>) -> Slot {
-        let (ledger, target) = (self.ledger.clone(), self.plan.target.clone());
-        Slot::spawn(cx, move || flush(&ledger, &*target))
+    /// All is copied: makes the target durable, unless the last copy does.
+    fn flush(&self, cx: &mut Context<'_>) -> Step {
+        if self.flushing.begin() {
+            let (plan, ledger) = (self.plan.clone(), self.ledger.clone());
+            let flushing = self.flushing.clone();
+            cx.spawn(move || flushing.end(flush(&ledger, &*plan.target)));
+        }
+        match self.flushing.result() {
+            None => Step::Wait(FLUSHES),
+            Some(Ok(())) => Step::done(),
+            Some(Err(error)) => {
+                self.observer.failed(Side::Target, &error, Reaction::Report);
+                Step::Done(Err(failure(&error)))
+            }
+        }
     }
 
     /// Before the first copy: progress, and somebody to wake the job.
@@ -176,9 +190,16 @@ impl Copying {
 
     fn spawn(&self, claim: Claim, cx: &mut Context<'_>) {
         let (plan, tell) = (self.plan.clone(), self.tell.clone());
+        let (ledger, flushing) = (self.ledger.clone(), self.flushing.clone());
         cx.spawn(move || {
-            // Nobody listens any more if the job is over; the claims go back then.
-            let _ = tell.send(copy(&plan, claim));
+            if let Err(failure) = copy(&plan, claim) {
+                // Nobody listens any more if the job is over; the claims go back then.
+                let _ = tell.send(failure);
+            }
+            // What comes next anyhow is done at once: without the way to the job and back.
+            if ledger.is_finished() && flushing.begin() {
+                flushing.end(flush(&ledger, &*plan.target));
+            }
         });
     }
 
@@ -251,7 +272,7 @@ fn copy(plan: &InPlace, mut claim: Claim) -> Result<(), Failure> {
     let clusters = claim.clusters();
     match copy_whole(plan, &claim) {
         Ok(()) => {
-            claim.complete();
+            claim.complete_in_a_task();
             Ok(())
         }
         Err((Side::Source, _)) if clusters.end - clusters.start > 1 => {
@@ -303,28 +324,49 @@ pub(super) fn flush(ledger: &Arc<Ledger>, target: &dyn Device) -> Result<(), Dev
     }
 }
 
-/// Where a flush leaves its result.
-pub(super) struct Slot(Arc<Mutex<Option<Result<(), DeviceError>>>>);
+/// The one flush after the last copy.
+#[derive(Clone, Default)]
+struct Flushing(Arc<Mutex<Flush>>);
 
-impl Slot {
-    fn spawn(
-        cx: &mut Context<'_>,
-        task: impl FnOnce() -> Result<(), DeviceError> + Send + 'static,
-    ) -> Self {
-        let slot = Arc::new(Mutex::new(None));
-        let result = slot.clone();
-        cx.spawn(move || {
-            let ended = task();
-            if let Ok(mut slot) = result.lock() {
-                *slot = Some(ended);
-            }
-        });
-        Slot(slot)
+#[derive(Default)]
+enum Flush {
+    #[default]
+    NotBegun,
+    UnderWay,
+    Ended(Result<(), DeviceError>),
+}
+
+impl Flushing {
+    /// Whether the caller is to carry it out.
+    fn begin(&self) -> bool {
+        let mut flush = self.lock();
+        let first = matches!(*flush, Flush::NotBegun);
+        if first {
+            *flush = Flush::UnderWay;
+        }
+        first
     }
 
-    pub(super) fn take(&self) -> Option<Result<(), DeviceError>> {
-        self.0.lock().ok()?.take()
+    fn has_begun(&self) -> bool {
+        !matches!(*self.lock(), Flush::NotBegun)
+    }
+
+    fn end(&self, result: Result<(), DeviceError>) {
+        *self.lock() = Flush::Ended(result);
+    }
+
+    /// How it went, once it has ended.
+    fn result(&self) -> Option<Result<(), DeviceError>> {
+        match &*self.lock() {
+            Flush::NotBegun | Flush::UnderWay => None,
+            Flush::Ended(result) => Some(result.clone()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Flush> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 const COPIES: &str = "waits for copies under way";
+const FLUSHES: &str = "waits for the target to be durable";

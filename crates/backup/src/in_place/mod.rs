@@ -187,7 +187,7 @@ impl Prepared {
             observer: observer.clone(),
         };
         Ok(InPlaceDriver {
-            stage: Stage::Copy(Copying::new(plan, ledger, observer)),
+            copying: Some(Copying::new(plan, ledger, observer)),
             ending,
         })
     }
@@ -217,15 +217,9 @@ fn manifest(
 
 /// The job of a backup in place.
 pub struct InPlaceDriver {
-    stage: Stage,
+    /// None once it is decided.
+    copying: Option<Copying>,
     ending: Ending,
-}
-
-enum Stage {
-    Copy(Copying),
-    /// Making durable what was copied.
-    Flush(copying::Slot),
-    Over,
 }
 
 impl InPlaceDriver {
@@ -237,27 +231,9 @@ impl InPlaceDriver {
 
 impl Driver for InPlaceDriver {
     fn step(&mut self, cx: &mut Context<'_>) -> Step {
-        match &mut self.stage {
-            Stage::Copy(copying) => match copying.step(cx) {
-                Some(step) => step,
-                None => {
-                    self.stage = Stage::Flush(copying.flush(cx));
-                    Step::Wait(FLUSHES)
-                }
-            },
-            Stage::Flush(slot) => match slot.take() {
-                None => Step::Wait(FLUSHES),
-                Some(Ok(())) => {
-                    self.stage = Stage::Over;
-                    Step::done()
-                }
-                Some(Err(error)) => {
-                    let failed = &self.ending.observer;
-                    failed.failed(Side::Target, &error, Reaction::Report);
-                    Step::Done(Err(policy::failure(&error)))
-                }
-            },
-            Stage::Over => Step::done(),
+        match &mut self.copying {
+            Some(copying) => copying.step(cx),
+            None => Step::done(),
         }
     }
 
@@ -267,13 +243,13 @@ impl Driver for InPlaceDriver {
     }
 
     fn commit(&mut self, _: &Commit) {
-        self.stage = Stage::Over;
+        self.copying = None;
         self.ending.commit();
     }
 
     fn abort(&mut self, why: &Abort) {
         // Results that nobody looked at hold claims; they go back before anything is settled.
-        self.stage = Stage::Over;
+        self.copying = None;
         self.ending.abort(why.disposition);
     }
 
@@ -287,8 +263,6 @@ impl std::fmt::Debug for InPlaceDriver {
         f.debug_struct("InPlaceDriver").finish_non_exhaustive()
     }
 }
-
-const FLUSHES: &str = "waits for the target to be durable";
 
 #[cfg(test)]
 mod tests;

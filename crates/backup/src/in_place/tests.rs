@@ -233,8 +233,36 @@ fn a_target_whose_flush_failed_is_not_believed() {
     let stage = Stage::new();
     stage.writes.inject(Fault::error(Operation::Flush).once());
     let job = stage.start(stage.plan(BitmapPolicy::Always));
-    assert!(matches!(job.wait(), Some(Outcome::Failed { .. })));
+    let Some(Outcome::Failed { error, .. }) = job.wait() else {
+        panic!("it committed");
+    };
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(cause.is_some_and(|cause| cause.contains("cannot flush")));
+    assert_eq!(
+        stage.reactions.try_iter().collect::<Vec<_>>(),
+        [Reaction::Report]
+    );
     assert_eq!(stage.rows(), (BASE.to_owned(), None));
+}
+
+#[test]
+fn the_last_of_many_copies_flushes_the_target_once() {
+    let stage = Stage::new();
+    let stall = stage.writes.inject(Fault::stall(Operation::Flush));
+    let plan = InPlace {
+        workers: 8,
+        ..stage.plan(BitmapPolicy::OnSuccess)
+    };
+    let job = stage.start(plan);
+    stall.wait_for_strikes(1);
+    assert_eq!(job.status(), Status::Running);
+    // Stepped meanwhile, it begins no other.
+    job.pause().unwrap();
+    job.resume().unwrap();
+    stall.release();
+    assert!(matches!(job.wait(), Some(Outcome::Committed { .. })));
+    assert_eq!(stall.strikes(), 1);
+    assert_eq!(stage.target_has(11), 12);
 }
 
 #[test]

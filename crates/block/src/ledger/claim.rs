@@ -47,13 +47,24 @@ impl Claim {
     /// are owed again, and nothing may be concluded from what the target holds there.
     pub fn complete(mut self) -> bool {
         self.landed = true;
-        self.ledger.land(&self, |state| &mut state.written)
+        let landed = self.ledger.land(&self, |state| &mut state.written);
+        landed.map(|state| self.ledger.changed(state)).is_some()
+    }
+
+    /// The same, by somebody whose own end has the copier ask again: the watcher is not called for it.
+    pub fn complete_in_a_task(mut self) -> bool {
+        self.landed = true;
+        let landed = self.ledger.land(&self, |state| &mut state.written);
+        landed
+            .map(|state| self.ledger.changed_for_writers(state))
+            .is_some()
     }
 
     /// Gives them up for good, with permission: nobody tries again in this run. False if voided.
     pub fn skip(mut self) -> bool {
         self.landed = true;
-        self.ledger.land(&self, |state| &mut state.skipped)
+        let landed = self.ledger.land(&self, |state| &mut state.skipped);
+        landed.map(|state| self.ledger.changed(state)).is_some()
     }
 
     /// The old data is read and kept: writes to these clusters pass from now on, while the target takes

@@ -173,6 +173,29 @@ fn watcher_is_called_when_it_is_time_to_ask_again() {
     assert_eq!(called(), 3, "the backup broke");
 }
 
+/// Whoever completes it so has the copier ask again by ending; and a writer need not be told through it.
+#[test]
+fn copy_that_a_task_completes_calls_no_watcher() {
+    let ledger = ledger("11");
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    ledger.watch(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+    let [Next::Claimed(one), Next::Claimed(other)] = [0, 0].map(|_| ledger.claim_next(0, 1)) else {
+        panic!("two are owed");
+    };
+    assert!(matches!(ledger.claim_next(0, 1), Next::Wait));
+    assert!(!ledger.is_finished());
+    assert!(one.complete_in_a_task());
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    // Another's end is told, also of what was waited for before.
+    assert!(other.complete());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert!(ledger.is_finished());
+    assert_eq!(ledger.counts().written, 2);
+    ledger.break_off(Broken::Distrusted("test".to_owned()));
+    assert!(matches!(ledger.claim_next(0, 1), Next::Closed));
+}
+
 #[test]
 fn disk_of_no_bytes_is_finished() {
     let set = DirtyBitmap::new(0, granularity()).unwrap();

@@ -49,6 +49,28 @@ pub(crate) struct Later {
     empty: bool,
 }
 
+/// So many requests are brought under one lock, as many as a turn visits members.
+const ASKED_AT_ONCE: usize = 1024;
+
+impl Later {
+    /// What comes after this, of the same group.
+    fn join(&mut self, next: Self) {
+        self.told.extend(next.told);
+        for (order, members) in next.runs {
+            match self.runs.last_mut() {
+                Some((last, span)) if *last == order && span.end == members.start => {
+                    span.end = members.end;
+                }
+                Some(_) | None => self.runs.push((order, members)),
+            }
+        }
+        self.decide = self.decide.or(next.decide);
+        self.again |= next.again;
+        self.ended = self.ended.or(next.ended);
+        self.empty = next.empty;
+    }
+}
+
 impl Group {
     pub(crate) fn new(shell: Arc<Shell>, id: TxnId, name: GroupName) -> Self {
         Self {
@@ -104,6 +126,28 @@ impl Group {
         let (result, later) = self.ask_locked(request, then)?;
         self.carry_out(later);
         Ok(result)
+    }
+
+    /// Brings one request after the other, and carries out together what they lead to. `answered` hears whether each was
+    /// accepted, under the lock.
+    pub(crate) fn ask_each(
+        self: &Arc<Self>,
+        requests: impl IntoIterator<Item = Request>,
+        mut answered: impl FnMut(&Request, bool),
+    ) {
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let mut later = Later::default();
+            let mut turn = self.turn.lock();
+            for request in requests.by_ref().take(ASKED_AT_ONCE) {
+                let mut actions = std::mem::take(&mut turn.actions);
+                let asked = self.apply(&mut turn, request.clone(), &mut actions);
+                answered(&request, asked.is_ok());
+                later.join(self.obey(&mut turn, actions));
+            }
+            drop(turn);
+            self.carry_out(later);
+        }
     }
 
     /// The locked half of [`Group::ask`].

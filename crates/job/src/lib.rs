@@ -139,7 +139,7 @@ pub use for_each::{ForEach, for_each};
 pub use from_fn::{FromFn, from_fn};
 pub use future::{JobFuture, TxnFuture};
 pub use handle::{JobHandle, TxnHandle};
-pub use hold::Hold;
+pub use hold::{Hold, HoldAll};
 pub use hooked::DriverExt;
 pub use journal::{Entry, Journal, JournalError, MemoryJournal, Owed};
 pub use name::{GroupName, InvalidName, Kind, MemberName};

@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use cohort_job::{Context, Driver, JobSpec, Snapshot, Status, Step};
+use cohort_job::{Context, Driver, JobHandle, JobSpec, Snapshot, Status, Step, from_fn};
 
 use crate::kit::{Act, COMMITTED, Puppet, Stage, outcome, reaches};
 
@@ -50,6 +50,54 @@ fn a_job_paused_before_its_launch_parks_before_its_first_step() {
     job.resume().unwrap();
     puppet.act(Act::Done);
     assert_eq!(outcome(&job), COMMITTED);
+}
+
+#[test]
+fn members_that_are_held_in_one_go_start_when_that_is_taken_back_unless_something_else_holds_them()
+{
+    let mut stage = Stage::new();
+    let mut txn = stage.engine.group("group");
+    // More than are held under one lock.
+    let count = 2_500;
+    let members = txn.add_all(
+        &JobSpec::unnamed(),
+        (0..count).map(|_| from_fn(|_| Step::done())),
+    );
+    assert_eq!(members.unwrap(), 0..count);
+    let (driver, puppet) = Puppet::new();
+    let last = txn.add(JobSpec::new("last"), driver).unwrap();
+    let holds = txn.handle().hold_all();
+    let other = txn.handle().hold_all();
+    last.pause().unwrap();
+    let group = txn.launch();
+    reaches("held", || last.status() == Status::Paused);
+    let first = group.job(0).unwrap();
+    assert!(group.members().iter().all(JobHandle::is_held));
+    drop(holds);
+    assert!(first.is_held() && first.status() == Status::Paused);
+    drop(other);
+    reaches("released", || first.status() == Status::Waiting);
+    assert_eq!(last.status(), Status::Paused);
+    last.resume().unwrap();
+    puppet.act(Act::Done);
+    assert_eq!(outcome(&last), COMMITTED);
+    for job in [&first, &last] {
+        let path = "created running paused running waiting pending concluded null";
+        assert_eq!(stage.path(job), path);
+    }
+}
+
+#[test]
+fn holds_on_members_that_are_gone_are_none() {
+    let stage = Stage::new();
+    let (job, puppet) = stage.launch(JobSpec::new("id0"));
+    let held = job.txn().hold_all();
+    assert!(job.is_held());
+    drop(held);
+    puppet.act(Act::Done);
+    assert_eq!(outcome(&job), COMMITTED);
+    reaches("dismissed", || job.status() == Status::Null);
+    drop(job.txn().hold_all());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::group::Group;
 use crate::pause::Pass;
 use crate::seat::Task;
 use crate::shell::now;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Starts the waiting tasks of a job, as many as it may have at a time.
 pub(crate) fn launch(group: &Arc<Group>, member: u32) {
@@ -85,6 +85,9 @@ struct Inner {
     queue: VecDeque<Task>,
     idle: usize,
     threads: usize,
+    /// A thread was woken or started for what is in the queue, and has not looked yet. It calls the next one itself if
+    /// there is more: many short tasks are then done by few threads, and each of many long ones soon has its own.
+    called: bool,
     closed: bool,
 }
 
@@ -108,6 +111,7 @@ impl Tasks {
             queue: VecDeque::new(),
             idle: 0,
             threads: 0,
+            called: false,
             closed: false,
         };
         Self {
@@ -122,7 +126,16 @@ impl Tasks {
     pub(crate) fn run(self: &Arc<Self>, task: Task) {
         let mut inner = self.inner.lock();
         inner.queue.push_back(task);
-        if inner.idle >= inner.queue.len() {
+        self.call(inner);
+    }
+
+    /// Calls a thread for what is in the queue, unless one is on its way.
+    fn call(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+        if inner.called || inner.queue.is_empty() {
+            return;
+        }
+        if inner.idle > 0 {
+            inner.called = true;
             drop(inner);
             self.changed.notify_one();
             return;
@@ -131,6 +144,7 @@ impl Tasks {
             // Whoever is done first takes it: none of them goes while something is in the queue.
             return;
         }
+        inner.called = true;
         inner.threads += 1;
         drop(inner);
         let pool = Arc::clone(self);
@@ -148,11 +162,12 @@ impl Tasks {
         self.changed.notify_all();
     }
 
-    fn serve(&self) {
+    fn serve(self: &Arc<Self>) {
         let mut inner = self.inner.lock();
+        inner.called = false;
         loop {
             if let Some(task) = inner.queue.pop_front() {
-                drop(inner);
+                self.call(inner);
                 task();
                 inner = self.inner.lock();
                 continue;
@@ -169,6 +184,7 @@ impl Tasks {
                     break;
                 }
                 inner = self.changed.wait_timeout(inner, left);
+                inner.called = false;
             }
             inner.idle -= 1;
             if inner.queue.is_empty() {
@@ -181,13 +197,13 @@ impl Tasks {
     fn do_without_a_thread(&self) {
         let mut inner = self.inner.lock();
         inner.threads -= 1;
-        if inner.threads > 0 {
-            return;
-        }
-        let task = inner.queue.pop_front();
-        drop(inner);
-        if let Some(task) = task {
+        inner.called = false;
+        while inner.threads == 0
+            && let Some(task) = inner.queue.pop_front()
+        {
+            drop(inner);
             task();
+            inner = self.inner.lock();
         }
     }
 }
@@ -209,9 +225,94 @@ mod tests {
         }
         let threads = pool.inner.lock().threads;
         assert_eq!(threads, 1, "it waits for work of its own");
+        end(&pool);
+    }
+
+    #[test]
+    fn tasks_that_wait_for_each_other_get_a_thread_each() {
+        let pool = Arc::new(Tasks::new());
+        let all = Arc::new(std::sync::Barrier::new(33));
+        for _ in 0..32 {
+            let all = Arc::clone(&all);
+            pool.run(Box::new(move || _ = all.wait()));
+        }
+        all.wait();
+        assert_eq!(pool.inner.lock().threads, 32);
+        end(&pool);
+    }
+
+    /// Lets the threads go, and waits until they have gone.
+    fn end(pool: &Arc<Tasks>) {
         pool.close();
         while pool.inner.lock().threads > 0 {
             thread::yield_now();
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc as LoomArc;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::sync::explore_within;
+
+    /// Threads that are there from the start; no more are made.
+    fn pool(threads: usize) -> Arc<Tasks> {
+        let pool = Arc::new(Tasks::at_most(threads));
+        pool.inner.lock().threads = threads;
+        pool
+    }
+
+    fn count(done: &LoomArc<AtomicUsize>) -> Task {
+        let done = LoomArc::clone(done);
+        Box::new(move || _ = done.fetch_add(1, Ordering::AcqRel))
+    }
+
+    #[test]
+    fn every_task_is_done_though_one_thread_is_called_at_a_time() {
+        explore_within(Some(3), "two threads of a pool and three tasks", || {
+            let pool = pool(2);
+            let done = LoomArc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let pool = Arc::clone(&pool);
+                    loom::thread::spawn(move || pool.serve())
+                })
+                .collect();
+            (0..3).for_each(|_| pool.run(count(&done)));
+            pool.close();
+            // A lost call would leave a task in the queue, and a thread asleep beside it.
+            threads
+                .into_iter()
+                .for_each(|thread| thread.join().unwrap());
+            assert_eq!(done.load(Ordering::Acquire), 3);
+        });
+    }
+
+    #[test]
+    fn a_thread_that_was_called_for_nothing_can_be_called_again() {
+        explore_within(Some(3), "two threads and tasks one after the other", || {
+            let pool = pool(2);
+            let done = LoomArc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let pool = Arc::clone(&pool);
+                    loom::thread::spawn(move || pool.serve())
+                })
+                .collect();
+            for number in 1..=2 {
+                pool.run(count(&done));
+                // Nobody closes the pool before: a task that nobody was called for would never be done.
+                while done.load(Ordering::Acquire) < number {
+                    loom::thread::yield_now();
+                }
+            }
+            pool.close();
+            threads
+                .into_iter()
+                .for_each(|thread| thread.join().unwrap());
+        });
     }
 }

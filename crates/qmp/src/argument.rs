@@ -3,6 +3,8 @@
 //! The macros of this file declare the protocol's types. What they declare is checked as QEMU checks it: members in
 //! the order of their declaration, then what is left over; and with QEMU's texts.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::Error;
@@ -21,6 +23,39 @@ pub trait Argument: Sized {
 
     /// Writes it.
     fn write(&self) -> Value;
+
+    /// Writes it as text: what is told often needs no [`Value`] on the way.
+    fn put(&self, out: &mut String) {
+        out.push_str(&self.write().to_string());
+    }
+}
+
+/// The members of an object as text, one after the other.
+#[derive(Debug)]
+pub struct Text<'a> {
+    out: &'a mut String,
+    empty: bool,
+}
+
+impl<'a> Text<'a> {
+    /// An object with what `members` puts into it.
+    pub(crate) fn object(out: &'a mut String, members: impl FnOnce(&mut Text<'_>)) {
+        out.push('{');
+        members(&mut Text { out, empty: true });
+        out.push('}');
+    }
+
+    /// Begins a member: its value is to follow.
+    pub(crate) fn member(&mut self, name: &str) -> &mut String {
+        if !std::mem::take(&mut self.empty) {
+            self.out.push(',');
+        }
+        // Names of the protocol have nothing that JSON would write differently.
+        self.out.push('"');
+        self.out.push_str(name);
+        self.out.push_str("\":");
+        self.out
+    }
 }
 
 /// Where in the arguments a value stands.
@@ -141,6 +176,8 @@ pub trait Field: Sized {
     fn field(value: Option<Value>, at: &Place<'_>) -> Result<Self, Error>;
     /// Writes it, if it is there.
     fn write_field(&self) -> Option<Value>;
+    /// The same as text, under this name.
+    fn put_field(&self, name: &str, text: &mut Text<'_>);
 }
 
 impl<T: Argument> Field for T {
@@ -158,6 +195,10 @@ impl<T: Argument> Field for T {
     fn write_field(&self) -> Option<Value> {
         Some(self.write())
     }
+
+    fn put_field(&self, name: &str, text: &mut Text<'_>) {
+        self.put(text.member(name));
+    }
 }
 
 impl<T: Argument> Field for Option<T> {
@@ -173,6 +214,12 @@ impl<T: Argument> Field for Option<T> {
 
     fn write_field(&self) -> Option<Value> {
         self.as_ref().map(T::write)
+    }
+
+    fn put_field(&self, name: &str, text: &mut Text<'_>) {
+        if let Some(value) = self {
+            value.put(text.member(name));
+        }
     }
 }
 
@@ -204,6 +251,8 @@ pub trait Choice: Sized {
     fn rest(tag: &'static str, object: &mut Object<'_>) -> Result<Self, Error>;
     /// Writes the word and what it brings.
     fn write_into(&self, members: &mut Map<String, Value>);
+    /// The same as text.
+    fn put_into(&self, text: &mut Text<'_>);
 }
 
 /// Members that stand in somebody else's object.
@@ -217,6 +266,8 @@ pub trait Members: Sized {
     fn take_from(object: &mut Object<'_>) -> Result<Self, Error>;
     /// Writes them.
     fn write_into(&self, members: &mut Map<String, Value>);
+    /// The same as text.
+    fn put_into(&self, text: &mut Text<'_>);
 }
 
 /// Reads one of these words.
@@ -255,8 +306,13 @@ pub(crate) fn no_alternate(name: &str, at: &Place<'_>) -> Error {
 }
 
 /// A Rust name as the protocol writes it.
-pub(crate) fn wire_name(name: &'static str) -> String {
-    name.trim_start_matches("r#").replace('_', "-")
+pub(crate) fn wire_name(name: &'static str) -> Cow<'static, str> {
+    let name = name.trim_start_matches("r#");
+    if name.contains('_') {
+        name.replace('_', "-").into()
+    } else {
+        name.into()
+    }
 }
 
 /// Declares a record: members of a name and a type each, `Option` for those that may be missing; and at the end, for a
@@ -274,7 +330,7 @@ macro_rules! record {
                 let own = vec![
                     $(<$choices as $crate::argument::Choice>::tag_member(),)?
                     $($crate::shape::Member {
-                        name: record!(@wire $field $($wire)?),
+                        name: record!(@wire $field $($wire)?).into_owned(),
                         shape: <$type as $crate::argument::Field>::field_shape(),
                         optional: <$type as $crate::argument::Field>::OPTIONAL,
                     }),*
@@ -297,8 +353,14 @@ macro_rules! record {
                 $($crate::argument::Members::write_into(&self.$base, members);)?
                 $($crate::argument::Choice::write_into(&self.$choice, members);)?
                 $(if let Some(value) = $crate::argument::Field::write_field(&self.$field) {
-                    members.insert(record!(@wire $field $($wire)?), value);
+                    members.insert(record!(@wire $field $($wire)?).into_owned(), value);
                 })*
+            }
+
+            #[allow(unused_variables, reason = "a record may have no members")]
+            fn put_into(&self, text: &mut $crate::argument::Text<'_>) {
+                $($crate::argument::Choice::put_into(&self.$choice, text);)?
+                $($crate::argument::Field::put_field(&self.$field, &record!(@wire $field $($wire)?), text);)*
             }
         }
 
@@ -326,10 +388,14 @@ macro_rules! record {
                 $crate::argument::Members::write_into(self, &mut members);
                 serde_json::Value::Object(members)
             }
+
+            fn put(&self, out: &mut String) {
+                $crate::argument::Text::object(out, |text| $crate::argument::Members::put_into(self, text));
+            }
         }
     };
     (@wire $field:ident) => { $crate::argument::wire_name(stringify!($field)) };
-    (@wire $field:ident $wire:literal) => { $wire.to_owned() };
+    (@wire $field:ident $wire:literal) => { std::borrow::Cow::Borrowed($wire) };
     (@variants) => { None };
     (@variants $choices:ty) => {
         Some((
@@ -444,6 +510,16 @@ macro_rules! choices {
                     $(Self::$variant(inner) => choices!(@write $how inner, members)),*
                 }
             }
+
+            fn put_into(&self, text: &mut $crate::argument::Text<'_>) {
+                let word = text.member($tag);
+                word.push('"');
+                word.push_str(self.word());
+                word.push('"');
+                match self {
+                    $(Self::$variant(inner) => choices!(@put $how inner, text)),*
+                }
+            }
         }
     };
     (@shape flat $type:ty) => { <$type as $crate::argument::Argument>::shape() };
@@ -452,6 +528,10 @@ macro_rules! choices {
     };
     (@take flat $type:ty, $object:ident) => { <$type as $crate::argument::Members>::take_from($object)? };
     (@take $data:literal $type:ty, $object:ident) => { $object.take::<$type>($data)? };
+    (@put flat $inner:ident, $text:ident) => { $crate::argument::Members::put_into($inner, $text) };
+    (@put $data:literal $inner:ident, $text:ident) => {{
+        $crate::argument::Argument::put($inner, $text.member($data));
+    }};
     (@write flat $inner:ident, $members:ident) => { $crate::argument::Members::write_into($inner, $members) };
     (@write $data:literal $inner:ident, $members:ident) => {{
         $members.insert($data.to_owned(), $crate::argument::Argument::write($inner));

@@ -1,5 +1,7 @@
 //! The built-in types of the protocol: text, numbers, truth, lists.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 use crate::Error;
@@ -20,6 +22,20 @@ impl Argument for String {
 
     fn write(&self) -> Value {
         self.clone().into()
+    }
+
+    fn put(&self, out: &mut String) {
+        if self
+            .bytes()
+            .any(|byte| matches!(byte, ..0x20 | b'"' | b'\\'))
+        {
+            // What JSON writes in its own way.
+            out.push_str(&self.write().to_string());
+        } else {
+            out.push('"');
+            out.push_str(self);
+            out.push('"');
+        }
     }
 }
 
@@ -49,6 +65,11 @@ impl Argument for i64 {
     fn write(&self) -> Value {
         (*self).into()
     }
+
+    fn put(&self, out: &mut String) {
+        // Writing to a text does not fail.
+        let _ = write!(out, "{self}");
+    }
 }
 
 /// A count of bytes. QEMU takes negative numbers for what their bits say without a sign.
@@ -59,12 +80,17 @@ impl Argument for u64 {
 
     fn read(value: Value, at: &Place<'_>) -> Result<Self, Error> {
         let found = value.as_u64().or(value.as_i64().map(i64::cast_unsigned));
-        let name = at.full();
-        found.ok_or_else(|| Error::generic(format!("Parameter '{name}' expects uint64")))
+        let wrong = || format!("Parameter '{}' expects uint64", at.full());
+        found.ok_or_else(|| Error::generic(wrong()))
     }
 
     fn write(&self) -> Value {
         (*self).into()
+    }
+
+    fn put(&self, out: &mut String) {
+        // Writing to a text does not fail.
+        let _ = write!(out, "{self}");
     }
 }
 
@@ -75,9 +101,8 @@ impl Argument for u32 {
 
     fn read(value: Value, at: &Place<'_>) -> Result<Self, Error> {
         let wide = u64::read(value, at)?;
-        let name = at.full();
-        u32::try_from(wide)
-            .map_err(|_| Error::generic(format!("Parameter '{name}' expects uint32_t")))
+        let wrong = || format!("Parameter '{}' expects uint32_t", at.full());
+        u32::try_from(wide).map_err(|_| Error::generic(wrong()))
     }
 
     fn write(&self) -> Value {

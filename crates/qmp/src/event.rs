@@ -2,9 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
-
 use crate::argument::{Argument, choices, record};
+use crate::session::LINE_END;
 use crate::shape::Entry;
 
 record! {
@@ -90,15 +89,18 @@ const fn entry(name: &'static str, arguments: fn() -> crate::shape::Shape) -> En
 }
 
 impl Event {
-    /// As it goes over the wire, with the time it happened at.
-    pub fn told_at(self, when: SystemTime) -> Value {
+    /// As it goes over the wire, a line, with the time it happened at.
+    pub fn line_at(self, when: SystemTime) -> Vec<u8> {
         let since = when.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let timestamp = Timestamp {
             seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
             microseconds: since.subsec_micros().into(),
         };
         let event = self;
-        Told { timestamp, event }.write()
+        let mut line = String::with_capacity(256);
+        Told { timestamp, event }.put(&mut line);
+        line.push_str(LINE_END);
+        line.into_bytes()
     }
 }
 
@@ -118,7 +120,8 @@ mod tests {
     fn an_event_is_its_name_its_data_and_the_time() {
         let data = ExportDeleted { id: "e".to_owned() };
         let when = UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
-        let told = Event::BlockExportDeleted(data).told_at(when);
+        let line = Event::BlockExportDeleted(data).line_at(when);
+        let told: serde_json::Value = serde_json::from_slice(&line).unwrap();
         let expected = serde_json::json!({
             "timestamp": { "seconds": 1_700_000_000, "microseconds": 1 },
             "event": "BLOCK_EXPORT_DELETED",

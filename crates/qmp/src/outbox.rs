@@ -1,6 +1,5 @@
 //! What waits to be sent to one client: never more than twice a bound.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::time::SystemTime;
 
@@ -16,7 +15,7 @@ use crate::session::line;
 #[derive(Debug)]
 pub struct Outbox {
     bound: usize,
-    waiting: VecDeque<u8>,
+    waiting: Vec<u8>,
     missed: u64,
 }
 
@@ -30,7 +29,7 @@ impl Outbox {
     pub fn new(bound: usize) -> Self {
         Self {
             bound,
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             missed: 0,
         }
     }
@@ -49,14 +48,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Adds an event if there is room.
-    pub fn event(&mut self, message: &Value, now: SystemTime) {
-        let line = line(message);
+    /// Adds the line of an event if there is room.
+    pub fn event(&mut self, line: &[u8], now: SystemTime) {
         self.catch_up(now, line.len());
         if self.missed > 0 || self.waiting.len() + line.len() > self.bound {
             self.missed += 1;
         } else {
-            self.waiting.extend(line);
+            self.waiting.extend_from_slice(line);
         }
     }
 
@@ -66,7 +64,7 @@ impl Outbox {
             return;
         }
         let missed = self.missed;
-        let line = line(&Event::Lagged(Lagged { missed }).told_at(now));
+        let line = Event::Lagged(Lagged { missed }).line_at(now);
         if self.waiting.len() + line.len() + besides <= self.bound {
             self.missed = 0;
             self.waiting.extend(line);
@@ -85,9 +83,10 @@ impl Outbox {
 
     /// Takes all that waits, to be sent in this order. If events were left out, the last thing says so.
     pub fn take(&mut self, now: SystemTime) -> Vec<u8> {
-        let taken = Vec::from(mem::take(&mut self.waiting));
+        let mut taken = mem::take(&mut self.waiting);
         self.catch_up(now, 0);
-        [taken, Vec::from(mem::take(&mut self.waiting))].concat()
+        taken.append(&mut self.waiting);
+        taken
     }
 }
 
@@ -112,7 +111,7 @@ mod tests {
     fn events_beyond_the_bound_are_counted_and_told() {
         let mut outbox = Outbox::new(300);
         for number in 0..100 {
-            outbox.event(&json!({ "number": number }), UNIX_EPOCH);
+            outbox.event(&line(&json!({ "number": number })), UNIX_EPOCH);
         }
         assert!(outbox.len() <= 300);
         let sent = events(&outbox.take(UNIX_EPOCH));
@@ -122,7 +121,7 @@ mod tests {
             sent.len() as u64 - 1 + last["data"]["missed"].as_u64().unwrap(),
             100
         );
-        outbox.event(&json!({ "number": 100 }), UNIX_EPOCH);
+        outbox.event(&line(&json!({ "number": 100 })), UNIX_EPOCH);
         assert_eq!(events(&outbox.take(UNIX_EPOCH)), [json!({ "number": 100 })]);
     }
 

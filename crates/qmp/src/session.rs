@@ -48,11 +48,14 @@ pub fn reply(result: Result<Value, Error>, id: Option<Value>) -> Value {
     Value::Object(members)
 }
 
+/// What ends a line.
+pub(crate) const LINE_END: &str = "\r\n";
+
 /// A message as bytes: one line, which is all that some clients understand.
 pub fn line(message: &Value) -> Vec<u8> {
-    let mut bytes = message.to_string().into_bytes();
-    bytes.extend_from_slice(b"\r\n");
-    bytes
+    let mut line = message.to_string();
+    line.push_str(LINE_END);
+    line.into_bytes()
 }
 
 impl Session {

@@ -1,6 +1,7 @@
 //! What happens is told to every client, in order.
 
 use std::io;
+use std::iter;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,9 @@ use super::{StateDirectory, complain, lock};
 
 /// Notices of the engine that may wait to be told. Far more than a bounded number of jobs make in a moment.
 const NOTICES: usize = 1 << 20;
+
+/// So many notices are told before anybody is woken to send them on.
+const AT_ONCE: usize = 64;
 
 /// How long who must not be overtaken waits for what happened before.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -60,11 +64,13 @@ impl Events {
         });
         let (heard, teller) = (engine.subscribe(NOTICES), Arc::downgrade(&events));
         let tell = move || {
-            for update in heard {
+            while let Some(first) = heard.recv() {
                 let Some(events) = teller.upgrade() else {
                     return;
                 };
-                events.forward(update, &jobs, &tally);
+                let more = iter::from_fn(|| heard.try_recv());
+                let updates = iter::once(first).chain(more).take(AT_ONCE);
+                events.forward_all(updates, &jobs, &tally);
             }
         };
         thread::Builder::new()
@@ -98,9 +104,23 @@ impl Events {
 
     /// Tells every client.
     pub(super) fn tell(&self, event: Event) {
-        let message = event.told_at(SystemTime::now());
+        self.put(event);
+        self.send();
+    }
+
+    /// Puts an event down for every client, to be sent with those that follow.
+    fn put(&self, event: Event) {
+        let now = SystemTime::now();
+        let line = event.line_at(now);
         for client in lock(&self.clients).iter() {
-            client.tell(&message);
+            client.put(&line, now);
+        }
+    }
+
+    /// Has what was put down sent.
+    fn send(&self) {
+        for client in lock(&self.clients).iter() {
+            client.send();
         }
     }
 
@@ -115,11 +135,25 @@ impl Events {
         told.waiting -= 1;
     }
 
-    fn forward(&self, update: Update, jobs: &Jobs, tally: &Tally) {
-        let seq = match update {
+    fn forward_all(&self, updates: impl Iterator<Item = Update>, jobs: &Jobs, tally: &Tally) {
+        let mut seq = lock(&self.told).seq;
+        for update in updates {
+            seq = self.forward(update, seq, jobs, tally);
+        }
+        self.send();
+        let mut told = lock(&self.told);
+        told.seq = seq;
+        if told.waiting > 0 {
+            self.progress.notify_all();
+        }
+    }
+
+    /// Tells of one notice, after that number, and says which it is.
+    fn forward(&self, update: Update, before: u64, jobs: &Jobs, tally: &Tally) -> u64 {
+        match update {
             Update::Lagged { missed } => {
                 complain(&format!("{missed} notices of jobs could not be told"));
-                lock(&self.told).seq + missed
+                before + missed
             }
             Update::Notice(notice) => {
                 match notice.news {
@@ -136,79 +170,82 @@ impl Events {
                 }
                 notice.seq
             }
-        };
-        let mut told = lock(&self.told);
-        told.seq = seq;
-        if told.waiting > 0 {
-            self.progress.notify_all();
         }
     }
 
     fn status(&self, jobs: &Jobs, job: &Subject, status: Status) {
         let Some(name) = &job.name else { return };
-        let entry = jobs.change(job.job, |entry| {
+        let known = jobs.change(job.job, |entry| {
             entry.started |= status == Status::Running;
             if status == Status::Aborting {
                 let cancelled = || Some("Operation canceled".to_owned());
                 entry.error = entry.error.take().or_else(cancelled);
             }
-            entry.clone()
+            let error = (status == Status::Concluded).then(|| entry.error.clone());
+            let waits = status == Status::Pending && entry.is_block_job() && !entry.auto_finalize;
+            (error, waits.then_some(entry.kind))
         });
-        if let (Status::Concluded, Some(entry)) = (status, &entry) {
-            self.state.end_job(name.as_str(), entry.error.clone());
+        if let Some((Some(error), _)) = &known {
+            self.state.end_job(name.as_str(), error.clone());
         }
         if status == Status::Null {
             jobs.forget(job.job);
             // Not the job of an earlier daemon whose owed hooks ran.
-            if entry.is_some() {
+            if known.is_some() {
                 self.state.forget_job(name.as_str());
             }
         }
-        self.tell_status(name.as_str(), status.as_str());
-        let Some(entry) = entry.filter(Entry::is_block_job) else {
-            return;
-        };
-        if status == Status::Pending && !entry.auto_finalize {
-            self.tell(Event::BlockJobPending(BlockJobPending {
-                r#type: entry.kind.to_owned(),
-                id: entry.id,
+        self.put(status_change(name.as_str(), status.as_str()));
+        if let Some((_, Some(kind))) = known {
+            self.put(Event::BlockJobPending(BlockJobPending {
+                r#type: kind.to_owned(),
+                id: name.as_str().to_owned(),
             }));
         }
     }
 
     /// Tells every client where a job is.
     pub(super) fn tell_status(&self, id: &str, status: &str) {
-        self.tell(Event::JobStatusChange(JobStatusChange {
-            id: id.to_owned(),
-            status: status.to_owned(),
-        }));
+        self.tell(status_change(id, status));
     }
 
     fn ended(&self, jobs: &Jobs, job: &Subject, outcome: &Outcome) {
         let entry = jobs.change(job.job, |entry| entry.clone());
         if let Some(entry) = entry.filter(|entry| entry.started && entry.is_block_job()) {
-            self.tell_end(entry, outcome);
+            self.put(end(entry, outcome));
         }
     }
 
     /// Tells every client how a backup ended.
     pub(super) fn tell_end(&self, entry: Entry, outcome: &Outcome) {
-        let error = match outcome {
-            Outcome::Failed { error, .. } => Some(error.message().to_owned()),
-            Outcome::Committed { .. } | Outcome::Cancelled { .. } => None,
-        };
-        let progress = entry.handle.progress();
-        let state = BlockJobState {
-            r#type: entry.kind.to_owned(),
-            device: entry.id,
-            len: progress.total,
-            offset: progress.done,
-            speed: entry.handle.speed(),
-            error,
-        };
-        self.tell(match outcome {
-            Outcome::Committed { .. } | Outcome::Failed { .. } => Event::BlockJobCompleted(state),
-            Outcome::Cancelled { .. } => Event::BlockJobCancelled(state),
-        });
+        self.tell(end(entry, outcome));
+    }
+}
+
+fn status_change(id: &str, status: &str) -> Event {
+    Event::JobStatusChange(JobStatusChange {
+        id: id.to_owned(),
+        status: status.to_owned(),
+    })
+}
+
+/// How a backup ended.
+fn end(entry: Entry, outcome: &Outcome) -> Event {
+    let error = match outcome {
+        Outcome::Failed { error, .. } => Some(error.message().to_owned()),
+        Outcome::Committed { .. } | Outcome::Cancelled { .. } => None,
+    };
+    let progress = entry.handle.progress();
+    let state = BlockJobState {
+        r#type: entry.kind.to_owned(),
+        device: entry.id,
+        len: progress.total,
+        offset: progress.done,
+        speed: entry.handle.speed(),
+        error,
+    };
+    match outcome {
+        Outcome::Committed { .. } | Outcome::Failed { .. } => Event::BlockJobCompleted(state),
+        Outcome::Cancelled { .. } => Event::BlockJobCancelled(state),
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Client {
     outbox: Mutex<Outbox>,
     /// Whether bytes that left the outbox are not with the system yet; changed under the outbox's lock.
     writing: AtomicBool,
+    /// Whether whoever writes waits for something; changed under the outbox's lock.
+    resting: AtomicBool,
     changed: Condvar,
     /// Told of events only from then on.
     negotiated: AtomicBool,
@@ -78,6 +80,7 @@ fn welcome(daemon: &Arc<Daemon>, stream: Stream) {
         stream,
         outbox: Mutex::new(Outbox::new(OUTBOX_BYTES)),
         writing: AtomicBool::new(false),
+        resting: AtomicBool::new(false),
         changed: Condvar::new(),
         negotiated: AtomicBool::new(false),
         closing: AtomicBool::new(false),
@@ -141,17 +144,20 @@ impl Client {
         self.changed.notify_all();
     }
 
-    /// Tells the client of an event, if it has said that it is ready.
-    pub(super) fn tell(&self, event: &Value) {
+    /// Puts the line of an event down for the client, if it has said that it is ready.
+    pub(super) fn put(&self, line: &[u8], now: SystemTime) {
         if self.negotiated.load(Ordering::Acquire) {
-            let mut outbox = lock(&self.outbox);
-            let was_empty = outbox.is_empty();
-            outbox.event(event, SystemTime::now());
-            drop(outbox);
-            // Otherwise whoever writes takes this as well.
-            if was_empty {
-                self.changed.notify_all();
-            }
+            lock(&self.outbox).event(line, now);
+        }
+    }
+
+    /// Has what was put down sent, unless whoever writes is on the way to it.
+    pub(super) fn send(&self) {
+        let outbox = lock(&self.outbox);
+        let rests = self.resting.load(Ordering::Acquire) && !outbox.is_empty();
+        drop(outbox);
+        if rests {
+            self.changed.notify_all();
         }
     }
 
@@ -178,8 +184,10 @@ impl Client {
                     self.stream.shutdown(Shutdown::Both);
                     return;
                 }
+                self.resting.store(true, Ordering::Release);
                 let wait = self.changed.wait(outbox);
                 outbox = wait.unwrap_or_else(PoisonError::into_inner);
+                self.resting.store(false, Ordering::Release);
             }
             let bytes = outbox.take(SystemTime::now());
             self.writing.store(true, Ordering::Release);

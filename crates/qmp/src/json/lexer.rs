@@ -1,6 +1,6 @@
 //! Bytes to tokens.
 
-use std::mem;
+use std::ops::Range;
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,17 +16,20 @@ pub(super) enum TokenKind {
     Keyword,
 }
 
-/// A token with its bytes, quotes included.
+/// A token, and where in [`Lexer::text`] its bytes are, quotes included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) kind: TokenKind,
-    pub(super) text: Vec<u8>,
+    pub(super) bytes: Range<usize>,
 }
 
 /// What the lexer found.
 #[derive(Debug)]
 pub(super) enum Lexed {
+    Nothing,
     Token(Token),
+    /// A token that ended before the byte, which is to be taken once more.
+    Before(Token),
     /// Bytes that begin no token.
     Stray(Vec<u8>),
 }
@@ -60,7 +63,10 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Lexer {
     state: State,
+    /// The bytes of tokens since the last [`clear`](Self::clear), one after the other.
     text: Vec<u8>,
+    /// Where in them the token under way begins.
+    begin: usize,
 }
 
 /// What a byte does in a state.
@@ -75,51 +81,57 @@ enum Move {
     Wrong,
 }
 
+/// So much memory is kept for the next tokens.
+const KEPT_BYTES: usize = 4 << 10;
+
 impl Lexer {
-    /// Takes a byte. It may end a token and be one itself: the answer is to be taken from its end.
-    pub(super) fn take(&mut self, byte: u8) -> Vec<Lexed> {
+    /// Takes a byte.
+    pub(super) fn take(&mut self, byte: u8) -> Lexed {
         match self.step(byte) {
-            Move::Skip => Vec::new(),
+            Move::Skip => Lexed::Nothing,
             Move::Into(state) => {
                 self.text.push(byte);
                 self.state = state;
-                Vec::new()
+                Lexed::Nothing
             }
             Move::Last(kind) => {
                 self.text.push(byte);
-                vec![self.end(kind)]
+                Lexed::Token(self.end(kind))
             }
-            Move::Before(kind) => {
-                let ended = self.end(kind);
-                let mut lexed = self.take(byte);
-                lexed.push(ended);
-                lexed
-            }
+            Move::Before(kind) => Lexed::Before(self.end(kind)),
             Move::Wrong => {
                 self.text.push(byte);
                 self.state = State::Lost;
-                vec![Lexed::Stray(mem::take(&mut self.text))]
+                Lexed::Stray(self.text.split_off(self.begin))
             }
         }
     }
 
-    /// Bytes of the token under way.
-    pub(super) fn pending(&self) -> usize {
-        self.text.len()
+    /// The bytes of tokens, and of the one under way.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Forgets them: nobody has a token any more.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(KEPT_BYTES);
+        self.begin = 0;
     }
 
     /// Gives the token under way up.
     pub(super) fn abandon(&mut self) {
-        self.text.clear();
+        self.text.truncate(self.begin);
         self.state = State::Lost;
     }
 
-    fn end(&mut self, kind: TokenKind) -> Lexed {
+    fn end(&mut self, kind: TokenKind) -> Token {
         self.state = State::Start;
-        Lexed::Token(Token {
+        let begin = std::mem::replace(&mut self.begin, self.text.len());
+        Token {
             kind,
-            text: mem::take(&mut self.text),
-        })
+            bytes: begin..self.text.len(),
+        }
     }
 
     fn step(&mut self, byte: u8) -> Move {

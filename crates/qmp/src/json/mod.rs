@@ -7,8 +7,6 @@
 mod lexer;
 mod parser;
 
-use std::mem;
-
 use serde_json::Value;
 
 use lexer::{Lexed, Lexer, Token, TokenKind};
@@ -27,7 +25,6 @@ pub const MAX_TOKENS: usize = 2 << 20;
 pub struct Decoder {
     lexer: Lexer,
     tokens: Vec<Token>,
-    bytes: usize,
     braces: isize,
     brackets: isize,
 }
@@ -42,30 +39,29 @@ impl Decoder {
     pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<Result<Value, String>>) {
         for byte in bytes {
             let mut lexed = self.lexer.take(*byte);
-            while let Some(next) = lexed.pop() {
-                if let Some(ended) = self.put(next) {
-                    out.push(ended);
+            while let Lexed::Before(token) = lexed {
+                out.extend(self.put(token));
+                lexed = self.lexer.take(*byte);
+            }
+            match lexed {
+                Lexed::Nothing => {}
+                Lexed::Token(token) | Lexed::Before(token) => out.extend(self.put(token)),
+                Lexed::Stray(text) => {
+                    let stray = String::from_utf8_lossy(&text);
+                    out.push(Err(
+                        self.refuse(&format!("JSON parse error, stray '{stray}'"))
+                    ));
                 }
             }
-            if self.lexer.pending() + self.bytes > MAX_VALUE_BYTES {
+            if self.lexer.text().len() > MAX_VALUE_BYTES {
                 self.lexer.abandon();
                 out.push(Err(self.refuse("JSON token size limit exceeded")));
             }
         }
     }
 
-    /// Takes what the lexer found; gives what ends with it.
-    fn put(&mut self, next: Lexed) -> Option<Result<Value, String>> {
-        let token = match next {
-            Lexed::Stray(text) => {
-                let text = format!(
-                    "JSON parse error, stray '{}'",
-                    String::from_utf8_lossy(&text)
-                );
-                return Some(Err(self.refuse(&text)));
-            }
-            Lexed::Token(token) => token,
-        };
+    /// Takes a token; gives what ends with it.
+    fn put(&mut self, token: Token) -> Option<Result<Value, String>> {
         match token.kind {
             TokenKind::OpenBrace => self.braces += 1,
             TokenKind::CloseBrace => self.braces -= 1,
@@ -77,7 +73,6 @@ impl Decoder {
             | TokenKind::Number
             | TokenKind::Keyword => {}
         }
-        self.bytes += token.text.len();
         self.tokens.push(token);
         if self.tokens.len() > MAX_TOKENS {
             return Some(Err(self.refuse("JSON token count limit exceeded")));
@@ -89,8 +84,9 @@ impl Decoder {
         if open && self.braces >= 0 && self.brackets >= 0 {
             return None;
         }
-        let tokens = self.begin_anew();
-        Some(parser::parse(&tokens).map_err(|what| format!("JSON parse error, {what}")))
+        let parsed = parser::parse(self.lexer.text(), &self.tokens);
+        self.begin_anew();
+        Some(parsed.map_err(|what| format!("JSON parse error, {what}")))
     }
 
     fn refuse(&mut self, text: &str) -> String {
@@ -98,9 +94,10 @@ impl Decoder {
         text.to_owned()
     }
 
-    fn begin_anew(&mut self) -> Vec<Token> {
-        (self.bytes, self.braces, self.brackets) = (0, 0, 0);
-        mem::take(&mut self.tokens)
+    fn begin_anew(&mut self) {
+        (self.braces, self.brackets) = (0, 0);
+        self.tokens = Vec::new();
+        self.lexer.clear();
     }
 }
 

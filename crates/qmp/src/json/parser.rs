@@ -4,12 +4,14 @@ use serde_json::{Map, Number, Value};
 
 use super::lexer::{Token, TokenKind};
 
-/// Parses tokens that are balanced, or known to be wrong. The error says what was wrong first.
-pub(super) fn parse(tokens: &[Token]) -> Result<Value, String> {
-    Parser { tokens, at: 0 }.value()
+/// Parses tokens of this text that are balanced, or known to be wrong. The error says what was wrong first.
+pub(super) fn parse(bytes: &[u8], tokens: &[Token]) -> Result<Value, String> {
+    let at = 0;
+    Parser { bytes, tokens, at }.value()
 }
 
 struct Parser<'a> {
+    bytes: &'a [u8],
     tokens: &'a [Token],
     at: usize,
 }
@@ -28,12 +30,13 @@ impl<'a> Parser<'a> {
     /// No deeper than [`MAX_NESTING`](super::MAX_NESTING), which the decoder has checked.
     fn value(&mut self) -> Result<Value, String> {
         let token = self.next()?;
+        let bytes = &self.bytes[token.bytes.clone()];
         match token.kind {
             TokenKind::OpenBrace => self.object(),
             TokenKind::OpenBracket => self.list(),
-            TokenKind::String => text(&token.text).map(Value::String),
-            TokenKind::Number => number(&token.text),
-            TokenKind::Keyword => match token.text.as_slice() {
+            TokenKind::String => text(bytes).map(Value::String),
+            TokenKind::Number => number(bytes),
+            TokenKind::Keyword => match bytes {
                 b"true" => Ok(Value::Bool(true)),
                 b"false" => Ok(Value::Bool(false)),
                 b"null" => Ok(Value::Null),
@@ -115,6 +118,9 @@ fn number(text: &[u8]) -> Result<Value, String> {
 fn text(token: &[u8]) -> Result<String, String> {
     let inside = &token[1..token.len() - 1];
     let inside = std::str::from_utf8(inside).map_err(|_| "invalid UTF-8 sequence in string")?;
+    if !inside.contains('\\') {
+        return Ok(inside.to_owned());
+    }
     let mut text = String::with_capacity(inside.len());
     let mut rest = inside.chars();
     while let Some(found) = rest.next() {

@@ -126,7 +126,7 @@ impl Daemon {
         let handle = job.map_err(|error| Error::generic(error.to_string()))?;
         self.jobs.add(Entry {
             id: id.to_owned(),
-            handle: handle.clone(),
+            handle,
             kind: "backup",
             auto_finalize,
             auto_dismiss,
@@ -136,7 +136,7 @@ impl Daemon {
             error: None,
             io_status,
         });
-        Ok(Done::Job(handle, own))
+        Ok(Done::Job(own))
     }
 
     /// Refuses an id that is none, or is taken.

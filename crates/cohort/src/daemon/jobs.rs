@@ -1,5 +1,6 @@
 //! The jobs that clients may name, newest first; and what the protocol says of them beyond the engine.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -37,11 +38,6 @@ impl Entry {
     pub(super) fn is_block_job(&self) -> bool {
         self.kind == "backup"
     }
-
-    /// Whether it is this one of the daemon's engine.
-    fn is(&self, job: JobId) -> bool {
-        !self.outside && self.handle.id() == job
-    }
 }
 
 /// What the last error made of a job: changed by its driver, looked at by queries.
@@ -71,35 +67,67 @@ impl SharedIoStatus {
     }
 }
 
-/// All jobs that are not dismissed, oldest first.
+/// All jobs that are not dismissed.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(Mutex<Vec<Entry>>);
+pub(super) struct Jobs(Mutex<All>);
+
+/// The jobs, and where to find one of thousands.
+#[derive(Debug, Default)]
+struct All {
+    /// Numbered as they came.
+    entries: BTreeMap<u64, Entry>,
+    next: u64,
+    by_id: HashMap<String, u64>,
+    /// Those of the daemon's engine.
+    by_job: HashMap<JobId, u64>,
+}
+
+impl All {
+    fn add(&mut self, entry: Entry) {
+        let number = self.next;
+        self.next += 1;
+        self.by_id.insert(entry.id.clone(), number);
+        if !entry.outside {
+            self.by_job.insert(entry.handle.id(), number);
+        }
+        self.entries.insert(number, entry);
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(entry) = self.entries.remove(&number) {
+            self.by_id.remove(&entry.id);
+            if !entry.outside {
+                self.by_job.remove(&entry.handle.id());
+            }
+        }
+    }
+}
 
 impl Jobs {
-    /// Adds a job that was just added to the engine, and not launched.
+    /// Adds a job that was just added to the engine, and not launched. Nobody else has its id.
     pub(super) fn add(&self, entry: Entry) {
-        lock(&self.0).push(entry);
+        lock(&self.0).add(entry);
     }
 
     /// The job of this name.
     pub(super) fn find(&self, id: &str) -> Option<Entry> {
-        lock(&self.0)
-            .iter()
-            .rev()
-            .find(|entry| entry.id == id)
-            .cloned()
+        let all = lock(&self.0);
+        all.entries.get(all.by_id.get(id)?).cloned()
     }
 
     /// Changes or looks at a job, if it is still there.
     pub(super) fn change<T>(&self, job: JobId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut all = lock(&self.0);
-        let mut all = all.iter_mut().rev();
-        all.find(|entry| entry.is(job)).map(change)
+        let number = *all.by_job.get(&job)?;
+        all.entries.get_mut(&number).map(change)
     }
 
     /// Forgets a job that was dismissed.
     pub(super) fn forget(&self, job: JobId) {
-        lock(&self.0).retain(|entry| !entry.is(job));
+        let mut all = lock(&self.0);
+        if let Some(number) = all.by_job.get(&job).copied() {
+            all.remove(number);
+        }
     }
 
     /// Adds a job of another engine under this name, or one that begins so if it is taken. Gives the name.
@@ -107,9 +135,9 @@ impl Jobs {
         let mut all = lock(&self.0);
         let more = (2..).map(|number: u64| format!("{id}-{number}"));
         let mut names = std::iter::once(id.to_owned()).chain(more);
-        let free = names.find(|name| all.iter().all(|entry| entry.id != *name));
+        let free = names.find(|name| !all.by_id.contains_key(name));
         let id = free.unwrap_or_else(|| id.to_owned());
-        all.push(Entry {
+        all.add(Entry {
             id: id.clone(),
             handle,
             kind: "backup",
@@ -126,16 +154,21 @@ impl Jobs {
 
     /// Forgets a job of another engine.
     pub(super) fn forget_outside(&self, id: &str) {
-        lock(&self.0).retain(|entry| !entry.outside || entry.id != id);
+        let mut all = lock(&self.0);
+        if let Some(number) = all.by_id.get(id).copied()
+            && all.entries.get(&number).is_some_and(|entry| entry.outside)
+        {
+            all.remove(number);
+        }
     }
 
     /// Every job, newest first.
     pub(super) fn newest_first(&self) -> Vec<Entry> {
-        lock(&self.0).iter().rev().cloned().collect()
+        lock(&self.0).entries.values().rev().cloned().collect()
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.0).entries.len()
     }
 }

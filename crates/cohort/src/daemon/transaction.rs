@@ -4,12 +4,13 @@
 //! changes in the order of the list; the first that is refused undoes those before it, the last one first. What takes
 //! its time (threads, target files, the search for what is allocated) is done before.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use cohort_bitmap::store::SetId;
 use cohort_block::{ClosedGate, close_all};
-use cohort_job::{JobHandle, Txn};
+use cohort_job::Txn;
 use cohort_qmp::{
     ActionKind, Argument, Backup, BitmapAdd, BitmapMerge, BitmapRef, CompletionMode, Error,
     Transaction,
@@ -77,7 +78,8 @@ impl Change {
 
 /// The gates that are closed, with their nodes. When they open, it is counted how long they were closed.
 pub(super) struct Gates<'a> {
-    nodes: &'a [Arc<Node>],
+    /// Each node with the place of its gate, by its name.
+    places: HashMap<&'a str, (&'a Arc<Node>, usize)>,
     closed: Vec<ClosedGate<'a>>,
     began: Instant,
     tally: &'a Tally,
@@ -90,8 +92,10 @@ impl<'a> Gates<'a> {
         let began = Instant::now();
         let closed = close_all(&gated, who, began + GATE_WAIT);
         let closed = closed.map_err(|error| Error::generic(error.to_string()))?;
+        let places = nodes.iter().enumerate();
+        let places = places.map(|(place, node)| (&*node.name, (node, place)));
         Ok(Self {
-            nodes,
+            places: places.collect(),
             closed,
             began,
             tally,
@@ -100,11 +104,9 @@ impl<'a> Gates<'a> {
 
     /// The gate of a node, if it is among them.
     pub(super) fn of(&mut self, node: &Arc<Node>) -> Option<&mut ClosedGate<'a>> {
-        let index = self
-            .nodes
-            .iter()
-            .position(|other| Arc::ptr_eq(other, node))?;
-        self.closed.get_mut(index)
+        let (known, place) = self.places.get(&*node.name)?;
+        let is_it = Arc::ptr_eq(known, node);
+        self.closed.get_mut(*place).filter(|_| is_it)
     }
 
     /// The same, by name.
@@ -161,7 +163,7 @@ impl Task {
 pub(super) enum Done {
     Changed(Undo),
     /// A job, with its group if that is its own.
-    Job(JobHandle, Option<Txn>),
+    Job(Option<Txn>),
 }
 
 impl Daemon {
@@ -248,20 +250,16 @@ impl Daemon {
                 }
             }
         }
-        let mut jobs = Vec::new();
         let mut groups: Vec<Txn> = group.into_iter().collect();
         for one in done {
             match one {
                 Done::Changed(undo) => gates.settle(undo, Undo::forget),
-                Done::Job(job, own) => {
-                    groups.extend(own);
-                    jobs.push(job);
-                }
+                Done::Job(own) => groups.extend(own),
             }
         }
         drop(gates);
         let written = self.settle_sets(&nodes, &prepared, rows);
-        launch(groups, &jobs);
+        launch(groups);
         written.and_then(|()| nothing())
     }
 
@@ -361,21 +359,14 @@ impl Daemon {
 
 /// Every node that needs a closed gate, once.
 fn nodes_of(graph: &Graph, tasks: &[Task]) -> Vec<Arc<Node>> {
-    let mut nodes: Vec<Arc<Node>> = Vec::new();
-    for task in tasks {
-        let name = match task {
-            Task::Abort => continue,
-            Task::Change(change) => change.node(),
-            Task::Backup(backup, _) => &backup.common.device,
-        };
-        let Some(node) = graph.find(name) else {
-            continue;
-        };
-        if !nodes.iter().any(|other| Arc::ptr_eq(other, node)) {
-            nodes.push(node.clone());
-        }
-    }
-    nodes
+    let mut named = HashSet::new();
+    let names = tasks.iter().filter_map(|task| match task {
+        Task::Abort => None,
+        Task::Change(change) => Some(change.node()),
+        Task::Backup(backup, _) => Some(&*backup.common.device),
+    });
+    let nodes = names.filter(|name| named.insert(*name));
+    nodes.filter_map(|name| graph.find(name).cloned()).collect()
 }
 
 /// Undoes what was done, the last thing first.
@@ -387,7 +378,7 @@ fn roll_back(done: Vec<Done>, group: Option<Txn>, gates: &mut Gates<'_>) {
     for one in done.into_iter().rev() {
         match one {
             Done::Changed(undo) => gates.settle(undo, Undo::undo),
-            Done::Job(_, own) => own.into_iter().for_each(abandon),
+            Done::Job(own) => own.into_iter().for_each(abandon),
         }
     }
 }
@@ -400,8 +391,11 @@ fn abandon(group: Txn) {
 }
 
 /// Starts every job. Each is held until all are started, as QEMU's are while it has the disks drained.
-fn launch(groups: Vec<Txn>, jobs: &[JobHandle]) {
-    let holds: Vec<_> = jobs.iter().map(JobHandle::hold).collect();
+fn launch(groups: Vec<Txn>) {
+    let holds: Vec<_> = groups
+        .iter()
+        .map(|group| group.handle().hold_all())
+        .collect();
     for group in groups {
         group.launch();
     }

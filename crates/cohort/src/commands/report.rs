@@ -297,10 +297,15 @@ pub(crate) fn fence_line(fence: &FenceReport) -> String {
         ..
     } = fence;
     let frozen = frozen_for.map_or_else(String::new, |time| format!(", frozen for {time:.1?}"));
-    format!(
-        "fence: closed for {closed_for:.1?}{frozen}; {} writes waited, 99 % of them {:.1?} at most, the longest {:.1?} (bound {bound:?})",
-        delays.writes, delays.p99, delays.worst
-    )
+    let Delays { writes, p99, worst } = delays;
+    let waited = match writes {
+        0 => "no write waited".to_owned(),
+        1 => format!("one write waited {worst:.1?}"),
+        _ => format!(
+            "{writes} writes waited, 99 % of them {p99:.1?} at most, the longest {worst:.1?}"
+        ),
+    };
+    format!("fence: closed for {closed_for:.1?}{frozen}; {waited} (bound {bound:?})")
 }
 
 /// Why a group that this disk belonged to did not commit.
@@ -339,5 +344,33 @@ fn kept(partial: &Partial) -> String {
         Decision::Undecided => format!(
             "holds {saved} of {whole}; say whether it counts: cohort bitmap decide keep|discard"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_fence_says_of_writes_that_waited_what_there_is_to_say() {
+        let said = |writes, frozen_for| {
+            let micros = Duration::from_micros;
+            let (p99, worst) = (micros(30), micros(40));
+            fence_line(&FenceReport {
+                bound: Duration::from_secs(1),
+                closed_for: micros(50),
+                delays: Delays { writes, p99, worst },
+                frozen_for,
+                thaw_failures: Vec::new(),
+            })
+        };
+        let none = "fence: closed for 50.0µs; no write waited (bound 1s)";
+        assert_eq!(said(0, None), none);
+        let one = "fence: closed for 50.0µs, frozen for 2.0s; one write waited 40.0µs (bound 1s)";
+        assert_eq!(said(1, Some(Duration::from_secs(2))), one);
+        let many = "fence: closed for 50.0µs; 7 writes waited, 99 % of them 30.0µs at most, the longest 40.0µs (bound 1s)";
+        assert_eq!(said(7, None), many);
     }
 }

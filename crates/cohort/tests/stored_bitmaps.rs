@@ -95,7 +95,12 @@ fn dirty(lab: &Lab, bitmap: &str) -> Vec<(u64, u64)> {
         assert!(ended.is_none(), "{bitmap}: {asked:?}");
     };
     server.wait().expect("it ends");
-    let map: Value = serde_json::from_str(&map).expect("JSON");
+    runs_of(&map)
+}
+
+/// The dirty runs of a map that `nbdinfo` tells.
+fn runs_of(map: &str) -> Vec<(u64, u64)> {
+    let map: Value = serde_json::from_str(map).expect("JSON");
     let extents = map.as_array().expect("extents").iter();
     let number = |extent: &Value, key: &str| extent[key].as_u64().expect("a number");
     extents
@@ -273,25 +278,94 @@ fn a_program_without_bitmaps_leaves_none_and_a_new_one_takes_their_place() {
 }
 
 #[test]
-fn a_disk_of_the_command_line_keeps_the_bitmaps_of_its_image_by_itself() {
+fn a_disk_of_the_command_line_has_the_bitmaps_of_its_image_and_is_given_others() {
     let Some(lab) = lab() else { return };
-    lab.run("qemu-img bitmap --add a.qcow2 b");
+    for (name, more) in [("b", &[][..]), ("gone", &[]), ("off", &["--disable"])] {
+        let words = [&["bitmap", "--add"][..], more, &["a.qcow2", name]].concat();
+        lab.tool("qemu-img", &words);
+    }
     let daemon = Machine::ours(&lab, &["a=a.qcow2", "--socket", "nbd.sock"]);
-    assert_eq!(told(&daemon, "b"), Value::Null);
+    for (name, recording) in [("b", true), ("gone", true), ("off", false)] {
+        let told = told(&daemon, name);
+        let expected = (&json!(true), &json!(recording), &json!(false));
+        assert_eq!(
+            (&told["persistent"], &told["recording"], &told["busy"]),
+            expected
+        );
+    }
     let new = json!({ "node": "a", "name": "new", "persistent": true });
-    let refused = daemon.ask("block-dirty-bitmap-add", new).unwrap_err();
+    daemon.does("block-dirty-bitmap-add", new);
+    let uri = "nbd+unix:///a?socket=nbd.sock";
+    let ours = |bitmap: &str| {
+        let context = format!("--map=qemu:dirty-bitmap:{bitmap}");
+        runs_of(&lab.tool("nbdinfo", &["--json", &context, uri]))
+    };
+    let writes = |command: &str| lab.tool("qemu-io", &["-f", "raw", "-c", command, uri]);
+    writes("write -P 1 1M 64k");
+    assert_eq!((ours("b"), ours("off")), (vec![(MIB, 64 << 10)], vec![]));
+
+    // The export of the command line shows it, and a job may have it all the same: then its writes are in it.
+    let null =
+        json!({ "driver": "null-co", "node-name": "t", "size": 8 * MIB, "read-zeroes": true });
+    daemon.does("blockdev-add", null);
+    let backup = json!({ "job-id": "j", "device": "a", "target": "t", "sync": "bitmap", "bitmap": "b",
+        "bitmap-mode": "on-success", "auto-finalize": false });
+    daemon.does("blockdev-backup", backup);
+    writes("write -P 2 2M 64k");
+    assert_eq!(ours("b"), [(MIB, 64 << 10), (2 * MIB, 64 << 10)]);
+    while daemon.ask("job-finalize", json!({ "id": "j" })).is_err() {}
+    while told(&daemon, "b")["busy"] == true {}
+    assert_eq!(ours("b"), [(2 * MIB, 64 << 10)]);
+
+    // Of what was removed nobody knows any more what it would say.
+    daemon.does("block-dirty-bitmap-remove", of_a("gone"));
+    assert_eq!(ours("gone"), [(0, 8 * MIB)]);
+    daemon.quit();
+    let flags = [
+        ("b", json!(["auto"])),
+        ("off", json!([])),
+        ("new", json!(["auto"])),
+    ];
+    assert_eq!(
+        listed(&lab),
+        flags.map(|(name, flags)| (name.to_owned(), flags))
+    );
+    assert_eq!(dirty(&lab, "b"), [(2 * MIB, 64 << 10)]);
+    assert_eq!(dirty(&lab, "new"), [(MIB, 64 << 10), (2 * MIB, 64 << 10)]);
+    is_clean(&lab);
+    // The store beside the disk was closed after the image: it has nothing against the file.
+    let told = lab.cohort(["bitmap", "list", "a.qcow2"]).exits(0).stdout;
+    assert!(told.contains("recording, exact"), "{told}");
+}
+
+#[test]
+fn a_disk_of_the_command_line_that_is_only_read_shows_the_bitmaps_of_its_image() {
+    let Some(lab) = lab() else { return };
+    lab.tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]);
+    lab.tool(
+        "qemu-io",
+        &["-f", "qcow2", "-c", "write -P 1 1M 64k", "a.qcow2"],
+    );
+    std::fs::write(lab.path("raw.img"), [7; 65536]).expect("a disk");
+    let arguments = [
+        "a=a.qcow2",
+        "raw=raw.img",
+        "--read-only",
+        "--socket",
+        "nbd.sock",
+    ];
+    let daemon = Machine::ours(&lab, &arguments);
+    assert_eq!(told(&daemon, "b")["count"], 64 << 10);
+    let text = |of: Value| daemon.ask("block-dirty-bitmap-clear", of).unwrap_err();
+    let refused = text(of_a("b"));
     assert!(
-        refused.contains("Can't store persistent bitmaps to a"),
+        refused.contains("is readonly and cannot be modified"),
         "{refused}"
     );
-    let words = [
-        "-f",
-        "raw",
-        "-c",
-        "write -P 1 1M 64k",
-        "nbd+unix:///a?socket=nbd.sock",
-    ];
-    lab.tool("qemu-io", &words);
+    let new = json!({ "node": "raw", "name": "new", "persistent": true });
+    let refused = daemon.ask("block-dirty-bitmap-add", new).unwrap_err();
+    let expected = "Can't store persistent bitmaps to raw: Operation not supported";
+    assert!(refused.contains(expected), "{refused}");
     daemon.quit();
     assert_eq!(dirty(&lab, "b"), [(MIB, 64 << 10)]);
 }

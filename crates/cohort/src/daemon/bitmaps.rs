@@ -232,6 +232,9 @@ impl Bitmap {
         let mut state = lock(&self.state);
         state.uninstall(closed);
         closed.remove_recorder(since);
+        if let Content::Lent { since: known, .. } = &mut state.content {
+            *known = since.clone();
+        }
         let before = state.sets.take();
         let lent = before
             .as_ref()
@@ -329,7 +332,8 @@ impl Bitmap {
         };
     }
 
-    /// Whether the byte at `start` is dirty now, and for how far, at most `length`, that stays so.
+    /// Whether the byte at `start` is dirty now, and for how far, at most `length`, that stays so. Also while a job has it
+    /// every write is in it.
     pub(super) fn status(&self, start: u64, length: u64) -> Option<Stretch> {
         lock(&self.state).content.status(start, length)
     }

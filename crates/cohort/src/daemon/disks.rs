@@ -7,13 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cohort_backup::{Tracked, UntrackError};
+use cohort_bitmap::Stretch;
 use cohort_block::{Access, Format};
 use cohort_nbd::BitmapName;
-use cohort_qmp::{BitmapStatistics, DetectZeroes, Error};
+use cohort_qmp::{DetectZeroes, Error};
 
+use super::bitmaps::Bitmap;
 use super::exports::Wish;
 use super::nodes::{Node, Owner, Traits};
-use super::{Daemon, lock};
+use super::{Daemon, lock, stored};
 use crate::serve::{Dirt, Disk, Encryption, Ending, Limits, Listener, Server, Stopped, Tracking};
 
 /// How long whoever still has a disk may take to let it go.
@@ -29,15 +31,47 @@ struct Own {
     /// What is known of its changes: without a store, as long as the daemon lives.
     tracked: Arc<Tracked>,
     tracking: Option<Tracking>,
-    /// Those of its image.
-    bitmaps: Vec<(BitmapName, Arc<dyn Dirt>)>,
+}
+
+/// A bitmap of such a disk, as clients of its own export see it: it may be changed, lent and removed all the same.
+#[derive(Debug)]
+struct Shown {
+    bitmaps: Arc<Mutex<Vec<Arc<Bitmap>>>>,
+    name: String,
+}
+
+impl Shown {
+    fn bitmap(&self) -> Option<Arc<Bitmap>> {
+        let bitmaps = lock(&self.bitmaps);
+        bitmaps
+            .iter()
+            .find(|bitmap| bitmap.name == self.name)
+            .cloned()
+    }
+}
+
+impl Dirt for Shown {
+    /// What was removed says nothing any more, so all counts as dirty.
+    fn status(&self, start: u64, length: u64) -> Option<Stretch> {
+        match self.bitmap() {
+            Some(bitmap) => bitmap.status(start, length),
+            None => Some(Stretch {
+                dirty: true,
+                length,
+            }),
+        }
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        self.bitmap().map_or(0, |bitmap| bitmap.dirty_bytes())
+    }
 }
 
 impl Daemon {
-    /// Adds a disk that the command line names, under its name.
+    /// Adds a disk that the command line names, under its name, with the bitmaps of its image.
     ///
     /// # Errors
-    /// The name is none for a node, or the disk is too large to be tracked.
+    /// The name is none for a node, the disk is too large to be tracked, or its image's bitmaps cannot be had.
     pub(crate) fn add_disk(&self, disk: Disk) -> Result<(), Error> {
         let tracked = match &disk.tracking {
             Some(tracking) => tracking.tracked().clone(),
@@ -66,12 +100,15 @@ impl Daemon {
         );
         node.cluster = disk.image.cluster_bytes();
         node.depth = i64::try_from(files.len()).unwrap_or(i64::MAX) - 1;
+        let has_bitmaps = disk.image.format() == Format::Qcow2;
         node.image = Some(disk.image);
+        if has_bitmaps {
+            stored::load(&node)?;
+        }
         graph.add(&Arc::new(node))?;
         lock(&self.disks.0).push(Own {
             tracked,
             tracking: disk.tracking,
-            bitmaps: disk.bitmaps,
         });
         Ok(())
     }
@@ -99,7 +136,7 @@ impl Daemon {
                 name: name.to_owned(),
                 writable: !node.traits.read_only,
                 bitmaps: Vec::new(),
-                of_image: own.bitmaps.clone(),
+                shown: shown(&node),
             };
             self.export(&graph, &node, wish)?;
         }
@@ -114,20 +151,9 @@ impl Disks {
         disks.iter().map(|own| own.tracked.clone()).collect()
     }
 
-    /// How much the bitmaps of a disk's image say is dirty.
-    pub(super) fn image_bitmaps(&self, disk: &str) -> Vec<BitmapStatistics> {
-        let disks = lock(&self.0);
-        let own = disks.iter().find(|own| own.tracked.name().as_str() == disk);
-        let bitmaps = own.map_or(&[][..], |own| &own.bitmaps);
-        let told = bitmaps.iter().map(|(name, bitmap)| BitmapStatistics {
-            name: name.as_str().to_owned(),
-            dirty_bytes: bitmap.dirty_bytes(),
-        });
-        told.collect()
-    }
-
-    /// Makes all of them durable, and closes what recorded the writes to them once nobody has them any more.
-    pub(super) fn end(&self, stopped: &mut Stopped) {
+    /// Makes all of them durable, and lets them go. What recorded the writes to them is to be closed once nobody has them
+    /// any more, and their images are.
+    pub(super) fn let_go(&self, stopped: &mut Stopped) -> Vec<Ending> {
         let mut endings = Vec::new();
         for own in std::mem::take(&mut *lock(&self.0)) {
             let ended = match &own.tracking {
@@ -140,11 +166,32 @@ impl Disks {
                 Err(error) => stopped.unproven.push(error.to_string()),
             }
         }
-        let deadline = Instant::now() + LETTING_GO;
-        while endings.iter().any(Ending::waits) && Instant::now() < deadline {
-            thread::yield_now();
-        }
-        let closed = endings.into_iter().map(Ending::close);
-        stopped.unproven.extend(closed.filter_map(Result::err));
+        endings
     }
+}
+
+/// Closes what recorded the writes to disks that were let go.
+pub(super) fn close(endings: Vec<Ending>, stopped: &mut Stopped) {
+    let deadline = Instant::now() + LETTING_GO;
+    while endings.iter().any(Ending::waits) && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    let closed = endings.into_iter().map(Ending::close);
+    stopped.unproven.extend(closed.filter_map(Result::err));
+}
+
+/// The bitmaps of a disk that say something, for its own export.
+fn shown(node: &Node) -> Vec<(BitmapName, Arc<dyn Dirt>)> {
+    let bitmaps = lock(&node.bitmaps);
+    let told = bitmaps
+        .iter()
+        .filter(|bitmap| !bitmap.place.is_inconsistent());
+    let shown = told.filter_map(|bitmap| {
+        let shown = Shown {
+            bitmaps: node.bitmaps.clone(),
+            name: bitmap.name.clone(),
+        };
+        Some((BitmapName::new(&bitmap.name)?, Arc::new(shown) as _))
+    });
+    shown.collect()
 }

@@ -49,8 +49,8 @@ pub(super) struct Wish {
     pub(super) writable: bool,
     /// Bitmaps of nodes that it shows.
     pub(super) bitmaps: Vec<BitmapSource>,
-    /// Bitmaps that the image itself has.
-    pub(super) of_image: Vec<(BitmapName, Arc<dyn Dirt>)>,
+    /// Bitmaps that it shows and does not keep from anybody.
+    pub(super) shown: Vec<(BitmapName, Arc<dyn Dirt>)>,
 }
 
 #[derive(Debug)]
@@ -185,7 +185,7 @@ impl Daemon {
             name: nbd.name.unwrap_or(node_name),
             writable,
             bitmaps: nbd.bitmaps.unwrap_or_default(),
-            of_image: Vec::new(),
+            shown: Vec::new(),
         };
         self.export(&graph, &node, wish)
     }
@@ -197,7 +197,7 @@ impl Daemon {
             name,
             writable,
             bitmaps: sources,
-            of_image: mut told,
+            shown: mut told,
         } = wish;
         let server = lock(&self.exports.server);
         let Some(server) = &*server else {
@@ -325,7 +325,7 @@ impl Daemon {
             name,
             writable,
             bitmaps: bitmap.into_iter().collect(),
-            of_image: Vec::new(),
+            shown: Vec::new(),
         };
         self.export(&graph, &node, wish)
     }

@@ -137,8 +137,10 @@ impl Daemon {
         }
         self.events.catch_up();
         let closing = self.graph().clear();
+        let endings = self.disks.let_go(&mut stopped);
+        // Bitmaps are saved first: a store takes the files as they are when it is closed.
         stored::wait_for(closing);
-        self.disks.end(&mut stopped);
+        disks::close(endings, &mut stopped);
         self.state.close(&mut stopped);
         self.events.close();
         stopped

@@ -39,14 +39,13 @@ impl Daemon {
         let nodes: Vec<_> = nodes_to_tell(&self.graph());
         let told = nodes.iter().map(|node| {
             let own = tracked.iter().find(|own| own.name().as_str() == node.name);
-            let mut bitmaps: Vec<_> = lock(&node.bitmaps)
+            let bitmaps = lock(&node.bitmaps)
                 .iter()
                 .map(|bitmap| BitmapStatistics {
                     name: bitmap.name.clone(),
                     dirty_bytes: bitmap.dirty_bytes(),
                 })
                 .collect();
-            bitmaps.extend(self.disks.image_bitmaps(&node.name));
             DiskStatistics {
                 name: node.name.clone(),
                 size: node.disk.size(),

@@ -109,7 +109,7 @@ fn place_of(found: &FoundBitmap, read_only: bool) -> Place {
 /// Why it cannot.
 pub(super) fn check_new(node: &Node, name: &str, granularity: Granularity) -> Result<(), Error> {
     let of = &node.name;
-    // The image of a disk that the command line names keeps its bitmaps by itself.
+    // Those of images alone were loaded.
     let Some(image) = node.image.as_ref().filter(|_| lock(&node.closed).is_some()) else {
         let text = format!("Can't store persistent bitmaps to {of}: Operation not supported");
         return Err(Error::generic(text));

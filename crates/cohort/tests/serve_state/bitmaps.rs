@@ -160,3 +160,44 @@ fn a_kill_costs_bitmaps_in_images_nothing_that_a_store_knows() {
     daemon.quit();
     assert_eq!(Daemon::start(&lab, &[]).missing(), [""; 0]);
 }
+
+#[test]
+fn a_kill_costs_bitmaps_in_the_image_of_a_disk_of_the_command_line_nothing() {
+    if !lab::have(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "a.qcow2", "1M"],
+    );
+    lab.tool(
+        "qemu-img",
+        &["bitmap", "--add", "-g", "4096", "a.qcow2", "found"],
+    );
+    lab.tool("qemu-io", &["-f", "qcow2", "-c", "write 0 1M", "a.qcow2"]);
+    let disk = ["a=a.qcow2", "--socket", "nbd.sock"];
+    let daemon = Daemon::start(&lab, &disk);
+    daemon.does(
+        "block-dirty-bitmap-clear",
+        json!({ "node": "a", "name": "found" }),
+    );
+    let new = json!({ "node": "a", "name": "new", "granularity": BLOCK, "persistent": true });
+    daemon.does("block-dirty-bitmap-add", new);
+    write(&lab, "a", 7 * u64::from(BLOCK));
+    daemon.kill();
+    assert_eq!(stored(&lab), [r#"found ["in-use","auto"]"#]);
+    let daemon = Daemon::start(&lab, &disk);
+    for name in ["found", "new"] {
+        let back = bitmap(&daemon, name);
+        assert_eq!(
+            (&back["persistent"], &back["inconsistent"]),
+            (&json!(true), &Value::Null)
+        );
+        assert!(dirty(&daemon, name) >= u64::from(BLOCK), "{back}");
+    }
+    daemon.quit();
+    assert_eq!(stored(&lab), [r#"found ["auto"]"#, r#"new ["auto"]"#]);
+    lab.tool("qemu-img", &["check", "-q", "-f", "qcow2", "a.qcow2"]);
+    assert_eq!(Daemon::start(&lab, &disk).missing(), [""; 0]);
+}

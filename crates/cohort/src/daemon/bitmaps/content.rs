@@ -58,15 +58,17 @@ impl Content {
         }
     }
 
-    /// As [`seen`](Self::seen): whether the byte at `start` is dirty, and for how far, at most `length`, that stays so.
+    /// Whether the byte at `start` is dirty now, and for how far, at most `length`, that stays so: also of what is written while
+    /// a job has it.
     pub(super) fn status(&self, start: u64, length: u64) -> Option<Stretch> {
         match self {
             Self::Settled { settled, partial } => {
                 current(settled, partial.as_ref()).status(start, length)
             }
-            Self::Lent { base, .. } => {
+            Self::Lent { base, since } => {
                 let length = length.min(base.size().checked_sub(start)?);
-                base.status(start, length).ok()
+                let before = base.status(start, length).ok()?;
+                Some(since.status(start, length)?.joined(before))
             }
         }
     }

@@ -34,10 +34,8 @@ impl Daemon {
             }
         }
         self.restore_bitmaps(&rows);
-        for row in &rows {
-            if let Row::Node(asked) = row {
-                complain_of(self.keep_found_bitmaps(&asked.name));
-            }
+        for name in self.names_of_nodes() {
+            complain_of(self.keep_found_bitmaps(&name));
         }
         for row in rows {
             if let Row::Job(job) = row {
@@ -54,6 +52,13 @@ impl Daemon {
                 self.tell_of(&row, self.ask_again(asked));
             }
         }
+    }
+
+    /// Of those that somebody asked for, here or on the command line.
+    fn names_of_nodes(&self) -> Vec<String> {
+        let graph = self.graph();
+        let nodes = graph.newest_first().filter(|node| node.has_name());
+        nodes.map(|node| node.name.clone()).collect()
     }
 
     fn ask_again(self: &Arc<Self>, asked: &Asked) -> Result<(), Error> {

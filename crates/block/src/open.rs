@@ -10,6 +10,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use cohort_bitmap::store::qcow2::count_tables;
+
 pub use self::bitmaps::LayerBitmaps;
 use self::bitmaps::keep_bitmaps;
 use self::chain::open_chain;
@@ -180,6 +182,7 @@ impl Image {
                 cluster = layers.first().and_then(Layer::cluster_bytes);
                 let writable = options.access == Access::ReadWrite;
                 let kept = if writable {
+                    count_tables_of(path, &layers);
                     keep_bitmaps(path, &mut layers)?
                 } else {
                     None
@@ -250,6 +253,20 @@ fn judge_format(path: &Path, file: &dyn File, asked: Option<Format>) -> Result<F
         Ok(()) => Ok(Format::Raw),
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(Format::Raw),
         Err(e) => Err(OpenError::io(path, e)),
+    }
+}
+
+/// Counts what a writer that was killed left in use and uncounted, before somebody takes it for free. What else is wrong
+/// with an image is said by who opens it.
+fn count_tables_of(path: &Path, layers: &[Layer]) {
+    let Some(top) = layers.first() else { return };
+    match count_tables(&top.file) {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!(
+            "{}: whoever wrote to it last was killed; tables that it left uncounted: {count}",
+            path.display()
+        ),
+        Err(error) => tracing::warn!("{}: {error}", path.display()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use cohort_block::{Device, ExtentKind, Image, OpenOptions, open};
-use common::{Numbers, content, have_qemu, qemu_io, run};
+use common::{Numbers, attempt, content, have_qemu, qemu_io, run};
 
 /// Makes an image called `disk` in a folder.
 struct Recipe {
@@ -504,4 +504,56 @@ fn a_chain_tells_all_its_files_and_stamps() {
     let after = image.stamps().unwrap();
     assert_eq!(after[..2], before[..2]);
     assert_ne!(after[2], before[2]);
+}
+
+/// Whoever maps clusters for us leads to a new table at once, and counts it when it flushes.
+#[test]
+fn what_a_killed_writer_left_uncounted_is_not_taken_for_free() {
+    if !have_qemu() {
+        return;
+    }
+    const GIB: u64 = 1 << 30;
+    for options in [
+        "compat=1.1",
+        "compat=0.10",
+        "cluster_size=512,refcount_bits=1",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        let size = if options.starts_with("compat") {
+            4 * GIB
+        } else {
+            64 << 20
+        };
+        let create = format!("qemu-img create -q -f qcow2 -o {options} disk {size}");
+        run(dir.path(), &create);
+        let killed = open(path("disk"), OpenOptions::read_write()).unwrap();
+        killed.write_at(&[1; 70_000], size / 2).unwrap();
+        // What it had in memory goes with it.
+        fs::copy(path("disk"), path("left")).unwrap();
+        drop(killed);
+        assert!(
+            !attempt(
+                dir.path(),
+                &["qemu-img", "check", "-q", "-f", "qcow2", "left"]
+            )
+            .status
+            .success(),
+            "{options}: it left nothing uncounted, so this tries nothing"
+        );
+        let next = open(path("left"), OpenOptions::read_write()).unwrap();
+        let places = [0, 1, 2, 3].map(|place| place * size / 4);
+        for (byte, at) in (2..).zip(places) {
+            next.write_at(&[byte; 70_000], at).unwrap();
+        }
+        next.flush().unwrap();
+        drop(next);
+        run(dir.path(), "qemu-img check -q -f qcow2 left");
+        let next = open(path("left"), OpenOptions::read_only()).unwrap();
+        for (byte, at) in (2..).zip(places) {
+            let mut read = vec![0; 70_000];
+            next.read_at(&mut read, at).unwrap();
+            assert!(read == [byte; 70_000], "{options}: at byte {at}");
+        }
+    }
 }

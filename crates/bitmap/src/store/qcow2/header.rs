@@ -9,6 +9,8 @@ use super::bytes::{be32, be64};
 use super::error::Qcow2Error;
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Length of a version 2 header.
+const V2_BYTES: usize = 72;
 /// Least length of a version 3 header.
 const V3_BYTES: u64 = 104;
 /// What storage writes whole or not at all.
@@ -24,6 +26,7 @@ const EXTENSION_HEAD: u64 = 8;
 const AT_BACKING_OFFSET: u64 = 8;
 const AT_REFCOUNT_TABLE: u64 = 48;
 const AT_AUTOCLEAR: u64 = 88;
+const AT_REFCOUNT_ORDER: usize = 96;
 /// "The bitmaps are true."
 const AUTOCLEAR_BITMAPS: u64 = 1;
 /// What we may leave set when we write: bitmaps, and raw external data, which we never touch.
@@ -104,6 +107,15 @@ impl Header {
         Ok(header)
     }
 
+    /// The same of an image of version 2, which has no extensions that we know, and counts of 16 bits.
+    pub(super) fn read_old(file: &(impl File + ?Sized)) -> Result<Self, Qcow2Error> {
+        let mut start = [0; V3_BYTES as usize];
+        file.read_at(&mut start[..V2_BYTES], 0)
+            .map_err(Qcow2Error::io("reading the image's header"))?;
+        start[AT_REFCOUNT_ORDER..][..4].copy_from_slice(&4u32.to_be_bytes());
+        Self::judge(&start)
+    }
+
     fn judge(start: &[u8]) -> Result<Self, Qcow2Error> {
         let cluster_bits = be32(start, 20);
         if !(9..=21).contains(&cluster_bits) {
@@ -116,7 +128,7 @@ impl Header {
                 feature: format!("incompatible feature bit {bit}"),
             });
         }
-        let refcount_order = be32(start, 96);
+        let refcount_order = be32(start, AT_REFCOUNT_ORDER);
         if refcount_order > 6 {
             let what = format!("refcounts of 2^{refcount_order} bits");
             return Err(Qcow2Error::damaged(what));

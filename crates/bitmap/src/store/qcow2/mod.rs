@@ -55,8 +55,10 @@ mod hold;
 mod refcounts;
 mod rewrite;
 mod table;
+mod uncounted;
 
 pub use bitmaps::Bitmaps;
 pub use directory::{Condition, Entry};
 pub use error::{Known, Qcow2Error};
 pub use hold::{Held, Saved};
+pub use uncounted::count_tables;

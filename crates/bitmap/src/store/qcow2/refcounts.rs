@@ -142,6 +142,28 @@ impl Refcounts {
         Ok(())
     }
 
+    /// Counts a cluster that is used, if it is counted as free; says whether it was.
+    ///
+    /// # Errors
+    /// It lies where nothing is counted, or where nothing may lie.
+    pub(super) fn use_if_free(
+        &mut self,
+        file: &(impl File + ?Sized),
+        place: Place,
+    ) -> Result<bool, Qcow2Error> {
+        let cluster = place.offset >> self.cluster_bits;
+        if self.count(file, cluster)? > 0 {
+            return Ok(false);
+        }
+        if !self.has_block(self.block_of(cluster)) || self.overlaps(place) {
+            return Err(broken(format!(
+                "cluster {cluster} is used and counted as free"
+            )));
+        }
+        self.set(file, cluster, 1)?;
+        Ok(true)
+    }
+
     /// Whether a place overlaps the counts themselves, or the image's table.
     pub(super) fn overlaps(&self, place: Place) -> bool {
         let (end, l1) = (place.offset.saturating_add(place.bytes), self.l1);

@@ -19,9 +19,10 @@ doc:
 book:
     mdbook build
 
-# The published crates as they would be published, but for building them from their packages.
+# The published crates as they would be published, each built from its package and from those of the others: minutes. Only
+# what is no crate of ours comes from the registry.
 package:
-    cargo package --workspace --exclude cohort-tests --exclude benches --no-verify
+    cargo package --workspace --exclude cohort-tests --exclude benches
 
 # The Debian package of what is committed, in `target/debian`; see docs/install.md.
 deb:

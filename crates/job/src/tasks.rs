@@ -219,7 +219,8 @@ mod tests {
         while pool.inner.lock().idle == 0 {
             thread::yield_now();
         }
-        for _ in 0..10_000 {
+        // Far fewer than a thread lingers for, however busy the machine is.
+        for _ in 0..1_000 {
             pool.changed.notify_all();
             thread::yield_now();
         }
@@ -302,7 +303,8 @@ mod loom_tests {
                     loom::thread::spawn(move || pool.serve())
                 })
                 .collect();
-            for number in 1..=2 {
+            // The first keeps one thread awake; it takes the second, for which the other was called; the third must be heard.
+            for number in 1..=3 {
                 pool.run(count(&done));
                 // Nobody closes the pool before: a task that nobody was called for would never be done.
                 while done.load(Ordering::Acquire) < number {

@@ -8,7 +8,8 @@
 //! COMMAND {ARGUMENTS}      its answer is compared
 //! raw TEXT                 sent as it stands, with a line end; every answer to it is compared
 //! wait JOB STATUS          until an event says that the job is in it
-//! progress JOB BYTES       until so much of it is done
+//! progress JOB BYTES       until it has begun, and so much of it is done
+//! paused JOB               until it is paused
 //! write EXPORT AT LENGTH BYTE    a guest's write, by qemu-io, through an export at guest.sock
 //! abandon FILE             QEMU opens the image FILE to write, and is killed
 //! files A B                at the end their bytes are compared
@@ -50,6 +51,7 @@ pub(crate) enum Step {
     Raw(String),
     Wait(String, String),
     Progress(String, u64),
+    Paused(String),
     Write(String, u64, u64, u8),
     Abandon(String),
 }
@@ -254,6 +256,7 @@ fn step(line: &str, words: &[&str]) -> Step {
         ["raw", ..] => Step::Raw(line["raw ".len()..].to_owned()),
         ["wait", job, status] => Step::Wait((*job).to_owned(), (*status).to_owned()),
         ["abandon", file] => Step::Abandon((*file).to_owned()),
+        ["paused", job] => Step::Paused((*job).to_owned()),
         ["progress", job, done] => Step::Progress((*job).to_owned(), number(done)),
         ["write", node, at, length, byte] => Step::Write(
             (*node).to_owned(),
@@ -285,6 +288,7 @@ pub(crate) fn play(scenario: &Scenario, side: &mut Side, folder: &Path) -> Trans
                 transcript.answers.push((text.clone(), answers));
             }
             Step::Wait(job, status) => side.wait(job, status, &scenario.name),
+            Step::Paused(job) => side.wait_for_pause(job, &scenario.name),
             Step::Progress(job, done) => side.wait_for_progress(job, *done, &scenario.name),
             Step::Abandon(file) => side.abandon(file),
             Step::Write(node, at, length, byte) => side.write(node, *at, *length, *byte),

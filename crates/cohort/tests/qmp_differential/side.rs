@@ -144,18 +144,31 @@ impl Side {
         }
     }
 
-    /// Waits until so many bytes of a job are done.
+    /// Waits until a job that has begun has done so many bytes.
     pub(crate) fn wait_for_progress(&mut self, job: &str, done: u64, scenario: &str) {
+        self.wait_until(job, scenario, |found| {
+            found["total-progress"] != 0 && found["current-progress"] == done
+        });
+    }
+
+    /// Waits until a job is paused: an event may have told of another pause.
+    pub(crate) fn wait_for_pause(&mut self, job: &str, scenario: &str) {
+        self.wait_until(job, scenario, |found| found["status"] == "paused");
+    }
+
+    fn wait_until(&mut self, job: &str, scenario: &str, so: impl Fn(&Value) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let jobs = self.ask("query-jobs", &json!({}));
             let jobs = jobs["return"].as_array().cloned().unwrap_or_default();
-            let found = jobs.iter().find(|found| found["id"] == job);
-            let now = found.map(|found| found["current-progress"].as_u64().unwrap_or(0));
-            if now == Some(done) {
+            let found = jobs.into_iter().find(|found| found["id"] == job);
+            if found.as_ref().is_some_and(&so) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{scenario}: {job} is at {now:?}");
+            assert!(
+                Instant::now() < deadline,
+                "{scenario}: {job} is at {found:?}"
+            );
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use cohort_backup::catalogue::Decision;
-use cohort_backup::{BitmapPolicy, DiskOutcome, DiskPhase, DiskSpec, SyncMode};
+use cohort_backup::{BitmapPolicy, DiskOutcome, DiskPhase, DiskSpec, RunReport, Running, SyncMode};
 use cohort_block::{Device, Fault, Faulty, Injected, Operation};
 use cohort_job::{Cause, Disposition};
 
@@ -30,6 +30,21 @@ fn held_at(
             Arc::new(faulty)
         });
     (spec, told)
+}
+
+/// Softly cancels the second disk, which stands still, once the first is complete and waits for it.
+fn cancelled_beside_one_that_waits(
+    running: Running,
+    stall: &mpsc::Receiver<Injected>,
+) -> RunReport {
+    let stall = stall.recv().unwrap();
+    stall.wait_for_strikes(1);
+    while running.disks()[0].progress().phase != DiskPhase::Waiting {
+        std::thread::yield_now();
+    }
+    running.disks()[1].job().cancel(Disposition::Keep).unwrap();
+    stall.release();
+    running.wait()
 }
 
 #[test]
@@ -141,14 +156,7 @@ fn disk_without_changes_leaves_no_partial_when_its_peer_is_cancelled() {
         committed(world.backup().disk(still()).start().unwrap().wait());
         let (held, stall) = held_at(&b, 4, 1, policy(kept));
         let running = world.backup().disk(still()).disk(held).start().unwrap();
-        let stall = stall.recv().unwrap();
-        stall.wait_for_strikes(1);
-        while running.disks()[0].progress().phase != DiskPhase::Waiting {
-            std::thread::yield_now();
-        }
-        running.disks()[1].job().cancel(Disposition::Keep).unwrap();
-        stall.release();
-        let report = running.wait();
+        let report = cancelled_beside_one_that_waits(running, &stall);
         assert_eq!(
             disk(&report, "a").left,
             None,
@@ -185,14 +193,7 @@ fn partial_that_stays_after_another_run_says_how_that_one_ended() {
     let (held, stall) = held_at(&b, 4, 1, success.clone());
     let finishes = DiskSpec::file(&a).options(success);
     let running = world.backup().disk(finishes).disk(held).start().unwrap();
-    let stall = stall.recv().unwrap();
-    stall.wait_for_strikes(1);
-    while running.disks()[0].progress().phase != DiskPhase::Waiting {
-        std::thread::yield_now();
-    }
-    running.disks()[1].job().cancel(Disposition::Keep).unwrap();
-    stall.release();
-    let report = running.wait();
+    let report = cancelled_beside_one_that_waits(running, &stall);
     let partial = disk(&report, "a").left.as_ref().unwrap();
     assert_eq!(partial.run.0, 2, "its row was written again");
     assert_eq!(partial.why, "another disk of the group was cancelled");

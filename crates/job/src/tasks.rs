@@ -259,11 +259,15 @@ mod loom_tests {
     use super::*;
     use crate::sync::explore_within;
 
-    /// Threads that are there from the start; no more are made.
-    fn pool(threads: usize) -> Arc<Tasks> {
-        let pool = Arc::new(Tasks::at_most(threads));
-        pool.inner.lock().threads = threads;
-        pool
+    /// Two threads that are there from the start; no more are made.
+    fn pool_of_two() -> (Arc<Tasks>, [loom::thread::JoinHandle<()>; 2]) {
+        let pool = Arc::new(Tasks::at_most(2));
+        pool.inner.lock().threads = 2;
+        let threads = std::array::from_fn(|_| {
+            let pool = Arc::clone(&pool);
+            loom::thread::spawn(move || pool.serve())
+        });
+        (pool, threads)
     }
 
     fn count(done: &LoomArc<AtomicUsize>) -> Task {
@@ -274,14 +278,8 @@ mod loom_tests {
     #[test]
     fn every_task_is_done_though_one_thread_is_called_at_a_time() {
         explore_within(Some(3), "two threads of a pool and three tasks", || {
-            let pool = pool(2);
+            let (pool, threads) = pool_of_two();
             let done = LoomArc::new(AtomicUsize::new(0));
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
-                    let pool = Arc::clone(&pool);
-                    loom::thread::spawn(move || pool.serve())
-                })
-                .collect();
             (0..3).for_each(|_| pool.run(count(&done)));
             pool.close();
             // A lost call would leave a task in the queue, and a thread asleep beside it.
@@ -295,14 +293,8 @@ mod loom_tests {
     #[test]
     fn a_thread_that_was_called_for_nothing_can_be_called_again() {
         explore_within(Some(3), "two threads and tasks one after the other", || {
-            let pool = pool(2);
+            let (pool, threads) = pool_of_two();
             let done = LoomArc::new(AtomicUsize::new(0));
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
-                    let pool = Arc::clone(&pool);
-                    loom::thread::spawn(move || pool.serve())
-                })
-                .collect();
             // The first keeps one thread awake; it takes the second, for which the other was called; the third must be heard.
             for number in 1..=3 {
                 pool.run(count(&done));

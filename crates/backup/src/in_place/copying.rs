@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cohort_block::{Claim, Device, DeviceError, ExtentKind, Ledger, Next};
+use cohort_block::{Claim, DeviceError, ExtentKind, Ledger, Next};
 use cohort_job::{Context, Error, Step};
 
 use super::policy::{failure, is_no_space};
@@ -121,7 +121,7 @@ impl Copying {
         if self.flushing.begin() {
             let (plan, ledger) = (self.plan.clone(), self.ledger.clone());
             let flushing = self.flushing.clone();
-            cx.spawn(move || flushing.end(flush(&ledger, &*plan.target)));
+            cx.spawn(move || flushing.end(ledger.flush(|| plan.target.flush())));
         }
         match self.flushing.result() {
             None => Step::Wait(FLUSHES),
@@ -198,7 +198,7 @@ impl Copying {
             }
             // What comes next anyhow is done at once: without the way to the job and back.
             if ledger.is_finished() && flushing.begin() {
-                flushing.end(flush(&ledger, &*plan.target));
+                flushing.end(ledger.flush(|| plan.target.flush()));
             }
         });
     }
@@ -307,21 +307,6 @@ fn copy_whole(plan: &InPlace, claim: &Claim) -> Result<(), (Side, DeviceError)> 
         at += run;
     }
     Ok(())
-}
-
-/// Flushes the target; what had been written when this began is durable if it succeeds.
-pub(super) fn flush(ledger: &Arc<Ledger>, target: &dyn Device) -> Result<(), DeviceError> {
-    let flush = ledger.begin_flush();
-    match target.flush() {
-        Ok(()) => {
-            flush.succeeded();
-            Ok(())
-        }
-        Err(error) => {
-            flush.failed(error.to_string());
-            Err(error)
-        }
-    }
 }
 
 /// The one flush after the last copy.

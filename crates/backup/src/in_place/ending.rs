@@ -7,7 +7,6 @@ use cohort_bitmap::{DirtyBitmap, Split};
 use cohort_block::{BeforeWrite, Ledger};
 use cohort_job::Disposition;
 
-use super::copying::flush;
 use super::{InPlace, Observer};
 use crate::settle::{Aborted, Ended, fate, in_granules, settle};
 
@@ -39,7 +38,7 @@ impl Ending {
         let discard = disposition == Disposition::Discard;
         if !discard && self.split.is_some() && self.ledger.is_trusted() {
             // An error is remembered by the ledger.
-            let _ = flush(&self.ledger, &*self.plan.target);
+            let _ = self.ledger.flush(|| self.plan.target.flush());
         }
         let aborted = Aborted {
             started: true,

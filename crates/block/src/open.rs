@@ -182,7 +182,7 @@ impl Image {
                 cluster = layers.first().and_then(Layer::cluster_bytes);
                 let writable = options.access == Access::ReadWrite;
                 let kept = if writable {
-                    count_tables_of(path, &layers);
+                    count_tables_of(path, &layers)?;
                     keep_bitmaps(path, &mut layers)?
                 } else {
                     None
@@ -256,18 +256,22 @@ fn judge_format(path: &Path, file: &dyn File, asked: Option<Format>) -> Result<F
     }
 }
 
-/// Counts what a writer that was killed left in use and uncounted, before somebody takes it for free. What else is wrong
-/// with an image is said by who opens it.
-fn count_tables_of(path: &Path, layers: &[Layer]) {
-    let Some(top) = layers.first() else { return };
-    match count_tables(&top.file) {
-        Ok(0) => {}
-        Ok(count) => tracing::warn!(
-            "{}: whoever wrote to it last was killed; tables that it left uncounted: {count}",
+/// Counts what a writer that was killed left in use and uncounted, before somebody takes it for free.
+fn count_tables_of(path: &Path, layers: &[Layer]) -> Result<(), OpenError> {
+    let Some(top) = layers.first() else {
+        return Ok(());
+    };
+    let counted = count_tables(&top.file).map_err(|cause| OpenError::Uncounted {
+        path: path.into(),
+        cause,
+    })?;
+    if counted > 0 {
+        tracing::warn!(
+            "{}: whoever wrote to it last was killed; tables that it left uncounted: {counted}",
             path.display()
-        ),
-        Err(error) => tracing::warn!("{}: {error}", path.display()),
+        );
     }
+    Ok(())
 }
 
 fn raw_device(path: &Path, file: Arc<dyn File>, access: Access) -> Result<RawDevice, OpenError> {

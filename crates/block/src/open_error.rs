@@ -109,6 +109,17 @@ pub enum OpenError {
         /// Why not.
         cause: Qcow2Error,
     },
+    /// An image whose tables of clusters may be counted as free, so that a writer might take their clusters.
+    #[error(
+        "{}: it is not written to, for its tables of clusters cannot be counted: {cause}; see what \
+         `qemu-img check` says of it", path.display()
+    )]
+    Uncounted {
+        /// What was to be opened.
+        path: PathBuf,
+        /// Why not.
+        cause: Qcow2Error,
+    },
     /// The operating system failed otherwise.
     #[error("{}: {cause}", path.display())]
     Io {
@@ -159,6 +170,7 @@ impl OpenError {
             | Self::WrongFormat { path, .. }
             | Self::Truncated { path, .. }
             | Self::Damaged { path, .. }
+            | Self::Uncounted { path, .. }
             | Self::Unsupported { path, .. }
             | Self::MissingBacking { image: path, .. }
             | Self::BackingLoop { image: path, .. }

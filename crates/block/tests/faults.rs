@@ -5,7 +5,7 @@ mod common;
 mod image;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -77,8 +77,17 @@ fn opened() -> (tempfile::TempDir, PathBuf, Arc<dyn Device>, Arc<Bad>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     std::fs::write(&path, image()).unwrap();
+    let (device, bad) = open_over(&path, |_| {}).unwrap();
+    (dir, path, device, bad)
+}
+
+/// An image over a file that is bad from the start, opened to write.
+fn open_over(
+    path: &Path,
+    make_bad: impl Fn(&Bad),
+) -> Result<(Arc<dyn Device>, Arc<Bad>), OpenError> {
     let made = Mutex::new(None);
-    let opened = Image::open_through(&path, OpenOptions::read_write(), |inner| {
+    let image = Image::open_through(path, OpenOptions::read_write(), |inner| {
         let bad = Arc::new(Bad {
             inner,
             reads: AtomicBool::default(),
@@ -87,12 +96,12 @@ fn opened() -> (tempfile::TempDir, PathBuf, Arc<dyn Device>, Arc<Bad>) {
             gate: Mutex::default(),
             changed: Condvar::new(),
         });
+        make_bad(&bad);
         *made.lock().unwrap() = Some(Arc::clone(&bad));
         bad
-    });
-    let device = Arc::clone(opened.unwrap().device());
+    })?;
     let bad = made.into_inner().unwrap().unwrap();
-    (dir, path, device, bad)
+    Ok((Arc::clone(image.device()), bad))
 }
 
 #[test]
@@ -117,6 +126,30 @@ fn failures_of_the_file_name_the_disk_and_the_place() {
     assert_eq!(device.flush().unwrap_err().operation(), Operation::Flush);
     bad.syncs.store(false, Ordering::SeqCst);
     device.flush().unwrap();
+}
+
+/// Else a later write would take the table's cluster.
+#[test]
+fn tables_that_cannot_be_counted_keep_us_from_writing_not_from_reading() {
+    let (_dir, path, device, bad) = opened();
+    let expected = content(&*device);
+    drop((device, bad));
+    // The count of the level-two table, as a writer that was killed leaves it.
+    let mut bytes = image();
+    let count = 2 * CLUSTER + 2 * 4..2 * CLUSTER + 2 * 5;
+    bytes[count.clone()].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let refused = open_over(&path, |bad| bad.writes.store(true, Ordering::SeqCst)).unwrap_err();
+    let told = refused.to_string();
+    assert!(matches!(refused, OpenError::Uncounted { .. }), "{told}");
+    assert!(told.contains("the disk is on fire"), "{told}");
+    assert!(told.contains("qemu-img check"), "{told}");
+    assert!(std::fs::read(&path).unwrap() == bytes);
+    let read = open(&path, OpenOptions::read_only()).unwrap();
+    assert_eq!(content(&*read), expected);
+    drop(read);
+    open_over(&path, |_| {}).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap()[count], 1u16.to_be_bytes());
 }
 
 #[test]

@@ -93,6 +93,7 @@ pub(crate) fn exit_of_open(error: &OpenError) -> Exit {
         OpenError::WrongFormat { .. }
         | OpenError::Truncated { .. }
         | OpenError::Damaged { .. }
+        | OpenError::Uncounted { .. }
         | OpenError::BackingLoop { .. } => Exit::SourceDamaged,
         OpenError::Unsupported { .. } | OpenError::Bitmaps { .. } => Exit::SourceUnsupported,
         OpenError::MissingBacking { .. } => Exit::BackingMissing,

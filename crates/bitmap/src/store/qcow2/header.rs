@@ -107,12 +107,16 @@ impl Header {
         Ok(header)
     }
 
-    /// The same of an image of version 2, which has no extensions that we know, and counts of 16 bits.
-    pub(super) fn read_old(file: &(impl File + ?Sized)) -> Result<Self, Qcow2Error> {
+    /// Reads what counting clusters needs of a header, of either version: nothing of its extensions.
+    pub(super) fn read_counts(file: &(impl File + ?Sized)) -> Result<Self, Qcow2Error> {
         let mut start = [0; V3_BYTES as usize];
-        file.read_at(&mut start[..V2_BYTES], 0)
-            .map_err(Qcow2Error::io("reading the image's header"))?;
-        start[AT_REFCOUNT_ORDER..][..4].copy_from_slice(&4u32.to_be_bytes());
+        let io = Qcow2Error::io("reading the image's header");
+        file.read_at(&mut start[..V2_BYTES], 0).map_err(&io)?;
+        match be32(&start, 4) {
+            // It has counts of 16 bits.
+            2 => start[AT_REFCOUNT_ORDER..][..4].copy_from_slice(&4u32.to_be_bytes()),
+            _ => file.read_at(&mut start, 0).map_err(&io)?,
+        }
         Self::judge(&start)
     }
 

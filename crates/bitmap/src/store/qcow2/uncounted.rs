@@ -24,10 +24,7 @@ const MAX_L1_BYTES: u64 = 32 << 20;
 /// # Errors
 /// The image is damaged, or it cannot be read or written.
 pub fn count_tables(file: &(impl File + ?Sized)) -> Result<u64, Qcow2Error> {
-    let mut header = match Header::read(file) {
-        Err(Qcow2Error::Version { version: 2 }) => Header::read_old(file)?,
-        read => read?,
-    };
+    let mut header = Header::read_counts(file)?;
     let tables = tables(file, &header)?;
     let mut refcounts = Refcounts::read(file, &header)?;
     let mut counted = 0;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use cohort_backup::{Backing, CreateOptions, Qcow2Builder};
-use cohort_block::{File, OsFile};
+use cohort_block::{File, OpenOptions, OsFile};
 
 /// What a disk holds, kept beside the images.
 struct Disk {
@@ -205,6 +205,38 @@ fn compressed_clusters_of_every_size_read_the_same() {
         builder.finish().unwrap();
         check_image(&path, &sealed);
     }
+}
+
+/// The file ends where what is compressed ends, within a cluster.
+#[test]
+fn a_file_that_ends_within_a_cluster_reads_the_same() {
+    if !qemu_img_is_here() {
+        return;
+    }
+    const CLUSTER: usize = 64 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("packed.qcow2");
+    let options = CreateOptions::new(40 * CLUSTER as u64);
+    let builder = Qcow2Builder::create(OsFile::create_new(&path).unwrap(), &options).unwrap();
+    let mut disk = Disk::new(40 * CLUSTER, CLUSTER);
+    // Room for tables, before what is compressed.
+    disk.write(&builder, 10, 5);
+    builder.seal().unwrap();
+    disk.zero(&builder, 10, 5);
+    builder.seal().unwrap();
+    let packed = mixed(3, CLUSTER);
+    builder.write_compressed(2, &packed).unwrap();
+    disk.bytes[2 * CLUSTER..3 * CLUSTER].copy_from_slice(&packed);
+    builder.finish().unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    assert!(!length.is_multiple_of(CLUSTER as u64), "{length} bytes");
+    check_image(&path, &disk.bytes);
+    let device = cohort_block::open(&path, OpenOptions::read_only()).unwrap();
+    let mut read = vec![0; disk.bytes.len()];
+    device.read_at(&mut read, 0).unwrap();
+    assert!(read == disk.bytes, "it reads otherwise here");
+    drop(device);
+    Qcow2Builder::open(OsFile::open(&path, true).unwrap()).unwrap();
 }
 
 /// A cluster of one of six kinds.

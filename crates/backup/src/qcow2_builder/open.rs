@@ -25,7 +25,7 @@ pub(super) fn open<F: File>(file: F) -> Result<Qcow2Builder<F>, BuildError> {
     let mut walk = Walk {
         file: &file,
         layout: header.layout,
-        whole_clusters: length / header.layout.cluster_size(),
+        length,
         seen: ClusterSet::default(),
         shares: Shares::default(),
         mapped: 0,
@@ -91,8 +91,8 @@ fn read_header<F: File>(file: &F, length: u64) -> Result<([u8; SECTOR], Header),
 struct Walk<'a, F> {
     file: &'a F,
     layout: Layout,
-    /// Clusters that the file holds in full.
-    whole_clusters: u64,
+    /// Bytes of the file.
+    length: u64,
     seen: ClusterSet,
     shares: Shares,
     mapped: u64,
@@ -102,19 +102,23 @@ impl<F: File> Walk<'_, F> {
     /// Notes a reference to clusters, which must be in the file and must be the only one.
     fn claim(&mut self, first: u64, count: u64, what: &str) -> Result<(), BuildError> {
         let end = first.checked_add(count);
-        if end.is_none_or(|end| end > self.whole_clusters) {
+        let whole_clusters = self.length / self.layout.cluster_size();
+        if end.is_none_or(|end| end > whole_clusters) {
             return Err(BuildError::damaged(format!(
                 "the {what} lies beyond the end of the file"
             )));
         }
-        for cluster in first..first + count {
-            if !self.seen.insert(cluster) {
-                return Err(BuildError::damaged(format!(
-                    "cluster {cluster} of the file has two uses, one in the {what}"
-                )));
-            }
+        (first..first + count).try_for_each(|cluster| self.note(cluster, what))
+    }
+
+    /// Notes the only reference to a cluster.
+    fn note(&mut self, cluster: u64, what: &str) -> Result<(), BuildError> {
+        if self.seen.insert(cluster) {
+            return Ok(());
         }
-        Ok(())
+        Err(BuildError::damaged(format!(
+            "cluster {cluster} of the file has two uses, one in the {what}"
+        )))
     }
 
     /// The cluster of each refcount block, zero where there is none.
@@ -143,18 +147,19 @@ impl<F: File> Walk<'_, F> {
         Ok(blocks)
     }
 
-    /// The clusters that count, and those that count more than one. Only what is packed may, in a cluster that the file
-    /// holds.
+    /// The clusters that count, and those that count more than one, which only what is packed may. The file holds all of
+    /// them, or begins the last one.
     fn counts(&self, blocks: &[u64]) -> Result<(ClusterSet, Shares), BuildError> {
         let (mut counted, mut shares) = (ClusterSet::default(), Shares::default());
         let counts = self.layout.counts_per_block();
+        let begun_clusters = self.length.div_ceil(self.layout.cluster_size());
         for (block, at) in (0..).zip(blocks).filter(|(_, at)| **at != 0) {
             let bytes = self.clusters(*at, 1)?;
             let (values, _) = bytes.as_chunks::<2>();
             for (cluster, value) in (block * counts..).zip(values) {
                 match u16::from_be_bytes(*value) {
                     0 => {}
-                    count if cluster < self.whole_clusters => {
+                    count if cluster < begun_clusters => {
                         counted.insert(cluster);
                         if count > 1 {
                             shares.set(cluster, count);
@@ -200,12 +205,18 @@ impl<F: File> Walk<'_, F> {
         Ok(())
     }
 
-    /// Notes compressed data, which may share clusters with other such, and with nothing else.
+    /// Notes compressed data, which may share clusters with other such, and with nothing else. It must be in the file; the
+    /// rest of its last cluster need not be.
     fn share(&mut self, place: Place) -> Result<(), BuildError> {
+        if place.end() > self.length {
+            return Err(BuildError::damaged(
+                "compressed data lies beyond the end of the file",
+            ));
+        }
         for cluster in place.clusters(self.layout) {
             let others = self.shares.get(cluster);
             if others == 0 {
-                self.claim(cluster, 1, "L2 table")?;
+                self.note(cluster, "L2 table")?;
             }
             let more = others.checked_add(1);
             let more = more.ok_or_else(|| BuildError::damaged("a cluster of too many uses"))?;

@@ -99,8 +99,13 @@ pub(super) struct Place {
 impl Place {
     /// The clusters of the file that it lies in, parts of them included.
     pub(super) fn clusters(self, layout: Layout) -> impl Iterator<Item = u64> {
-        let last = self.offset + self.sectors * SECTOR as u64 - 1;
+        let last = self.end() - 1;
         self.offset >> layout.cluster_bits()..=last >> layout.cluster_bits()
+    }
+
+    /// The byte behind it.
+    pub(super) fn end(self) -> u64 {
+        self.offset + self.sectors * SECTOR as u64
     }
 }
 
@@ -141,9 +146,6 @@ pub(super) struct Pack {
     /// Where the next blob goes, in bytes of the file.
     next: u64,
     end: u64,
-    /// Where clusters end that packs closed since the last seal have filled in part. Nobody writes to their last sectors
-    /// any more: a seal may, so that the file holds them whole.
-    pub(super) partial: Vec<u64>,
 }
 
 impl Pack {
@@ -167,9 +169,6 @@ impl Pack {
         let end = self.end >> layout.cluster_bits();
         if first < end {
             allocator.release(first, end - first);
-        }
-        if self.next < layout.offset(first) {
-            self.partial.push(layout.offset(first));
         }
         (self.next, self.end) = (0, 0);
     }

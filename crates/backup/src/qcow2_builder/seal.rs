@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cohort_block::File;
 
-use super::error::{BuildError, FileOperation};
+use super::error::BuildError;
 use super::header::{Roots, point_at};
 use super::layout::{Layout, REFCOUNT_TABLE_LIMIT, SECTOR, to_big_endian};
 use super::mapping::ChangedTable;
@@ -57,8 +57,6 @@ struct Taken {
     dropped: Vec<u64>,
     /// Clusters of which another number of packed ones is mapped now.
     shares: Vec<(u64, u16)>,
-    /// Where clusters end that are packed in part.
-    partial: Vec<u64>,
 }
 
 /// One seal: what the file will be, and what that takes and frees.
@@ -101,7 +99,6 @@ pub(super) fn seal<F: File>(builder: &Qcow2Builder<F>) -> Result<(), BuildError>
     plan.place(&taken.tables, &mut lock(&builder.state));
     let written = plan
         .check()
-        .and_then(|()| fill_up(builder, &taken.partial))
         .and_then(|()| write_tables(builder, &plan, &taken.tables));
     if let Err(error) = written {
         let mut state = lock(&builder.state);
@@ -121,14 +118,6 @@ pub(super) fn seal<F: File>(builder: &Qcow2Builder<F>) -> Result<(), BuildError>
     }
     *sealed = plan.next;
     Ok(())
-}
-
-/// Makes the file hold clusters whole that are packed in part. Not by its length: others append to it meanwhile.
-fn fill_up<F: File>(builder: &Qcow2Builder<F>, partial: &[u64]) -> Result<(), BuildError> {
-    let length = builder.file.len();
-    let length = length.map_err(FileOperation::Length.failed())?;
-    let mut beyond = partial.iter().filter(|end| **end > length);
-    beyond.try_for_each(|end| builder.write(&[0; SECTOR], end - SECTOR as u64))
 }
 
 /// Writes the new tables to their new places, where no seal looks for anything yet.
@@ -187,7 +176,6 @@ impl State {
             tables: self.mapping.take_changed(),
             fresh: std::mem::take(&mut self.fresh),
             dropped: std::mem::take(&mut self.dropped),
-            partial: std::mem::take(&mut self.pack.partial),
         }
     }
 
@@ -199,7 +187,6 @@ impl State {
         self.dropped.extend(taken.dropped);
         self.reshared
             .extend(taken.shares.into_iter().map(|(cluster, _)| cluster));
-        self.pack.partial.extend(taken.partial);
     }
 }
 

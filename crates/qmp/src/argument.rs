@@ -5,13 +5,15 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+use serde::ser::SerializeMap;
 use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::shape::{Member, Shape, Variant};
 
-/// A type of the protocol.
-pub trait Argument: Sized {
+/// A type of the protocol. It is written as `serde` has it.
+pub trait Argument: Serialize + Sized {
     /// What it looks like, for `query-qmp-schema`.
     fn shape() -> Shape;
 
@@ -22,39 +24,8 @@ pub trait Argument: Sized {
     fn read(value: Value, at: &Place<'_>) -> Result<Self, Error>;
 
     /// Writes it.
-    fn write(&self) -> Value;
-
-    /// Writes it as text: what is told often needs no [`Value`] on the way.
-    fn put(&self, out: &mut String) {
-        out.push_str(&self.write().to_string());
-    }
-}
-
-/// The members of an object as text, one after the other.
-#[derive(Debug)]
-pub struct Text<'a> {
-    out: &'a mut String,
-    empty: bool,
-}
-
-impl<'a> Text<'a> {
-    /// An object with what `members` puts into it.
-    pub(crate) fn object(out: &'a mut String, members: impl FnOnce(&mut Text<'_>)) {
-        out.push('{');
-        members(&mut Text { out, empty: true });
-        out.push('}');
-    }
-
-    /// Begins a member: its value is to follow.
-    pub(crate) fn member(&mut self, name: &str) -> &mut String {
-        if !std::mem::take(&mut self.empty) {
-            self.out.push(',');
-        }
-        // Names of the protocol have nothing that JSON would write differently.
-        self.out.push('"');
-        self.out.push_str(name);
-        self.out.push_str("\":");
-        self.out
+    fn write(&self) -> Value {
+        serde_json::to_value(self).expect("every member has a name, so it is JSON")
     }
 }
 
@@ -174,10 +145,11 @@ pub trait Field: Sized {
     /// # Errors
     /// As [`Object::take`].
     fn field(value: Option<Value>, at: &Place<'_>) -> Result<Self, Error>;
-    /// Writes it, if it is there.
-    fn write_field(&self) -> Option<Value>;
-    /// The same as text, under this name.
-    fn put_field(&self, name: &str, text: &mut Text<'_>);
+    /// Writes it under this name, if it is there.
+    ///
+    /// # Errors
+    /// What the map says.
+    fn write_field<M: SerializeMap>(&self, name: &str, members: &mut M) -> Result<(), M::Error>;
 }
 
 impl<T: Argument> Field for T {
@@ -192,12 +164,8 @@ impl<T: Argument> Field for T {
         T::read(value.ok_or_else(missing)?, at)
     }
 
-    fn write_field(&self) -> Option<Value> {
-        Some(self.write())
-    }
-
-    fn put_field(&self, name: &str, text: &mut Text<'_>) {
-        self.put(text.member(name));
+    fn write_field<M: SerializeMap>(&self, name: &str, members: &mut M) -> Result<(), M::Error> {
+        members.serialize_entry(name, self)
     }
 }
 
@@ -212,14 +180,9 @@ impl<T: Argument> Field for Option<T> {
         value.map(|value| T::read(value, at)).transpose()
     }
 
-    fn write_field(&self) -> Option<Value> {
-        self.as_ref().map(T::write)
-    }
-
-    fn put_field(&self, name: &str, text: &mut Text<'_>) {
-        if let Some(value) = self {
-            value.put(text.member(name));
-        }
+    fn write_field<M: SerializeMap>(&self, name: &str, members: &mut M) -> Result<(), M::Error> {
+        self.as_ref()
+            .map_or(Ok(()), |value| members.serialize_entry(name, value))
     }
 }
 
@@ -250,9 +213,10 @@ pub trait Choice: Sized {
     /// As [`Object::take`].
     fn rest(tag: &'static str, object: &mut Object<'_>) -> Result<Self, Error>;
     /// Writes the word and what it brings.
-    fn write_into(&self, members: &mut Map<String, Value>);
-    /// The same as text.
-    fn put_into(&self, text: &mut Text<'_>);
+    ///
+    /// # Errors
+    /// What the map says.
+    fn write_into<M: SerializeMap>(&self, members: &mut M) -> Result<(), M::Error>;
 }
 
 /// Members that stand in somebody else's object.
@@ -265,9 +229,10 @@ pub trait Members: Sized {
     /// As [`Object::take`].
     fn take_from(object: &mut Object<'_>) -> Result<Self, Error>;
     /// Writes them.
-    fn write_into(&self, members: &mut Map<String, Value>);
-    /// The same as text.
-    fn put_into(&self, text: &mut Text<'_>);
+    ///
+    /// # Errors
+    /// What the map says.
+    fn write_into<M: SerializeMap>(&self, members: &mut M) -> Result<(), M::Error>;
 }
 
 /// Reads one of these words.
@@ -349,18 +314,19 @@ macro_rules! record {
             }
 
             #[allow(unused_variables, reason = "a record may have no members")]
-            fn write_into(&self, members: &mut serde_json::Map<String, serde_json::Value>) {
-                $($crate::argument::Members::write_into(&self.$base, members);)?
-                $($crate::argument::Choice::write_into(&self.$choice, members);)?
-                $(if let Some(value) = $crate::argument::Field::write_field(&self.$field) {
-                    members.insert(record!(@wire $field $($wire)?).into_owned(), value);
-                })*
+            fn write_into<M: serde::ser::SerializeMap>(&self, members: &mut M) -> Result<(), M::Error> {
+                $($crate::argument::Members::write_into(&self.$base, members)?;)?
+                $($crate::argument::Choice::write_into(&self.$choice, members)?;)?
+                $($crate::argument::Field::write_field(&self.$field, &record!(@wire $field $($wire)?), members)?;)*
+                Ok(())
             }
+        }
 
-            #[allow(unused_variables, reason = "a record may have no members")]
-            fn put_into(&self, text: &mut $crate::argument::Text<'_>) {
-                $($crate::argument::Choice::put_into(&self.$choice, text);)?
-                $($crate::argument::Field::put_field(&self.$field, &record!(@wire $field $($wire)?), text);)*
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut members = serializer.serialize_map(None)?;
+                $crate::argument::Members::write_into(self, &mut members)?;
+                serde::ser::SerializeMap::end(members)
             }
         }
 
@@ -381,16 +347,6 @@ macro_rules! record {
                 let read = <Self as $crate::argument::Members>::take_from(&mut object)?;
                 object.close()?;
                 Ok(read)
-            }
-
-            fn write(&self) -> serde_json::Value {
-                let mut members = serde_json::Map::new();
-                $crate::argument::Members::write_into(self, &mut members);
-                serde_json::Value::Object(members)
-            }
-
-            fn put(&self, out: &mut String) {
-                $crate::argument::Text::object(out, |text| $crate::argument::Members::put_into(self, text));
             }
         }
     };
@@ -443,9 +399,11 @@ macro_rules! words {
                     _ => unreachable!("a word of the list"),
                 }
             }
+        }
 
-            fn write(&self) -> serde_json::Value {
-                self.as_str().into()
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
             }
         }
     };
@@ -504,20 +462,10 @@ macro_rules! choices {
                 }
             }
 
-            fn write_into(&self, members: &mut serde_json::Map<String, serde_json::Value>) {
-                members.insert($tag.to_owned(), self.word().into());
+            fn write_into<M: serde::ser::SerializeMap>(&self, members: &mut M) -> Result<(), M::Error> {
+                members.serialize_entry($tag, self.word())?;
                 match self {
                     $(Self::$variant(inner) => choices!(@write $how inner, members)),*
-                }
-            }
-
-            fn put_into(&self, text: &mut $crate::argument::Text<'_>) {
-                let word = text.member($tag);
-                word.push('"');
-                word.push_str(self.word());
-                word.push('"');
-                match self {
-                    $(Self::$variant(inner) => choices!(@put $how inner, text)),*
                 }
             }
         }
@@ -528,14 +476,8 @@ macro_rules! choices {
     };
     (@take flat $type:ty, $object:ident) => { <$type as $crate::argument::Members>::take_from($object)? };
     (@take $data:literal $type:ty, $object:ident) => { $object.take::<$type>($data)? };
-    (@put flat $inner:ident, $text:ident) => { $crate::argument::Members::put_into($inner, $text) };
-    (@put $data:literal $inner:ident, $text:ident) => {{
-        $crate::argument::Argument::put($inner, $text.member($data));
-    }};
     (@write flat $inner:ident, $members:ident) => { $crate::argument::Members::write_into($inner, $members) };
-    (@write $data:literal $inner:ident, $members:ident) => {{
-        $members.insert($data.to_owned(), $crate::argument::Argument::write($inner));
-    }};
+    (@write $data:literal $inner:ident, $members:ident) => { $members.serialize_entry($data, $inner) };
 }
 
 pub(crate) use {choices, record, words};

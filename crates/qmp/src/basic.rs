@@ -1,7 +1,5 @@
 //! The built-in types of the protocol: text, numbers, truth, lists.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 use crate::Error;
@@ -19,24 +17,6 @@ impl Argument for String {
         };
         Ok(text)
     }
-
-    fn write(&self) -> Value {
-        self.clone().into()
-    }
-
-    fn put(&self, out: &mut String) {
-        if self
-            .bytes()
-            .any(|byte| matches!(byte, ..0x20 | b'"' | b'\\'))
-        {
-            // What JSON writes in its own way.
-            out.push_str(&self.write().to_string());
-        } else {
-            out.push('"');
-            out.push_str(self);
-            out.push('"');
-        }
-    }
 }
 
 impl Argument for bool {
@@ -47,10 +27,6 @@ impl Argument for bool {
     fn read(value: Value, at: &Place<'_>) -> Result<Self, Error> {
         value.as_bool().ok_or_else(|| at.wrong_type("boolean"))
     }
-
-    fn write(&self) -> Value {
-        (*self).into()
-    }
 }
 
 impl Argument for i64 {
@@ -60,15 +36,6 @@ impl Argument for i64 {
 
     fn read(value: Value, at: &Place<'_>) -> Result<Self, Error> {
         value.as_i64().ok_or_else(|| at.wrong_type("integer"))
-    }
-
-    fn write(&self) -> Value {
-        (*self).into()
-    }
-
-    fn put(&self, out: &mut String) {
-        // Writing to a text does not fail.
-        let _ = write!(out, "{self}");
     }
 }
 
@@ -83,15 +50,6 @@ impl Argument for u64 {
         let wrong = || format!("Parameter '{}' expects uint64", at.full());
         found.ok_or_else(|| Error::generic(wrong()))
     }
-
-    fn write(&self) -> Value {
-        (*self).into()
-    }
-
-    fn put(&self, out: &mut String) {
-        // Writing to a text does not fail.
-        let _ = write!(out, "{self}");
-    }
 }
 
 impl Argument for u32 {
@@ -103,10 +61,6 @@ impl Argument for u32 {
         let wide = u64::read(value, at)?;
         let wrong = || format!("Parameter '{}' expects uint32_t", at.full());
         u32::try_from(wide).map_err(|_| Error::generic(wrong()))
-    }
-
-    fn write(&self) -> Value {
-        (*self).into()
     }
 }
 
@@ -124,10 +78,6 @@ impl<T: Argument> Argument for Vec<T> {
             .map(|(index, item)| T::read(item, &at.item(index)))
             .collect()
     }
-
-    fn write(&self) -> Value {
-        self.iter().map(T::write).collect()
-    }
 }
 
 /// Anything: looked at later, or passed on.
@@ -138,9 +88,5 @@ impl Argument for Value {
 
     fn read(value: Value, _: &Place<'_>) -> Result<Self, Error> {
         Ok(value)
-    }
-
-    fn write(&self) -> Value {
-        self.clone()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::argument::{Argument, choices, record};
-use crate::session::LINE_END;
+use crate::session::line;
 use crate::shape::Entry;
 
 record! {
@@ -97,10 +97,7 @@ impl Event {
             microseconds: since.subsec_micros().into(),
         };
         let event = self;
-        let mut line = String::with_capacity(256);
-        Told { timestamp, event }.put(&mut line);
-        line.push_str(LINE_END);
-        line.into_bytes()
+        line(&Told { timestamp, event })
     }
 }
 

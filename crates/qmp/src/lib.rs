@@ -43,7 +43,7 @@ mod outbox;
 mod session;
 mod shape;
 
-pub use argument::{Argument, Choice, Field, Members, Object, Place, Text};
+pub use argument::{Argument, Choice, Field, Members, Object, Place};
 pub use client::{BadServer, Client, Received};
 pub use commands::*;
 pub use error::{Error, ErrorClass};

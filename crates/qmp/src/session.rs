@@ -1,5 +1,6 @@
 //! The server's side of a connection: bytes in, commands out; and what is sent back.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::argument::Argument;
@@ -48,14 +49,11 @@ pub fn reply(result: Result<Value, Error>, id: Option<Value>) -> Value {
     Value::Object(members)
 }
 
-/// What ends a line.
-pub(crate) const LINE_END: &str = "\r\n";
-
 /// A message as bytes: one line, which is all that some clients understand.
-pub fn line(message: &Value) -> Vec<u8> {
-    let mut line = message.to_string();
-    line.push_str(LINE_END);
-    line.into_bytes()
+pub fn line(message: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message).expect("every member has a name, so it is JSON");
+    line.extend(b"\r\n");
+    line
 }
 
 impl Session {

@@ -221,12 +221,14 @@ macro_rules! text_or {
                 let read = <$type as $crate::argument::Argument>::read(value, at)?;
                 Ok(Self::$object(Box::new(read)))
             }
+        }
 
-            fn write(&self) -> serde_json::Value {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 match self {
-                    Self::$text(text) => text.clone().into(),
-                    Self::$object(object) => object.write(),
-                    $(Self::$null => serde_json::Value::Null,)?
+                    Self::$text(text) => serializer.serialize_str(text),
+                    Self::$object(object) => object.serialize(serializer),
+                    $(Self::$null => serializer.serialize_unit(),)?
                 }
             }
         }

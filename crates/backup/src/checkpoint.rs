@@ -222,7 +222,7 @@ impl Disk {
         if !target.continued() || ledger.counts().written == 0 || self.state().named.is_some() {
             return Ok(());
         }
-        let Some(row) = self.partial_now() else {
+        let Some(row) = self.partial_now()? else {
             return Ok(());
         };
         let before = self.moment_before(copied);
@@ -249,13 +249,17 @@ impl Disk {
 
     /// A partial that this run continued stays as one of before: its row says how this run ended, if the run changed it.
     pub(crate) fn say_end(&self, why: &str) {
-        let row = self.partial_now();
-        let Some(row) = row.filter(|_| self.state().named.is_some()) else {
+        if self.state().named.is_none() {
             return;
-        };
-        let why = why.to_owned();
-        let row = Partial { why, ..row };
-        if let Err(error) = self.catalogue.rewrite_partial(&self.decided.name, row) {
+        }
+        let said = self.partial_now().and_then(|row| {
+            row.map_or(Ok(()), |row| {
+                let why = why.to_owned();
+                let row = Partial { why, ..row };
+                self.catalogue.rewrite_partial(&self.decided.name, row)
+            })
+        });
+        if let Err(error) = said {
             self.note(format!("the partial's row speaks of no end yet: {error}"));
         }
     }

@@ -88,6 +88,8 @@ pub struct Verdict {
     pub group: String,
     /// Whether it committed.
     pub commits: bool,
+    /// Whether it aborted so that nothing stays.
+    pub discards: bool,
     /// Whether hooks may still have to run.
     pub owed: bool,
     /// Names of those that had left a record.
@@ -454,8 +456,8 @@ fn view_of(value: Value) -> Result<View, String> {
 fn verdict(mut row: Fields) -> Result<Verdict, String> {
     let group = row.text("group")?;
     row.number("decided_unix_ms")?;
-    let commits = match row.any("outcome")? {
-        Value::String(word) if word == "commit" => true,
+    let (commits, discards) = match row.any("outcome")? {
+        Value::String(word) if word == "commit" => (true, false),
         Value::Object(abort) => {
             let mut abort = Fields::of("outcome", abort.into())?;
             let mut abort_row = Fields::of("abort", abort.any("abort")?)?;
@@ -465,7 +467,7 @@ fn verdict(mut row: Fields) -> Result<Verdict, String> {
             let known = ["keep", "discard"].contains(&&*disposition);
             ensure(known, || format!("{disposition}: no disposition"))?;
             abort_row.end()?;
-            false
+            (false, disposition == "discard")
         }
         other => return Err(format!("{other}: no outcome")),
     };
@@ -487,6 +489,7 @@ fn verdict(mut row: Fields) -> Result<Verdict, String> {
     Ok(Verdict {
         group,
         commits,
+        discards,
         owed,
         members,
     })

@@ -120,7 +120,7 @@ fn truth(played: &Played, checked: &Checked) -> Result<(), String> {
             script.policies[number].0,
             BitmapPolicy::Always | BitmapPolicy::Ask
         );
-        let discarded = script.ending() == Ending::Discarded && verdict.is_some();
+        let discarded = verdict.is_some_and(|verdict| verdict.discards);
         if checked.partials.contains_key(*name) && (!keeps || discarded || committed) {
             return Err(format!("{name} has a partial"));
         }

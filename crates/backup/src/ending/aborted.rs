@@ -8,7 +8,9 @@ use cohort_bitmap::DirtyBitmap;
 use cohort_job::{Abort, Cause, Disposition};
 
 use super::SETTLE_WAIT;
-use crate::catalogue::{Decision, Kept, Partial, StoredDigests, TrackedViews, Tracking};
+use crate::catalogue::{
+    ChangeError, Decision, Kept, Partial, StoredDigests, TrackedViews, Tracking,
+};
 use crate::disk::{Disk, Started};
 use crate::error::DiskError;
 use crate::image_bitmap::NamedBitmap;
@@ -28,7 +30,7 @@ impl Disk {
         // Prepared and never fenced: the disk is untouched, and its views go back as they are.
         turns::undo(self, ready);
         let Some(started) = started else {
-            self.state().left = self.partial_now();
+            self.state().left = self.partial_now().unwrap_or_default();
             return;
         };
         let discard = why.disposition == Disposition::Discard;
@@ -117,7 +119,7 @@ impl Disk {
         self.state().left = if kept.is_some() {
             kept.clone()
         } else {
-            self.partial_now()
+            self.partial_now().unwrap_or_default()
         };
         if let Some(fenced) = started.fenced {
             let tracked = fenced
@@ -211,13 +213,10 @@ impl Disk {
         })
     }
 
-    pub(crate) fn partial_now(&self) -> Option<Partial> {
-        self.catalogue
-            .snapshot()
-            .ok()?
-            .partials
-            .get(&self.decided.name)
-            .cloned()
+    /// The disk's partial, if it has one; whoever cannot know must not take it for none.
+    pub(crate) fn partial_now(&self) -> Result<Option<Partial>, ChangeError> {
+        let contents = self.catalogue.snapshot()?;
+        Ok(contents.partials.get(&self.decided.name).cloned())
     }
 
     /// What stopped the run, for people who look at the partial later.

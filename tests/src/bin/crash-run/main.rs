@@ -145,7 +145,9 @@ fn turn_over(running: &Running, turn: &Receiver<Sender<()>>, ending: Ending) {
 
 fn options(policy: BitmapPolicy) -> Result<Options, Refused> {
     let options = Options::builder().policy(policy).cluster(GRANULE);
-    Ok(options.workers(1).undecided(OnUndecided::Keep).build()?)
+    // What the guests write may lie in the cluster that waits for its turn: they are not to wait for it long.
+    let options = options.workers(1).writer_wait(Duration::from_millis(10));
+    Ok(options.undecided(OnUndecided::Keep).build()?)
 }
 
 fn cannot_be_read(device: Arc<dyn Device>) -> Arc<dyn Device> {

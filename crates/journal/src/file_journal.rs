@@ -126,17 +126,17 @@ impl FileJournal {
         let (lock, gate) = WriterLock::take(&LockFiles::of(directory, NAME))
             .map_err(|error| OpenError::lock(directory, error))?;
         let path = path_in(directory);
-        if path.try_exists().map_err(OpenError::io(&path, "stat"))? {
+        let at_path = |fault| OpenError::fault(&path, fault);
+        let contents = if path.try_exists().map_err(OpenError::io(&path, "stat"))? {
             // A copy is examined first: opening for writing would change a file that is not ours.
             let bytes = database::copy(&path).map_err(OpenError::file)?;
-            database::examine(&bytes, read_rows).map_err(|fault| OpenError::fault(&path, fault))?;
+            database::examine(&bytes, read_rows).map_err(at_path)?
         } else {
             let new = directory.join(format!("{NAME}.redb.new"));
             database::create(&new, &path, mark).map_err(OpenError::file)?;
-        }
-        let at_path = |fault| OpenError::fault(&path, fault);
+            Contents::default()
+        };
         let writer = Writer::open(&path).map_err(at_path)?;
-        let contents = writer.read(read_rows).map_err(at_path)?;
         drop(gate);
         let unreadable = contents.unreadable.iter().map(|row| row.number);
         let last = contents.owed.keys().copied().chain(unreadable).max();

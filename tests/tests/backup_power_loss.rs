@@ -5,12 +5,16 @@
 //! point is one, too; a partial can be continued; and the views that store and catalogue say lack no write that reached the
 //! disk: the next run, which goes by them, makes a point that is the disk.
 //!
-//! Two sessions with one fault at each moment; `COHORT_TORTURE_BACKUPS=N` has N sessions and every fault at each moment.
+//! Twelve sessions with one loss at each moment; `COHORT_TORTURE_BACKUPS=N` has N sessions and every loss at each moment.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::iter;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use cohort_backup::catalogue::{self, Catalogue, DiskName, RunId};
 use cohort_backup::{
@@ -28,19 +32,22 @@ use cohort_tests::power_loss::{Chance, Event, Fate, Recorded, Remnant};
 const GRANULE: u64 = 64 << 10;
 const CLUSTER: u64 = 16 << 10;
 /// Not a whole number of anything.
-const SIZE: u64 = 24 * GRANULE - 3000;
-/// Twenty checkpoints or fewer in each run.
+const SIZE: u64 = 8 * GRANULE - 3000;
 const DISK: &str = "disk";
 const STORE: &str = "store";
 const CATALOGUE: &str = "catalogue.redb";
 
 /// What becomes of what no sync covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Loss {
     AllDone,
     AllLost,
     Some,
 }
+
+const EVERY_LOSS: [Loss; 3] = [Loss::AllDone, Loss::AllLost, Loss::Some];
+/// Sessions of the suite, with one loss at each moment.
+const SESSIONS: u64 = 12;
 
 fn state(session: u8) -> DiskState {
     DiskState {
@@ -235,6 +242,19 @@ struct Sum {
     files: BTreeMap<String, u64>,
 }
 
+impl Sum {
+    fn add(&mut self, other: Sum) {
+        self.losses += other.losses;
+        self.continued += other.continued;
+        self.kept_bytes += other.kept_bytes;
+        self.whole_bytes += other.whole_bytes;
+        self.went_by_the_store += other.went_by_the_store;
+        for (file, count) in other.files {
+            *self.files.entry(file).or_insert(0) += count;
+        }
+    }
+}
+
 /// The next process, after the power came back.
 fn recover(
     session: &Session,
@@ -326,49 +346,79 @@ fn fate(loss: Loss, chance: &mut Chance) -> Fate {
     }
 }
 
+/// Loses power at every moment of one session.
+fn lose(seed: u64, losses: impl Fn(usize) -> &'static [Loss]) -> Result<Sum, String> {
+    let session = session(seed);
+    let log = session.recorded.log();
+    let mut sum = Sum::default();
+    let mut before: BTreeMap<Loss, (Remnant, usize)> = BTreeMap::new();
+    // The rest of this process writes nothing any more.
+    for count in session.begun..=log.len() {
+        let reported = log[..count]
+            .iter()
+            .filter(|event| matches!(event, Event::Note(_)));
+        let reported = reported.count();
+        for &loss in losses(count) {
+            let mut chance = Chance::new(seed << 32 | count as u64);
+            let remnant = session
+                .recorded
+                .after(count, |_, _| fate(loss, &mut chance));
+            let left = (remnant, reported);
+            // What was written since is lost, too: the same is left as a moment before.
+            if before.get(&loss) == Some(&left) {
+                continue;
+            }
+            recover(&session, &left.0, &log[..count], &mut sum).map_err(|wrong| {
+                let events = log.len();
+                format!("seed {seed}, {loss:?} after {count} of {events} events: {wrong}")
+            })?;
+            sum.losses += 1;
+            before.insert(loss, left);
+        }
+        if let Some(Event::Write { file, .. } | Event::Synced { file, .. }) = log.get(count) {
+            let name = session.recorded.name_of(*file);
+            let kind = if name.contains(".qcow2") {
+                "target".to_owned()
+            } else {
+                name
+            };
+            *sum.files.entry(kind).or_insert(0) += 1;
+        }
+    }
+    Ok(sum)
+}
+
 #[test]
 fn no_loss_of_power_costs_a_point_or_a_write() {
     let torture: Option<u64> = std::env::var("COHORT_TORTURE_BACKUPS")
         .ok()
         .and_then(|text| text.parse().ok());
-    let every = [Loss::AllDone, Loss::AllLost, Loss::Some];
+    let losses = |count: usize| match torture {
+        Some(_) => &EVERY_LOSS[..],
+        None => &EVERY_LOSS[count % 3..=count % 3],
+    };
+    let next = AtomicU64::new(0);
+    let seeds = || {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        (seed < torture.unwrap_or(SESSIONS)).then_some(seed)
+    };
+    let lose_all = || {
+        iter::from_fn(seeds)
+            .map(|seed| lose(seed, losses))
+            .collect()
+    };
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    let sums: Vec<Result<Vec<Sum>, String>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(lose_all)).collect();
+        let ended = workers.into_iter().map(|worker| worker.join().unwrap());
+        ended.collect()
+    });
     let mut sum = Sum::default();
-    for seed in 0..torture.unwrap_or(2) {
-        let session = session(seed);
-        let log = session.recorded.log();
-        // The rest of this process writes nothing any more.
-        for count in session.begun..=log.len() {
-            let losses = match torture {
-                Some(_) => &every[..],
-                None => &every[count % 3..=count % 3],
-            };
-            for &loss in losses {
-                let mut chance = Chance::new(seed << 32 | count as u64);
-                let remnant = session
-                    .recorded
-                    .after(count, |_, _| fate(loss, &mut chance));
-                let wrong = recover(&session, &remnant, &log[..count], &mut sum);
-                assert_eq!(
-                    wrong,
-                    Ok(()),
-                    "seed {seed}, {loss:?} after {count} of {} events",
-                    log.len()
-                );
-                sum.losses += 1;
-            }
-            if let Some(Event::Write { file, .. } | Event::Synced { file, .. }) = log.get(count) {
-                let name = session.recorded.name_of(*file);
-                let kind = if name.contains(".qcow2") {
-                    "target".to_owned()
-                } else {
-                    name
-                };
-                *sum.files.entry(kind).or_insert(0) += 1;
-            }
-        }
+    for one in sums {
+        one.unwrap().into_iter().for_each(|one| sum.add(one));
     }
     println!("{} losses: {sum:?}", sum.losses);
-    assert!(sum.losses > 300 && sum.continued > 50 && sum.went_by_the_store > 100);
+    assert!(sum.losses > 2000 && sum.continued > 500 && sum.went_by_the_store > 1000);
     for file in [DISK, STORE, CATALOGUE, "target"] {
         assert!(
             sum.files.contains_key(file),

@@ -49,7 +49,7 @@ struct RecordedFile {
 }
 
 /// What is left of everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remnant {
     /// Files of the directory.
     pub directory: BTreeMap<String, Vec<u8>>,

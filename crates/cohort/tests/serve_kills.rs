@@ -3,7 +3,7 @@
 //! Two disks are written to by NBD clients and backed up into two targets, grouped, by a QMP client that also cancels,
 //! pauses, and adds and removes things. After each kill the next daemon has everything again, every write that was
 //! answered is on its disk, and a granule that a disk and its target differ in is dirty: so a backup of what is dirty makes
-//! them the same. `COHORT_TORTURE_DAEMON=N` kills N times in place of fifteen.
+//! them the same. `COHORT_TORTURE_DAEMON=N` kills N times in place of fifty.
 
 mod lab;
 
@@ -295,7 +295,7 @@ fn no_kill_under_load_loses_an_answered_write_or_what_a_client_asked_for() {
     let kills: u64 = std::env::var("COHORT_TORTURE_DAEMON")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(15);
+        .unwrap_or(50);
     let lab = Lab::new();
     furnish(&lab);
     let mut known: [BTreeMap<u64, u64>; 2] = Default::default();

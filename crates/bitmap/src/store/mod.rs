@@ -59,6 +59,7 @@
 //! ([`SetReport::excess`]); closing cleanly makes it exact. Where anything is wrong with the file, or the disk
 //! shows that somebody wrote past us, a recording set is *lost*: every granule dirty, and why.
 
+mod believed;
 mod cover;
 mod descriptor;
 mod file;

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{DirtyBitmap, Granularity, Recorder};
 
+use super::believed::Believed;
 use super::cover::Cover;
 use super::header::Header;
 use super::intents::{Intents, LogPlace, Recording, Track};
@@ -29,7 +30,7 @@ pub struct Store {
 /// What a store's recordings share.
 pub(super) struct Shared {
     pub(super) intents: Intents,
-    pub(super) file: std::sync::Arc<dyn File>,
+    pub(super) file: std::sync::Arc<Believed>,
     pub(super) id: StoreId,
     disk_size: u64,
     /// Held through a checkpoint.
@@ -146,6 +147,7 @@ impl Store {
         epoch: u64,
         next: u64,
     ) -> Store {
+        let file = std::sync::Arc::new(Believed::new(file));
         let log = LogPlace {
             file: file.clone(),
             id: header.id,
@@ -376,10 +378,11 @@ impl Shared {
         header.lost = Some(lost.clone());
         header.clean = false;
         header.generation += 1;
-        let said = header.write(&*self.file);
+        let file = self.file.anyway();
+        let said = header.write(file);
         if said.is_err() {
             // An empty file is no store: it promises nothing either.
-            let _ = self.file.set_len(0).and_then(|()| self.file.sync_data());
+            let _ = file.set_len(0).and_then(|()| file.sync_data());
         }
         drop(header);
         self.intents.lose(lost.clone());

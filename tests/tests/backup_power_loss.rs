@@ -407,7 +407,8 @@ fn no_loss_of_power_costs_a_point_or_a_write() {
             .map(|seed| lose(seed, losses))
             .collect()
     };
-    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    // More than processors: each waits for its own threads, and for syncs.
+    let workers = 3 * thread::available_parallelism().map_or(1, NonZero::get);
     let sums: Vec<Result<Vec<Sum>, String>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(lose_all)).collect();
         let ended = workers.into_iter().map(|worker| worker.join().unwrap());

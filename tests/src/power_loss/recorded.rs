@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -194,17 +195,28 @@ impl Recorded {
 }
 
 impl Remnant {
-    /// Writes the files of the directory into another one, which is made empty.
+    /// Makes another directory hold the files of the directory, and nothing else.
     ///
     /// # Errors
     /// The system's.
     pub fn lay_out(&self, directory: &Path) -> io::Result<()> {
-        if directory.exists() {
-            fs::remove_dir_all(directory)?;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !name
+                .to_str()
+                .is_some_and(|name| self.directory.contains_key(name))
+            {
+                fs::remove_file(entry.path())?;
+            }
         }
-        fs::create_dir(directory)?;
         for (name, bytes) in &self.directory {
-            fs::write(directory.join(name), bytes)?;
+            // Over what is there: that costs less than room made anew.
+            let mut options = fs::File::options();
+            let options = options.write(true).create(true).truncate(false);
+            let file = options.open(directory.join(name))?;
+            file.write_all_at(bytes, 0)?;
+            file.set_len(bytes.len() as u64)?;
         }
         Ok(())
     }

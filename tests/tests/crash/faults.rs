@@ -1,11 +1,15 @@
 //! Durable operations that fail: no room, a file system that takes nothing more, a sync that loses what it was to write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
-use cohort_tests::crash::{Ending, How, Phase, Script};
+use cohort_tests::crash::{Ending, How, Phase, Point, Reached, Script};
 
 use crate::judge::{Sum, judge};
-use crate::play::{Played, play};
+use crate::play::{Played, each, play};
+
+/// How often an operation failed, in a run that did not commit and in one that did.
+type Table = BTreeMap<(How, String, Phase), [u64; 2]>;
 
 /// What is said of each, somewhere.
 fn said_of(how: How) -> &'static [&'static str] {
@@ -50,44 +54,50 @@ fn scripts(torture: bool) -> Vec<Script> {
         .collect()
 }
 
-#[test]
-fn whatever_fails_is_said_nothing_is_lost_and_the_next_run_goes_on() {
-    let torture = std::env::var_os("COHORT_TORTURE_CRASH").is_some();
-    let mut table: BTreeMap<(How, String, Phase), [u64; 2]> = BTreeMap::new();
-    let (mut wrong, mut hits) = (Vec::new(), 0);
+/// Each kind of operation of each script fails once, in each way that fits it.
+fn plan(torture: bool) -> Vec<(Script, Point, How)> {
+    let mut plan = Vec::new();
     for script in scripts(torture) {
         let log = play(&script, None).log;
-        let mut tried = BTreeSet::new();
         for how in [How::Full, How::ReadOnly, How::Io] {
-            for reached in &log {
-                let name = &reached.point.name;
-                let hook = name.ends_with(".begins") || name.ends_with(".ended");
-                let fits = !hook && (how != How::Io || name.ends_with(".sync"));
-                if !fits || !tried.insert((how, name.clone(), reached.point.phase)) {
-                    continue;
-                }
-                let played = play(&script, Some((&reached.point, how)));
-                let judged = told(&played, how).and_then(|all| {
-                    judge(&played, &mut Sum::default())?;
-                    Ok(all)
-                });
-                match judged {
-                    Err(why) => {
-                        let (point, said) = (&reached.point, &played.said);
-                        wrong.push(format!("{script}, {how} at {point}: {why}\n{said}"));
-                    }
-                    Ok(all) => {
-                        if let Some(hit) = played.hit() {
-                            let counts =
-                                table.entry((how, hit.point.name.clone(), hit.point.phase));
-                            counts.or_default()[usize::from(all)] += 1;
-                            hits += 1;
-                        }
-                    }
+            let mut kinds = BTreeSet::new();
+            for Reached { point, .. } in &log {
+                let hook = point.name.ends_with(".begins") || point.name.ends_with(".ended");
+                let fits = !hook && (how != How::Io || point.name.ends_with(".sync"));
+                if fits && kinds.insert((&point.name, point.phase)) {
+                    plan.push((script.clone(), point.clone(), how));
                 }
             }
         }
     }
+    plan
+}
+
+#[test]
+fn whatever_fails_is_said_nothing_is_lost_and_the_next_run_goes_on() {
+    let torture = std::env::var_os("COHORT_TORTURE_CRASH").is_some();
+    let found = Mutex::new((Table::new(), Vec::new()));
+    each(plan(torture), |(script, point, how)| {
+        let played = play(&script, Some((&point, how)));
+        let judged = told(&played, how).and_then(|all| {
+            judge(&played, &mut Sum::default())?;
+            Ok(all)
+        });
+        let (table, wrong) = &mut *found.lock().unwrap_or_else(PoisonError::into_inner);
+        match (judged, played.hit()) {
+            (Err(why), _) => {
+                let said = &played.said;
+                wrong.push(format!("{script}, {how} at {point}: {why}\n{said}"));
+            }
+            (Ok(all), Some(hit)) => {
+                let cell = (how, hit.point.name.clone(), hit.point.phase);
+                table.entry(cell).or_default()[usize::from(all)] += 1;
+            }
+            (Ok(_), None) => {}
+        }
+    });
+    let (table, wrong) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let hits: u64 = table.values().flatten().sum();
     for ((how, name, phase), [failed, all]) in &table {
         println!("{how:8} {name:20} {phase:10} committed {all:3}  not {failed:3}");
     }

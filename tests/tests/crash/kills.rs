@@ -63,8 +63,8 @@ fn script(policies: &[Word], before: &[Ending], ending: Ending) -> Script {
     }
 }
 
-/// Where the processes are killed: once at each point in each phase under each ending, or at every one; and at some points
-/// of each mix. Besides, the first points of each phase, for cells that threads kept from being hit.
+/// Where the processes are killed: once at each point in each phase under each ending, or at every one of a run that
+/// continues partials; and at some points of each mix. Besides, the first points of each phase, for cells that threads kept from being hit.
 fn plan(torture: Option<u64>) -> (Vec<Try>, Vec<Try>) {
     let (mut plan, mut planned) = (Vec::new(), BTreeSet::new());
     let mut firsts = Vec::new();
@@ -73,7 +73,7 @@ fn plan(torture: Option<u64>) -> (Vec<Try>, Vec<Try>) {
         let log = undisturbed(&script);
         let first = log.iter().filter(|reached| reached.point.time == 1);
         firsts.extend(first.map(|reached| (script.clone(), reached.point.clone())));
-        if torture.is_some() {
+        if torture.is_some() && script.runs.len() > BEFORE[2].len() {
             plan.extend(
                 log.iter()
                     .map(|reached| (script.clone(), reached.point.clone())),

@@ -2,7 +2,8 @@
 //! under every policy and ending; what it leaves is recomputed from the files alone, and the next run goes on from there.
 //!
 //! Every cell (point, phase, policy, ending) is hit, or has a reason never to be: see `cells.rs`. Groups have one to four
-//! disks; `COHORT_TORTURE_CRASH=1` has every mix of policies, and kills at every single operation.
+//! disks; `COHORT_TORTURE_CRASH=N` has every mix of policies, at N points each, and kills at every single operation of runs
+//! that continue partials.
 //!
 //! What a verdict costs is counted from the same points: `syncs.rs`.
 //!

@@ -96,12 +96,12 @@ pub(crate) fn watched(
     }
 }
 
-/// Does the same with each, as many at a time as there are processors.
+/// Does the same with each, twice as many at a time as there are processors: a process also waits for its own threads.
 pub(crate) fn each<T: Send>(list: Vec<T>, work: impl Fn(T) + Sync) {
     let queue = Mutex::new(list.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+        for _ in 0..2 * thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(one) = next() {
                     work(one);

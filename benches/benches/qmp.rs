@@ -230,10 +230,7 @@ impl Server {
                 "transaction",
                 json!({ "actions": actions, "properties": { "completion-mode": "grouped" } }),
             );
-            let mut gone = 0;
-            while gone < MEMBERS {
-                gone += usize::from(is_now(&self.line(), "null"));
-            }
+            self.answer_and(MEMBERS, "null");
         })
     }
 
@@ -243,7 +240,18 @@ impl Server {
         for number in jobs {
             let job = backup(number, false);
             self.send("blockdev-backup", job["data"].clone());
-            while !is_now(&self.line(), "pending") {}
+            self.answer_and(1, "pending");
+        }
+    }
+
+    /// Reads on until the command sent last is answered, before the events that come of it or after some of them, and so
+    /// many jobs are in this status.
+    fn answer_and(&mut self, jobs: usize, status: &str) {
+        let (mut answered, mut there) = (false, 0);
+        while !answered || there < jobs {
+            let line = self.line();
+            answered |= line.starts_with(r#"{"return""#);
+            there += usize::from(is_now(&line, status));
         }
     }
 

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 use std::time::Duration;
 
 use cohort_backup::{
@@ -29,9 +28,6 @@ use cohort_tests::crash::{
 
 /// The last granule that a run has to copy: here a disk cannot be read, or the run is cancelled.
 const TURN: u64 = 6 * GRANULE;
-
-/// How long is waited for what may not come.
-const MOMENT: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
     if std::env::var_os("COHORT_CRASH_PROGRAM").is_some() {
@@ -122,26 +118,14 @@ fn back_up(
     }
     drop(turns);
     let running = backup.start()?;
-    thread::scope(|scope| {
-        let (writes, written) = channel();
-        scope.spawn(move || {
-            // A disk that breaks while it is backed up is its writer's to know.
-            let _ = write(disks, run, after_fence);
-            drop(writes);
-        });
-        turn_over(&running, &turn, &written, ending);
-    });
+    // A disk that breaks while it is backed up is its writer's to know.
+    let _ = write(disks, run, after_fence);
+    turn_over(&running, &turn, ending);
     Ok(running.wait())
 }
 
-/// Cancels the run, or has a disk fail, when all but a little is copied and the guests have written; but for one who waits
-/// for what is being copied then.
-fn turn_over(
-    running: &Running,
-    turn: &Receiver<Sender<()>>,
-    written: &Receiver<()>,
-    ending: Ending,
-) {
+/// Cancels the run, or has a disk fail, when all but a little is copied and the guests have written.
+fn turn_over(running: &Running, turn: &Receiver<Sender<()>>, ending: Ending) {
     let disposition = match ending {
         Ending::Success => return,
         Ending::Failing => None,
@@ -150,8 +134,7 @@ fn turn_over(
     };
     // Nobody comes if the run ended before.
     while !running.is_finished() {
-        if let Ok(go_on) = turn.recv_timeout(MOMENT) {
-            let _ = written.recv_timeout(MOMENT);
+        if let Ok(go_on) = turn.recv_timeout(Duration::from_millis(10)) {
             if let Some(disposition) = disposition {
                 running.cancel(disposition);
             }

@@ -61,7 +61,7 @@ fuzz seconds:
             -max_total_time={{seconds}} -print_final_stats=1
     done
 
-# Kills, losses of power, and files that fail: some fourteen minutes on two processors, once it is built. Ten thousand kills
+# Kills, losses of power, and files that fail: a quarter of an hour or more on two processors, once it is built. Ten thousand kills
 # of a writer, a hundred of whole runs, a thousand of a daemon under load; every loss at every moment of twenty sessions of
 # a store, and of 180 sessions of store, targets and catalogue together, which are a hundred thousand; and kills and faults
 # at every durable operation of a group that continues partials and of the program's commands, and at points of every mix.

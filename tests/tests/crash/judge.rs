@@ -120,7 +120,9 @@ fn truth(played: &Played, checked: &Checked) -> Result<(), String> {
             script.policies[number].0,
             BitmapPolicy::Always | BitmapPolicy::Ask
         );
-        let discarded = verdict.is_some_and(|verdict| verdict.discards);
+        // A cancel that was to discard comes too late for a group that stops because a disk failed before.
+        let cancelled = script.ending() == Ending::Discarded && !played.said.contains(" failed: ");
+        let discarded = verdict.is_some_and(|verdict| verdict.discards || cancelled);
         if checked.partials.contains_key(*name) && (!keeps || discarded || committed) {
             return Err(format!("{name} has a partial"));
         }

@@ -53,8 +53,8 @@ const LAW: &[(&[&str], &[Where], &str)] = &[
         &[(Starting, ANY, ALL)],
         "targets are there before the fence"),
     (&["target.write"],
-        &[(Starting, ANY, ALL), (Running, ANY, ALL), (Stopping, ANY, CHANCE), (Aborting, KEEP, CHANCE)],
-        "data is copied while the group runs; after a verdict only an abort that keeps seals"),
+        &[(Starting, ANY, ALL), (Running, ANY, ALL), (Stopping, ANY, CHANCE), (Aborting, ANY, CHANCE)],
+        "data is copied while the group runs; what guests wrote over waits until a saver brings it, or the abort stops that, or seals"),
     (&["target.sync"],
         &[(Starting, KEEP, ALL), (Running, ANY, GOOD), (Stopping, ANY, CHANCE), (Aborting, KEEP, CHANCE)],
         "a partial is flushed when it is taken up, a target when it is complete, at checkpoints, and by an abort that keeps"),
@@ -120,31 +120,35 @@ impl Cell {
     }
 }
 
-/// How often each cell was hit.
+/// Which cells were reached, and how often a process was killed in each.
 #[derive(Debug, Default)]
-pub(crate) struct Cells(BTreeMap<Cell, u64>);
+pub(crate) struct Cells {
+    reached: BTreeSet<Cell>,
+    hit: BTreeMap<Cell, u64>,
+}
 
 impl Cells {
-    /// Notes where a process was killed: a cell for each policy of the disks to which the point belongs.
+    /// Notes what a process reached and where it was killed: a cell for each policy of the disks to which a point belongs.
     pub(crate) fn note(&mut self, played: &Played) {
-        let Some(hit) = played.hit() else { return };
-        for cell in Cell::all(&played.script, &hit.point) {
-            *self.0.entry(cell).or_insert(0) += 1;
+        for reached in &played.log {
+            for cell in Cell::all(&played.script, &reached.point) {
+                if reached.hit {
+                    *self.hit.entry(cell.clone()).or_insert(0) += 1;
+                }
+                self.reached.insert(cell);
+            }
         }
     }
 
     /// A line for each point and phase: how often it was hit under each ending.
     pub(crate) fn print(&self) {
-        let places: BTreeSet<_> = self
-            .0
-            .keys()
-            .map(|cell| (&cell.point, cell.phase))
-            .collect();
+        let places = self.hit.keys().map(|cell| (&cell.point, cell.phase));
+        let places: BTreeSet<_> = places.collect();
         for (point, phase) in places {
             let of = |ending| -> u64 {
                 let same =
                     |cell: &Cell| (&cell.point, cell.phase, cell.ending) == (point, phase, ending);
-                let cells = self.0.iter().filter(|(cell, _)| same(cell));
+                let cells = self.hit.iter().filter(|(cell, _)| same(cell));
                 cells.map(|(_, count)| count).sum()
             };
             let [success, failing, kept, discarded] = Ending::ALL.map(of);
@@ -160,7 +164,7 @@ impl Cells {
         for place in places().filter(|place| place.sure) {
             let unhit: BTreeSet<_> = place
                 .cells()
-                .filter(|cell| !self.0.contains_key(cell))
+                .filter(|cell| !self.hit.contains_key(cell))
                 .collect();
             if every_policy || unhit.len() == place.policies.len() {
                 missing.extend(unhit);
@@ -172,14 +176,10 @@ impl Cells {
     /// Every cell was hit, or has a reason: threads decided, it is left to `just torture`, or it cannot be.
     pub(crate) fn check(&self, every_policy: bool) {
         let known: BTreeSet<_> = places().flat_map(|place| place.cells()).collect();
-        let strange: Vec<_> = self
-            .0
-            .keys()
-            .filter(|cell| !known.contains(*cell))
-            .collect();
+        let strange: Vec<_> = self.reached.difference(&known).collect();
         assert!(
             strange.is_empty(),
-            "hit, and the law says they cannot be: {strange:#?}"
+            "reached, and the law says they cannot be: {strange:#?}"
         );
         let missing = self.missing(every_policy);
         assert!(
@@ -189,7 +189,7 @@ impl Cells {
         let unhit = |sure: bool| {
             let cells = places().filter(move |place| place.sure == sure);
             let cells = cells.flat_map(|place| place.cells().collect::<Vec<_>>());
-            cells.filter(|cell| !self.0.contains_key(cell)).count()
+            cells.filter(|cell| !self.hit.contains_key(cell)).count()
         };
         for (points, _, why) in LAW {
             let can = known
@@ -198,14 +198,14 @@ impl Cells {
                 .count();
             let all = points.len() * Phase::ALL.len() * Ending::ALL.len() * POLICIES.len();
             println!(
-                "{:4} cells of {} and the like are never hit: {why}",
+                "{:4} cells of {} and the like are never reached: {why}",
                 all - can,
                 points[0]
             );
         }
         println!(
             "{} cells hit; of those that can be, {} are left to `just torture`, and {} to chance",
-            self.0.len(),
+            self.hit.len(),
             unhit(true),
             unhit(false)
         );

@@ -17,7 +17,9 @@ type Try = (Script, Point);
 const TRIES: usize = 4;
 
 /// What the runs before the last one leave: nothing, a point, and besides it partials that the last run continues.
-const BEFORE: [&[Ending]; 3] = [&[], &[Ending::Success], &[Ending::Success, Ending::Failing]];
+const BEFORE: [&[Ending]; 3] = [&[], &[Ending::Success], CONTINUED];
+
+const CONTINUED: &[Ending] = &[Ending::Success, Ending::Failing];
 
 /// Groups of four that have every policy, and of two without checkpoints, with every end after every beginning.
 fn whole_groups() -> Vec<Script> {
@@ -64,20 +66,19 @@ fn script(policies: &[Word], before: &[Ending], ending: Ending) -> Script {
 }
 
 /// Where the processes are killed: once at each point in each phase under each ending, or at every one of a run that
-/// continues partials; and at some points of each mix. Besides, the first points of each phase, for cells that threads kept from being hit.
-fn plan(torture: Option<u64>) -> (Vec<Try>, Vec<Try>) {
+/// continues partials; and at some points of each mix. Besides, the first points of each phase, for cells that threads
+/// kept from being hit.
+fn plan(torture: Option<u64>, cells: &mut Cells) -> (Vec<Try>, Vec<Try>) {
     let (mut plan, mut planned) = (Vec::new(), BTreeSet::new());
     let mut firsts = Vec::new();
     let mut chance = Chance::new(1);
     for script in whole_groups() {
-        let log = undisturbed(&script);
+        let log = undisturbed(&script, cells);
         let first = log.iter().filter(|reached| reached.point.time == 1);
         firsts.extend(first.map(|reached| (script.clone(), reached.point.clone())));
-        if torture.is_some() && script.runs.len() > BEFORE[2].len() {
-            plan.extend(
-                log.iter()
-                    .map(|reached| (script.clone(), reached.point.clone())),
-            );
+        if torture.is_some() && script.runs.starts_with(CONTINUED) {
+            let every = log.iter().map(|reached| &reached.point);
+            plan.extend(every.map(|point| (script.clone(), point.clone())));
             continue;
         }
         let kind = |reached: &Reached| (reached.point.name.clone(), reached.point.phase);
@@ -92,7 +93,7 @@ fn plan(torture: Option<u64>) -> (Vec<Try>, Vec<Try>) {
         }
     }
     for script in mixes(torture.is_some()) {
-        let log = undisturbed(&script);
+        let log = undisturbed(&script, cells);
         for _ in 0..torture.unwrap_or(3) {
             let reached = &log[chance.below(log.len() as u64) as usize];
             plan.push((script.clone(), reached.point.clone()));
@@ -102,11 +103,12 @@ fn plan(torture: Option<u64>) -> (Vec<Try>, Vec<Try>) {
 }
 
 /// What a script comes to if nobody disturbs it, which must be right, too.
-fn undisturbed(script: &Script) -> Vec<Reached> {
+fn undisturbed(script: &Script, cells: &mut Cells) -> Vec<Reached> {
     let whole = play(script, None);
     assert!(whole.succeeded, "{script}: {}", whole.said);
     let judged = judge(&whole, &mut Sum::default());
     assert_eq!(judged, Ok(()), "{script}: {}", whole.said);
+    cells.note(&whole);
     whole.log
 }
 
@@ -114,8 +116,8 @@ fn undisturbed(script: &Script) -> Vec<Reached> {
 fn whatever_a_kill_interrupts_is_whole_or_garbage_and_the_next_run_goes_on() {
     let torture = std::env::var("COHORT_TORTURE_CRASH").ok();
     let torture = torture.and_then(|text| text.parse().ok());
-    let (first, again) = plan(torture);
     let mut tried = Tried::default();
+    let (first, again) = plan(torture, &mut tried.cells);
     try_all(first, How::Kill, &mut tried);
     for _ in 0..TRIES {
         let missing = tried.cells.missing(torture.is_some());

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use cohort_tests::crash::Phase;
 use tracing::field::{Field, Visit};
@@ -16,6 +16,11 @@ use crate::watch;
 /// Members of the group whose hooks have prepared so far, and how many there are.
 static PREPARED: AtomicU32 = AtomicU32::new(0);
 static MEMBERS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the guests have written what they write while a run copies: nobody prepares before, so that it is known in
+/// which phases they write.
+static GUESTS_WROTE: Mutex<bool> = Mutex::new(false);
+static TOLD: Condvar = Condvar::new();
 
 thread_local! {
     /// The disks whose jobs this thread is in.
@@ -69,7 +74,23 @@ impl Visit for Values {
 pub(crate) fn expect(members: usize) {
     MEMBERS.store(members as u32, Ordering::SeqCst);
     PREPARED.store(0, Ordering::SeqCst);
+    *guests_wrote() = false;
     watch::enter(Phase::Starting);
+}
+
+/// The guests write no more in this run.
+pub(crate) fn guests_are_done() {
+    *guests_wrote() = true;
+    TOLD.notify_all();
+}
+
+fn guests_wrote() -> MutexGuard<'static, bool> {
+    GUESTS_WROTE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait_for_guests() {
+    let wrote = TOLD.wait_while(guests_wrote(), |wrote| !*wrote);
+    drop(wrote.unwrap_or_else(PoisonError::into_inner));
 }
 
 impl Hooks {
@@ -126,6 +147,9 @@ impl Subscriber for Hooks {
         match self.kind(id) {
             Kind::Job(name) => INSIDE.with_borrow_mut(|inside| inside.push(name)),
             Kind::Hook(hook) => {
+                if hook == "prepare" {
+                    wait_for_guests();
+                }
                 watch::enter(match &*hook {
                     "prepare" => Phase::Preparing,
                     "commit" => Phase::Committing,

@@ -120,6 +120,7 @@ fn back_up(
     let running = backup.start()?;
     // A disk that breaks while it is backed up is its writer's to know.
     let _ = write(disks, run, after_fence);
+    hooks::guests_are_done();
     turn_over(&running, &turn, ending);
     Ok(running.wait())
 }

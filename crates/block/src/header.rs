@@ -225,18 +225,26 @@ fn check_features(
     let feature = match bit {
         0 => format!("the dirty mark (it was not closed in order: {repair})"),
         1 => format!("the corrupt mark (QEMU found its metadata wrong: {repair})"),
-        2 => "an external data file".to_owned(),
+        2 => for_qemu("an external data file"),
         3 => match compression(reader, header_bytes)? {
-            1 => "zstd compression".to_owned(),
+            1 => for_qemu("zstd compression"),
             other => format!("compression type {other}"),
         },
-        4 => "extended L2 entries (subclusters)".to_owned(),
+        4 => for_qemu("extended L2 entries (subclusters)"),
         _ => match feature_name(extensions, bit) {
             Some(name) => format!("incompatible feature bit {bit}, \"{name}\""),
             None => format!("incompatible feature bit {bit}"),
         },
     };
     Err(reader.unsupported(feature))
+}
+
+/// A feature of images that QEMU reads, with the way to read them through it.
+fn for_qemu(feature: &str) -> String {
+    format!(
+        "{feature}; let QEMU read it: `qemu-nbd --read-only --persistent --socket=/SOCKET IMAGE` serves it as \
+         nbd+unix:///?socket=/SOCKET"
+    )
 }
 
 fn compression(reader: &Reader<'_>, header_bytes: u64) -> Result<u8, OpenError> {

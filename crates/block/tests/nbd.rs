@@ -4,24 +4,28 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use cohort_block::{Access, Device, ExtentKind, NbdDevice, OpenError};
+use cohort_block::{Access, Device, ExtentKind, NbdDevice, OpenError, OpenOptions};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SIZE: u64 = (40 << 20) + 512;
 
-/// `qemu-nbd` serving `disk.raw` of a folder at the socket `s`. Killed when dropped.
+/// `qemu-nbd` serving a file of a folder at the socket `s`. Killed when dropped.
 struct Peer(Child);
 
 impl Peer {
     fn start(folder: &Path, args: &[&str]) -> Peer {
+        Self::serve(folder, "disk.raw", &[&["-f", "raw"], args].concat())
+    }
+
+    fn serve(folder: &Path, file: &str, args: &[&str]) -> Peer {
         let socket = folder.join("s");
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new("qemu-nbd");
         command
-            .args(["-t", "-f", "raw", "-x", "d", "-e", "8", "-k"])
+            .args(["-t", "-x", "d", "-e", "8", "-k"])
             .arg(&socket)
             .args(args)
-            .arg("disk.raw");
+            .arg(file);
         let child = command
             .current_dir(folder)
             .spawn()
@@ -72,6 +76,34 @@ fn folder() -> Option<tempfile::TempDir> {
 fn connect(folder: &Path, access: Access, patience: Duration) -> Result<NbdDevice, OpenError> {
     let uri = format!("nbd+unix:///d?socket={}", folder.join("s").display());
     NbdDevice::connect(&uri.parse().expect("an address"), access, patience)
+}
+
+#[test]
+fn what_is_refused_as_an_image_is_read_through_qemu() {
+    let Some(folder) = folder() else { return };
+    let written = (0..SIZE).map(|at| (at % 249) as u8).collect::<Vec<_>>();
+    std::fs::write(folder.path().join("disk.raw"), &written).unwrap();
+    for (name, options) in [
+        ("zstd", &["-c", "-o", "compression_type=zstd"][..]),
+        ("subclusters", &["-o", "extended_l2=on"]),
+        ("beside", &["-o", "data_file=beside.bin"]),
+    ] {
+        let convert = Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", "qcow2"])
+            .args(options)
+            .args(["disk.raw", name])
+            .current_dir(folder.path())
+            .status();
+        assert!(convert.expect("qemu-img runs").success(), "{name}");
+        let refused = cohort_block::open(&folder.path().join(name), OpenOptions::read_only());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("let QEMU read it"), "{refused}");
+        let _peer = Peer::serve(folder.path(), name, &["-f", "qcow2", "-r"]);
+        let disk = connect(folder.path(), Access::ReadOnly, PATIENCE).unwrap();
+        let mut read = vec![0; disk.size() as usize];
+        disk.read_at(&mut read, 0).unwrap();
+        assert!(read == written, "{name}");
+    }
 }
 
 #[test]

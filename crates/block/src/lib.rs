@@ -83,6 +83,7 @@ mod open_error;
 mod qcow2;
 mod raw;
 mod savers;
+mod socket;
 mod stamp;
 mod storage;
 mod sync;
@@ -108,9 +109,10 @@ pub use open::{Access, Beneath, Format, Image, ImageFile, LayerBitmaps, OpenOpti
 pub use open_error::OpenError;
 pub use raw::RawDevice;
 pub use savers::{Savers, Sink, Staging, StagingLevel, StagingNotice};
+pub use socket::Socket;
 pub use stamp::{FileId, Stamp};
 pub use throttled::{Limits, Rates, Throttle, Throttled};
-pub use tls::{Secured, Socket, TlsError, TlsServer};
+pub use tls::{TlsError, TlsServer};
 pub use tracking::{Beside, TrackingError, TrackingStore};
 pub use vouched::Vouched;
 

@@ -1,7 +1,7 @@
 //! A disk that an NBD server serves: requests with a deadline, and another connection when one is lost.
 
 mod answer;
-mod stream;
+mod connect;
 mod wire;
 
 use std::io;

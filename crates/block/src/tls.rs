@@ -14,6 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, Connection, RootCertStore, ServerConfig};
 
+use crate::socket::Plain;
+
 /// How much of what a peer sent is taken from the socket at once.
 const TAKEN_BYTES: usize = 64 << 10;
 
@@ -143,23 +145,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-/// The socket beneath.
-pub trait Socket {
-    /// Reads what is there, at least a byte; 0 at the end.
-    ///
-    /// # Errors
-    /// What the system says; nothing was read.
-    fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
-
-    /// Writes all.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()>;
-}
-
 /// An encrypted connection. One thread reads at a time, any number write.
-pub struct Secured {
+pub(crate) struct Secured {
     connection: Mutex<Connection>,
     /// Came and is not looked at yet.
     taken: Mutex<Cursor<Vec<u8>>>,
@@ -172,7 +159,11 @@ impl Secured {
     ///
     /// # Errors
     /// It is not one that is let in, or the connection failed.
-    pub fn accept(server: &TlsServer, socket: &dyn Socket, deadline: Instant) -> io::Result<Self> {
+    pub(crate) fn accept(
+        server: &TlsServer,
+        socket: &Plain,
+        deadline: Instant,
+    ) -> io::Result<Self> {
         let connection = rustls::ServerConnection::new(server.0.clone());
         Self::meet(
             connection.map_err(io::Error::other)?.into(),
@@ -188,7 +179,7 @@ impl Secured {
     pub(crate) fn connect(
         client: &TlsClient,
         name: &str,
-        socket: &dyn Socket,
+        socket: &Plain,
         deadline: Instant,
     ) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
@@ -200,7 +191,7 @@ impl Secured {
         )
     }
 
-    fn meet(connection: Connection, socket: &dyn Socket, deadline: Instant) -> io::Result<Self> {
+    fn meet(connection: Connection, socket: &Plain, deadline: Instant) -> io::Result<Self> {
         let secured = Self {
             connection: Mutex::new(connection),
             taken: Mutex::default(),
@@ -229,7 +220,7 @@ impl Secured {
     ///
     /// # Errors
     /// What the socket says, or the peer broke the protocol. After [`io::ErrorKind::WouldBlock`] nothing is lost.
-    pub fn read(&self, socket: &dyn Socket, buf: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, socket: &Plain, buf: &mut [u8]) -> io::Result<usize> {
         let mut taken = lock(&self.taken);
         loop {
             let read = lock(&self.connection).reader().read(buf);
@@ -248,7 +239,7 @@ impl Secured {
     }
 
     /// Looks at what came, or waits for something to come.
-    fn look(&self, taken: &mut Cursor<Vec<u8>>, socket: &dyn Socket) -> io::Result<()> {
+    fn look(&self, taken: &mut Cursor<Vec<u8>>, socket: &Plain) -> io::Result<()> {
         if taken.position() == taken.get_ref().len() as u64 {
             let buffer = taken.get_mut();
             buffer.resize(TAKEN_BYTES, 0);
@@ -269,7 +260,7 @@ impl Secured {
     ///
     /// # Errors
     /// What the socket says.
-    pub fn write_all(&self, socket: &dyn Socket, parts: &[&[u8]]) -> io::Result<()> {
+    pub(crate) fn write_all(&self, socket: &Plain, parts: &[&[u8]]) -> io::Result<()> {
         let mut sealed = lock(&self.sending);
         for piece in parts.iter().flat_map(|part| part.chunks(SEALED_BYTES)) {
             lock(&self.connection).writer().write_all(piece)?;
@@ -279,16 +270,16 @@ impl Secured {
     }
 
     /// Says that nothing more is sent; one that is gone need not hear it.
-    pub fn goodbye(&self, socket: &dyn Socket) {
+    pub(crate) fn goodbye(&self, socket: &Plain) {
         lock(&self.connection).send_close_notify();
         let _ = self.send(socket);
     }
 
-    fn send(&self, socket: &dyn Socket) -> io::Result<()> {
+    fn send(&self, socket: &Plain) -> io::Result<()> {
         self.flush(&mut lock(&self.sending), socket)
     }
 
-    fn flush(&self, sealed: &mut Vec<u8>, socket: &dyn Socket) -> io::Result<()> {
+    fn flush(&self, sealed: &mut Vec<u8>, socket: &Plain) -> io::Result<()> {
         sealed.clear();
         let mut connection = lock(&self.connection);
         while connection.wants_write() {
@@ -298,7 +289,7 @@ impl Secured {
         if sealed.is_empty() {
             return Ok(());
         }
-        socket.write_all(sealed)
+        socket.write_all(sealed, &[])
     }
 }
 

@@ -95,7 +95,7 @@ fn what_is_refused_as_an_image_is_read_through_qemu() {
             .current_dir(folder.path())
             .status();
         assert!(convert.expect("qemu-img runs").success(), "{name}");
-        let refused = cohort_block::open(&folder.path().join(name), OpenOptions::read_only());
+        let refused = cohort_block::open(folder.path().join(name), OpenOptions::read_only());
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("let QEMU read it"), "{refused}");
         let _peer = Peer::serve(folder.path(), name, &["-f", "qcow2", "-r"]);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -9,12 +10,13 @@ use std::time::Instant;
 use cohort_nbd::{Client, Command, Content, Context, Request, Uri};
 
 use super::answer::{Answer, Question};
-use super::stream::Stream;
+use super::connect;
+use crate::socket::Socket;
 
 /// A connection inside an export.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: Stream,
+    socket: Socket,
     pub(super) client: Client,
     /// Held while a request is sent, so that its header and its bytes stay together.
     sending: Mutex<()>,
@@ -46,10 +48,10 @@ impl Wire {
         contexts: Vec<Context>,
         deadline: Instant,
     ) -> io::Result<Arc<Self>> {
-        let stream = Stream::connect(&uri.server, deadline)?;
-        let client = stream.enter(uri, contexts, deadline)?;
+        let socket = connect::reach(&uri.server, deadline)?;
+        let client = connect::enter(&socket, uri, contexts, deadline)?;
         let wire = Arc::new(Self {
-            stream,
+            socket,
             client,
             sending: Mutex::default(),
             waiting: Mutex::default(),
@@ -74,9 +76,7 @@ impl Wire {
         let sent = match self.client.request(&Request { cookie, command }, &mut head) {
             Ok(()) => {
                 let _turn = lock(&self.sending);
-                self.stream
-                    .write_all(&head)
-                    .and_then(|()| self.stream.write_all(data))
+                self.socket.write_all(&head, data)
             }
             Err(error) => {
                 lock(&self.waiting).questions.remove(&cookie);
@@ -123,8 +123,8 @@ impl Wire {
     pub(super) fn close(&self) {
         let mut goodbye = Vec::new();
         self.client.disconnect(&mut goodbye);
-        let _ = self.stream.write_all(&goodbye);
-        self.stream.goodbye();
+        let _ = self.socket.write_all(&goodbye, &[]);
+        self.socket.goodbye();
         self.give_up("it was closed");
     }
 
@@ -158,7 +158,7 @@ impl Wire {
 
     /// Nothing will be answered any more. The first reason stands.
     fn give_up(&self, why: &str) {
-        self.stream.shutdown();
+        self.socket.shutdown(Shutdown::Both);
         lock(&self.waiting)
             .broken
             .get_or_insert_with(|| why.to_owned());
@@ -182,16 +182,16 @@ impl Wire {
 
     fn read_answer(&self, payload: &mut Vec<u8>) -> io::Result<()> {
         let mut head = [0; 32];
-        self.stream.read_exact(&mut head[..4])?;
+        self.socket.read_exact(&mut head[..4])?;
         let first = [head[0], head[1], head[2], head[3]];
         let length = self.client.head_length(first).map_err(io::Error::other)?;
-        self.stream.read_exact(&mut head[4..length])?;
+        self.socket.read_exact(&mut head[4..length])?;
         let head = self
             .client
             .head(&head[..length])
             .map_err(io::Error::other)?;
         payload.resize(head.payload as usize, 0);
-        self.stream.read_exact(payload)?;
+        self.socket.read_exact(payload)?;
         let content = head.content(payload).map_err(io::Error::other)?;
         let mut waiting = lock(&self.waiting);
         let unasked = || io::Error::other("the server answered what was not asked");
@@ -202,10 +202,10 @@ impl Wire {
         if let (Content::Done, Command::Read { .. }, false) =
             (&content, question.command, self.in_pieces())
         {
-            // The bytes follow a simple reply. Nobody else reads from the stream meanwhile.
+            // The bytes follow a simple reply. Nobody else reads from the socket meanwhile.
             let mut bytes = std::mem::take(&mut question.answer.bytes);
             drop(waiting);
-            self.stream.read_exact(&mut bytes)?;
+            self.socket.read_exact(&mut bytes)?;
             waiting = lock(&self.waiting);
             let question = waiting
                 .questions

@@ -8,11 +8,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use cohort_block::Socket;
 use cohort_qmp::{Command, Incoming, Outbox, Session, greeting, reply};
 use serde_json::Value;
 
 use super::{Daemon, lock, version};
-use crate::serve::{Listener, Stream};
+use crate::serve::Listener;
 
 /// Most clients at once.
 const MOST_CLIENTS: usize = 64;
@@ -23,7 +24,7 @@ const OUTBOX_BYTES: usize = 1 << 20;
 /// What a client is sent, and how far that is.
 #[derive(Debug)]
 pub(super) struct Client {
-    stream: Stream,
+    socket: Socket,
     outbox: Mutex<Outbox>,
     /// Whether bytes that left the outbox are not with the system yet; changed under the outbox's lock.
     writing: AtomicBool,
@@ -51,8 +52,8 @@ impl Monitor {
         let listener = Arc::new(Listener::unix(path)?);
         let (daemon, at) = (daemon.clone(), listener.clone());
         let accept = move || {
-            while let Ok(stream) = at.accept() {
-                welcome(&daemon, stream);
+            while let Ok(socket) = at.accept() {
+                welcome(&daemon, socket);
             }
         };
         let accepting = thread::Builder::new()
@@ -72,12 +73,12 @@ impl Monitor {
 }
 
 /// Attends to a client on threads of its own, unless there are too many.
-fn welcome(daemon: &Arc<Daemon>, stream: Stream) {
+fn welcome(daemon: &Arc<Daemon>, socket: Socket) {
     if daemon.events.clients() >= MOST_CLIENTS {
         return;
     }
     let client = Arc::new(Client {
-        stream,
+        socket,
         outbox: Mutex::new(Outbox::new(OUTBOX_BYTES)),
         writing: AtomicBool::new(false),
         resting: AtomicBool::new(false),
@@ -107,7 +108,7 @@ impl Client {
         self.answer(&greeting(&version()));
         let mut bytes = vec![0; 64 << 10];
         while !self.closing.load(Ordering::Acquire) {
-            let read = match self.stream.read(&mut bytes) {
+            let read = match self.socket.read(&mut bytes) {
                 Ok(0) => return,
                 Ok(read) => read,
                 Err(error) if is_silence(&error) => continue,
@@ -139,7 +140,7 @@ impl Client {
         if lock(&self.outbox).reply(message).is_err() {
             // It does not read, so it is not waited for.
             self.close();
-            self.stream.shutdown(Shutdown::Both);
+            self.socket.shutdown(Shutdown::Both);
         }
         self.changed.notify_all();
     }
@@ -164,7 +165,7 @@ impl Client {
     /// Ends the connection once what waits is sent; also if the client does not read.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        self.stream.shutdown(Shutdown::Read);
+        self.socket.shutdown(Shutdown::Read);
         self.changed.notify_all();
     }
 
@@ -181,7 +182,7 @@ impl Client {
             let mut outbox = lock(&self.outbox);
             while outbox.is_empty() {
                 if self.closing.load(Ordering::Acquire) {
-                    self.stream.shutdown(Shutdown::Both);
+                    self.socket.shutdown(Shutdown::Both);
                     return;
                 }
                 self.resting.store(true, Ordering::Release);
@@ -192,13 +193,13 @@ impl Client {
             let bytes = outbox.take(SystemTime::now());
             self.writing.store(true, Ordering::Release);
             drop(outbox);
-            let written = self.stream.write_all(&bytes, &[]);
+            let written = self.socket.write_all(&bytes, &[]);
             let outbox = lock(&self.outbox);
             self.writing.store(false, Ordering::Release);
             drop(outbox);
             if written.is_err() {
                 self.close();
-                self.stream.shutdown(Shutdown::Both);
+                self.socket.shutdown(Shutdown::Both);
                 return;
             }
             self.changed.notify_all();

@@ -9,11 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use cohort_block::Socket;
+
 use super::collect::{Process, page};
 use super::page::Page;
 use super::{Source, http};
 use crate::process::open_files;
-use crate::serve::{Listener, Stream};
+use crate::serve::Listener;
 
 /// Clients at a time: one or two scrapers, and a user who looks. Others are sent away.
 const MOST_CLIENTS: usize = 8;
@@ -93,7 +95,7 @@ impl Metrics {
             .spawn(move || {
                 while !inside.lock().closing {
                     match at.accept() {
-                        Ok(stream) => inside.welcome(stream, &source, began),
+                        Ok(socket) => inside.welcome(socket, &source, began),
                         Err(_) => inside.rest(),
                     }
                 }
@@ -126,7 +128,7 @@ impl Door {
     }
 
     /// Attends to a client on a thread of its own, unless there are too many.
-    fn welcome(self: &Arc<Self>, stream: Stream, source: &Weak<dyn Source>, began: SystemTime) {
+    fn welcome(self: &Arc<Self>, socket: Socket, source: &Weak<dyn Source>, began: SystemTime) {
         {
             let mut state = self.lock();
             if state.clients >= MOST_CLIENTS {
@@ -135,9 +137,10 @@ impl Door {
             state.clients += 1;
         }
         let (door, source) = (self.clone(), source.clone());
+        let socket = socket.with_write_limit(PATIENCE);
         let attend = move || {
             // A client that is too slow, or leaves, gets nothing: it comes again.
-            let _ = attend(&stream, &source, began);
+            let _ = attend(&socket, &source, began);
             door.lock().clients -= 1;
         };
         let attending = thread::Builder::new().name("metrics".into()).spawn(attend);
@@ -148,12 +151,12 @@ impl Door {
 }
 
 /// One request and its answer.
-fn attend(stream: &Stream, source: &Weak<dyn Source>, began: SystemTime) -> io::Result<()> {
+fn attend(socket: &Socket, source: &Weak<dyn Source>, began: SystemTime) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut bytes = [0; http::MOST_BYTES];
     let mut filled = 0;
     let asked = loop {
-        let read = stream.read_until(&mut bytes[filled..], deadline)?;
+        let read = socket.read_until(&mut bytes[filled..], deadline)?;
         if read == 0 {
             return Ok(());
         }
@@ -164,11 +167,12 @@ fn attend(stream: &Stream, source: &Weak<dyn Source>, began: SystemTime) -> io::
     };
     let page = asked.and_then(|()| told(source, began).ok_or(http::Refusal::NotFound));
     let answer = http::answer(page.as_deref().map_err(|e| *e), Page::CONTENT_TYPE);
-    stream.write_until(&answer, deadline)?;
-    stream.shutdown(Shutdown::Write);
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.write_all(&answer, &[])?;
+    socket.shutdown(Shutdown::Write);
     // A socket that is closed with bytes unread takes back what was sent: the rest of a request that is refused is read,
     // but not for long.
-    while stream.read_until(&mut bytes, deadline)? > 0 {}
+    while socket.read_until(&mut bytes, deadline)? > 0 {}
     Ok(())
 }
 

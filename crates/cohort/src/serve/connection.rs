@@ -13,12 +13,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cohort_block::Socket;
 use cohort_nbd::{Command, Handshake, Incoming, Session, Step, Tls};
 
 use super::export::Served;
 use super::input::Input;
 use super::lookout::Habit;
-use super::stream::Stream;
+use super::patience;
 use super::{Encryption, House};
 
 /// How long a client may take for its handshake.
@@ -45,7 +46,7 @@ pub(super) struct Connection {
     pub(super) house: Arc<House>,
     pub(super) session: Session,
     pub(super) disk: Arc<Served>,
-    pub(super) stream: Stream,
+    pub(super) socket: Socket,
     input: Mutex<Input>,
     /// Replies that were not sent yet; held by whoever sends.
     output: Mutex<Vec<u8>>,
@@ -83,9 +84,9 @@ enum Stays {
 }
 
 /// Talks to a client until it is gone. Returns when nothing of its requests is under way any more.
-pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
-    stream.prepare()?;
-    let Some(session) = shake_hands(house, &stream)? else {
+pub(super) fn attend(house: &Arc<House>, socket: Socket) -> io::Result<()> {
+    let socket = patience::prepare(socket)?;
+    let Some(session) = shake_hands(house, &socket)? else {
         return Ok(());
     };
     let disk = house.catalogue.disk(&session.export().name);
@@ -94,7 +95,7 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
         house: house.clone(),
         session,
         disk,
-        stream,
+        socket,
         input: Mutex::new(Input::new()),
         output: Mutex::default(),
         crew: Mutex::default(),
@@ -108,15 +109,15 @@ pub(super) fn attend(house: &Arc<House>, stream: Stream) -> io::Result<()> {
     let seat = house.seat(&connection);
     let result = connection.work(Stays::ToTheEnd);
     connection.wait_for_crew();
-    connection.stream.goodbye();
+    connection.socket.goodbye();
     // Others may still look after it, and the client waits for this.
-    connection.stream.shutdown(Shutdown::Both);
+    connection.socket.shutdown(Shutdown::Both);
     drop(seat);
     result
 }
 
 /// The handshake, under one deadline.
-fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
+fn shake_hands(house: &House, socket: &Socket) -> io::Result<Option<Session>> {
     let deadline = Instant::now() + HANDSHAKE_BOUND;
     let mut out = Vec::new();
     let tls = match &house.tls {
@@ -129,10 +130,10 @@ fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
     let mut handshake = Handshake::begin(tls, &mut out);
     let mut bytes = Vec::new();
     loop {
-        stream.write_all(&out, &[])?;
+        socket.write_all(&out, &[])?;
         out.clear();
         bytes.resize(handshake.wants(), 0);
-        stream.read_all(&mut bytes)?;
+        socket.read_exact(&mut bytes)?;
         if Instant::now() > deadline || house.is_closing() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -140,22 +141,22 @@ fn shake_hands(house: &House, stream: &Stream) -> io::Result<Option<Session>> {
         match step.map_err(io::Error::other)? {
             Step::More => {}
             Step::Transmit(session) => {
-                stream.write_all(&out, &[])?;
+                socket.write_all(&out, &[])?;
                 return Ok(Some(session));
             }
             Step::End => {
                 // The client may be gone already: it need not wait for this.
-                let _ = stream.write_all(&out, &[]);
+                let _ = socket.write_all(&out, &[]);
                 return Ok(None);
             }
             Step::StartTls => {
-                stream.write_all(&out, &[])?;
+                socket.write_all(&out, &[])?;
                 out.clear();
                 // Cannot be missing: it was offered.
                 let Some(Encryption { server, .. }) = &house.tls else {
                     return Ok(None);
                 };
-                stream.secure(server, deadline)?;
+                socket.accept_tls(server, deadline)?;
                 handshake.encrypted();
             }
         }
@@ -175,7 +176,7 @@ impl Connection {
         };
         if result.is_err() {
             self.end();
-            self.stream.shutdown(Shutdown::Both);
+            self.socket.shutdown(Shutdown::Both);
         }
         result
     }
@@ -194,12 +195,12 @@ impl Connection {
         let length = self.session.header_length();
         if !input.has(length) {
             self.send(&[], &[])?;
-            if self.stream.can_look() {
-                let came = || input.look(&self.stream);
+            if !self.socket.is_encrypted() {
+                let came = || input.look(&self.socket);
                 self.house.lookout.look(&self.habit, came)?;
             }
         }
-        if self.is_over() || !input.wait(&self.stream, length)? {
+        if self.is_over() || !input.wait(&self.socket, length)? {
             drop(input);
             self.end();
             return Ok(false);
@@ -315,14 +316,14 @@ impl Connection {
         body: &[u8],
     ) -> io::Result<()> {
         if output.is_empty() {
-            return self.stream.write_all(head, body);
+            return self.socket.write_all(head, body);
         }
         output.extend_from_slice(head);
         self.send_all(output, body)
     }
 
     fn send_all(&self, output: &mut Vec<u8>, body: &[u8]) -> io::Result<()> {
-        let sent = self.stream.write_all(output, body);
+        let sent = self.socket.write_all(output, body);
         output.clear();
         sent
     }
@@ -332,7 +333,7 @@ impl Connection {
         let mut dropped = [0; 4096];
         while rest > 0 {
             let now = rest.min(4096);
-            input.fill(&self.stream, &mut dropped[..now as usize])?;
+            input.fill(&self.socket, &mut dropped[..now as usize])?;
             rest -= now;
         }
         Ok(())

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use super::stream::Stream;
+use cohort_block::Socket;
+
+use super::patience::{read_now, read_soon};
 
 /// The buffer's size at first: an idle connection costs little.
 const FIRST_BYTES: usize = 4 << 10;
@@ -32,12 +34,12 @@ impl Input {
         self.end - self.start >= length
     }
 
-    /// Waits until `length` bytes are there, without taking them. Says no at the end of the stream if nothing had come;
+    /// Waits until `length` bytes are there, without taking them. Says no at the end if nothing had come;
     /// `length` is that of a header.
     ///
     /// # Errors
     /// The client stopped or left in the middle.
-    pub(super) fn wait(&mut self, stream: &Stream, length: usize) -> io::Result<bool> {
+    pub(super) fn wait(&mut self, socket: &Socket, length: usize) -> io::Result<bool> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.buffer.len() - self.start < length {
@@ -45,7 +47,7 @@ impl Input {
             (self.start, self.end) = (0, self.end - self.start);
         }
         while !self.has(length) {
-            match stream.read(&mut self.buffer[self.end..]) {
+            match socket.read(&mut self.buffer[self.end..]) {
                 Ok(0) if self.start == self.end => return Ok(false),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => self.end += read,
@@ -61,12 +63,12 @@ impl Input {
     }
 
     /// Says whether there is something to take, or to be told by [`wait`](Self::wait), without waiting for it.
-    pub(super) fn look(&mut self, stream: &Stream) -> io::Result<bool> {
+    pub(super) fn look(&mut self, socket: &Socket) -> io::Result<bool> {
         if self.start < self.end {
             return Ok(true);
         }
         (self.start, self.end) = (0, 0);
-        let read = stream.read_now(&mut self.buffer)?;
+        let read = read_now(socket, &mut self.buffer)?;
         self.end = read.unwrap_or(0);
         Ok(read.is_some())
     }
@@ -78,10 +80,10 @@ impl Input {
     }
 
     /// Takes bytes that may still have to come; large ones go where they are wanted without a stop here.
-    pub(super) fn fill(&mut self, stream: &Stream, to: &mut [u8]) -> io::Result<()> {
+    pub(super) fn fill(&mut self, socket: &Socket, to: &mut [u8]) -> io::Result<()> {
         let (now, later) = to.split_at_mut(to.len().min(self.end - self.start));
         self.take(now);
-        let rest = stream.read_soon(later)?;
-        stream.read_all(rest)
+        let rest = read_soon(socket, later)?;
+        socket.read_exact(rest)
     }
 }

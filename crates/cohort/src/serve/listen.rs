@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use super::stream::Stream;
+use cohort_block::Socket;
 
 /// A socket that clients connect to. A unix socket's file goes when this is dropped.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Listener {
     }
 
     /// The next client.
-    pub(crate) fn accept(&self) -> io::Result<Stream> {
+    pub(crate) fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Unix { socket, .. } => socket.accept().map(|(stream, _)| stream.into()),
             Self::Tcp(socket) => socket.accept().map(|(stream, _)| stream.into()),

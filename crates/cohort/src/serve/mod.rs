@@ -10,10 +10,10 @@ mod input;
 mod listen;
 mod lookout;
 mod memory;
+mod patience;
 mod ready;
 mod requests;
 mod stats;
-mod stream;
 mod tracking;
 mod traffic;
 
@@ -25,7 +25,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cohort_backup::UntrackError;
-use cohort_block::TlsServer;
+use cohort_block::{Socket, TlsServer};
 use cohort_nbd::Name;
 
 use connection::{Connection, lock};
@@ -37,7 +37,6 @@ pub(crate) use export::{Catalogue, Dirt, Served};
 pub(crate) use listen::Listener;
 pub(crate) use ready::tell_manager;
 pub(crate) use stats::{nanos, nothing as nothing_counted, writes as writes_through};
-pub(crate) use stream::Stream;
 pub(crate) use tracking::{Ending, Tracking};
 
 /// How long accepting rests when the system has no room for another client.
@@ -191,7 +190,7 @@ impl Server {
         self.house.catalogue.remove(name);
         drop(guests);
         for guest in inside {
-            guest.stream.shutdown(Shutdown::Both);
+            guest.socket.shutdown(Shutdown::Both);
         }
         Ok(())
     }
@@ -206,7 +205,7 @@ impl Server {
         }
         drop(self.listeners);
         for connection in lock(&self.house.guests).inside.iter() {
-            connection.stream.shutdown(Shutdown::Read);
+            connection.socket.shutdown(Shutdown::Read);
         }
         self.house.changed.notify_all();
         let cut_off = self.house.wait_for_guests(deadline);
@@ -251,7 +250,7 @@ impl House {
     fn accept_from(self: &Arc<Self>, listener: &Listener) {
         while !self.is_closing() {
             match listener.accept() {
-                Ok(stream) => self.welcome(stream),
+                Ok(socket) => self.welcome(socket),
                 Err(_) if self.is_closing() => return,
                 // No room for another socket: those that are there go on, and one of them may leave.
                 Err(_) => drop(self.changed.wait_timeout(lock(&self.guests), REST)),
@@ -260,7 +259,7 @@ impl House {
     }
 
     /// Attends to a client on a thread of its own, unless there are too many.
-    fn welcome(self: &Arc<Self>, stream: stream::Stream) {
+    fn welcome(self: &Arc<Self>, socket: Socket) {
         {
             let mut guests = lock(&self.guests);
             if guests.count >= self.limits.connections {
@@ -273,7 +272,7 @@ impl House {
         let house = self.clone();
         let attend = move || {
             // A client that breaks the protocol or leaves in the middle is its own business.
-            let _ = connection::attend(&house, stream);
+            let _ = connection::attend(&house, socket);
             house.farewell();
         };
         if thread::Builder::new()
@@ -295,12 +294,12 @@ impl House {
         let mut guests = lock(&self.guests);
         guests.inside.push(connection.clone());
         if self.is_closing() {
-            connection.stream.shutdown(Shutdown::Read);
+            connection.socket.shutdown(Shutdown::Read);
         }
         // It may have been removed while the client was on its way in.
         let served = self.catalogue.disk(&connection.disk.name);
         if !served.is_some_and(|disk| Arc::ptr_eq(&disk, &connection.disk)) {
-            connection.stream.shutdown(Shutdown::Both);
+            connection.socket.shutdown(Shutdown::Both);
         }
         if guests.inside.len() == 1 {
             self.changed.notify_all();
@@ -340,7 +339,7 @@ impl House {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 for connection in &guests.inside {
-                    connection.stream.shutdown(Shutdown::Both);
+                    connection.socket.shutdown(Shutdown::Both);
                 }
                 return guests.inside.len();
             }

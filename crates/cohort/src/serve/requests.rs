@@ -49,7 +49,7 @@ impl Connection {
                 fua,
             } if length as usize <= SMALL_BYTES => {
                 let bytes = grown(scratch, length as usize);
-                input.fill(&self.stream, bytes)?;
+                input.fill(&self.socket, bytes)?;
                 let later = self.release(input, command)?;
                 let begin = Instant::now();
                 let mut done = self.disk.device.write_at(bytes, offset);
@@ -279,7 +279,7 @@ impl Connection {
         loop {
             let now = (end - at).min(lease.bytes().len() as u64);
             let bytes = &mut lease.bytes()[..now as usize];
-            input.fill(&self.stream, bytes)?;
+            input.fill(&self.socket, bytes)?;
             if at + now == end {
                 break;
             }

@@ -5,6 +5,8 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::ask::{Asker, Told};
 use super::model::{Key, Model, Order};
@@ -14,7 +16,10 @@ use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 
 /// How long a key may keep signals and news waiting.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// The terminal as long as this lives; a panic gives it back, too.
 struct Screen(ratatui::DefaultTerminal);
@@ -41,7 +46,10 @@ pub(super) fn run(mut model: Model, asker: &Asker, interrupts: &Receiver<Interru
             .0
             .draw(|frame| view::draw(&model, frame))
             .map_err(failed)?;
-        if event::poll(LOOK).map_err(failed)? {
+        if is_gone().map_err(failed)? {
+            return Ok(Exit::Done);
+        }
+        while event::poll(Duration::ZERO).map_err(failed)? {
             let key = key(&event::read().map_err(failed)?);
             if let Some(order) = key.and_then(|key| model.press(key)) {
                 match order {
@@ -60,6 +68,20 @@ pub(super) fn run(mut model: Model, asker: &Asker, interrupts: &Receiver<Interru
                 Told::Lost(failure) => return Err(failure),
             }
         }
+    }
+}
+
+/// Waits a moment for a key. Says whether the terminal is gone, from which crossterm would read for ever.
+fn is_gone() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut keys = [PollFd::new(&stdin, PollFlags::IN)];
+    match poll(&mut keys, Some(&LOOK)) {
+        Ok(_) => Ok(keys[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR)),
+        // A signal, as when the size changes.
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

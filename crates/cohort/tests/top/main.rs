@@ -1,5 +1,8 @@
 //! `cohort top` in a terminal, against our daemon with a job that does not come to its end, and against QEMU's.
 
+use std::io::Read;
+use std::time::{Duration, Instant};
+
 #[path = "../lab/mod.rs"]
 mod lab;
 mod terminal;
@@ -7,11 +10,14 @@ mod terminal;
 use lab::machine::{Machine, ask};
 use lab::server::Server;
 use lab::{Lab, have, noise};
-use pty_process::blocking::Command;
+use pty_process::Size;
+use pty_process::blocking::{Command, open};
 use serde_json::{Value, json};
 use terminal::Terminal;
 
 const MIB: u64 = 1 << 20;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A disk `vda` that is served, and a group of two slow backups of it and of another one.
 fn busy(lab: &Lab) -> Server {
@@ -39,12 +45,15 @@ fn busy(lab: &Lab) -> Server {
     server
 }
 
-fn top(lab: &Lab, rows: u16, columns: u16) -> Terminal {
-    let command = Command::new(env!("CARGO_BIN_EXE_cohort"))
+fn command(lab: &Lab) -> Command {
+    Command::new(env!("CARGO_BIN_EXE_cohort"))
         .args(["top", "--socket", "qmp.sock", "--interval", "100ms"])
         .env("TERM", "xterm-256color")
-        .current_dir(lab.path(""));
-    Terminal::run(command, rows, columns)
+        .current_dir(lab.path(""))
+}
+
+fn top(lab: &Lab, rows: u16, columns: u16) -> Terminal {
+    Terminal::run(command(lab), rows, columns)
 }
 
 /// Prints a picture if somebody wants to look at it.
@@ -148,6 +157,30 @@ fn the_terminal_is_given_back_however_it_ends() {
     assert_eq!(status.code(), Some(54), "{screen}");
     assert!(is_restored, "{screen}");
     assert!(screen.contains("qmp.sock"), "it says who is gone: {screen}");
+}
+
+/// As when its window is closed, or the connection to it is lost.
+#[test]
+fn it_ends_when_its_terminal_is_gone() {
+    let lab = Lab::new();
+    let _server = busy(&lab);
+    let (mut pty, inside) = open().unwrap();
+    pty.resize(Size::new(24, 80)).unwrap();
+    let mut child = command(&lab).spawn(inside).unwrap();
+    let (mut drawn, mut bytes) = (String::new(), [0; 4096]);
+    while !drawn.contains("first") {
+        let read = pty.read(&mut bytes).unwrap();
+        drawn.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    drop(pty);
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it goes on without a terminal");
+        }
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -166,9 +166,17 @@ impl Disk {
             return Ok(());
         }
         self.free_what_is_copied(&copied)?;
-        target
-            .seal_without_limit(ledger)
-            .map_err(|error| DiskError::seal(target.path(), error))?;
+        match target.seal_without_limit(ledger) {
+            Ok(()) => {}
+            Err(error) if error.costs_trust() => {
+                return Err(DiskError::seal(target.path(), error));
+            }
+            Err(error) => {
+                // There may be room for the next one: somebody may be making some just now.
+                tracing::warn!(%error, "a checkpoint was not made");
+                return Ok(());
+            }
+        }
         if ledger.counts().durable == 0 || !goes_on() {
             return Ok(());
         }

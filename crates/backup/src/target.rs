@@ -290,13 +290,14 @@ impl Target {
     }
 
     /// Makes durable what is written, and tells the ledger. A flush that fails, or is not over in time,
-    /// costs the target all trust; what a late one still writes is a seal like any other, and nobody looks.
+    /// costs the target all trust; what a late one still writes is a seal like any other, and nobody looks. A seal that had no
+    /// room for its tables has flushed nothing: what was sealed before counts as before.
     pub(crate) fn seal(
         self: &Arc<Self>,
         ledger: &Arc<Ledger>,
         wait: Duration,
     ) -> Result<(), SealError> {
-        ledger.flush(|| {
+        flushing(ledger, || {
             let (tell, told) = mpsc::channel();
             let target = Arc::clone(self);
             let flusher = std::thread::Builder::new()
@@ -312,13 +313,28 @@ impl Target {
 
     /// As [`seal`](Self::seal), on this thread, however long it takes.
     pub(crate) fn seal_without_limit(&self, ledger: &Arc<Ledger>) -> Result<(), SealError> {
-        ledger.flush(|| self.flush())
+        flushing(ledger, || self.flush())
     }
 
     /// Cuts what nothing refers to; nothing is written afterwards. The target is sealed already.
     pub(crate) fn finish(&self) -> Result<(), BuildError> {
         self.builder.finish()
     }
+}
+
+/// Tells the ledger how a seal went.
+fn flushing(
+    ledger: &Arc<Ledger>,
+    seal: impl FnOnce() -> Result<(), SealError>,
+) -> Result<(), SealError> {
+    let begun = ledger.begin_flush();
+    let sealed = seal();
+    match &sealed {
+        Ok(()) => begun.succeeded(),
+        Err(error) if error.costs_trust() => begun.failed(error.to_string()),
+        Err(_) => begun.withdrawn(),
+    }
+    sealed
 }
 
 impl Sink for Target {
@@ -361,6 +377,17 @@ pub(crate) enum SealError {
     TooLate(Duration),
     #[error("no thread to flush with: {0}")]
     NoThread(Arc<io::Error>),
+}
+
+impl SealError {
+    /// Whether the target may hold less than was sealed before. Not if nothing was flushed yet.
+    pub(crate) fn costs_trust(&self) -> bool {
+        match self {
+            SealError::Failed(error) => matches!(error, BuildError::Distrusted { .. }),
+            SealError::Source(_) | SealError::TooLate(_) => true,
+            SealError::NoThread(_) => false,
+        }
+    }
 }
 
 /// Deletes a file that no catalogue names any more; if that fails, the next run sweeps it.

@@ -1,6 +1,7 @@
 //! The way without a point: what may be kept is made durable and named as a partial, and the views are what they were, or
 //! speak of it.
 
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -77,12 +78,21 @@ impl Disk {
         if !worth || started.ledger.counts().written == 0 {
             return !late;
         }
-        if let Err(error) = self.free_what_is_copied(&Copied::of(started)) {
-            // What is durable stays as it is.
+        // What was sealed before stays as it is, unless a flush failed.
+        let unsealed = |error: &dyn Display| {
             self.note(format!("what was copied last is not kept: {error}"));
-        } else if let Err(error) = started.target.seal(&started.ledger, wait) {
-            self.note(format!("the partial is dropped: {error}"));
-            return false;
+        };
+        if let Err(error) = self.free_what_is_copied(&Copied::of(started)) {
+            unsealed(&error);
+            return !late;
+        }
+        match started.target.seal(&started.ledger, wait) {
+            Ok(()) => {}
+            Err(error) if error.costs_trust() => {
+                self.note(format!("the partial is dropped: {error}"));
+                return false;
+            }
+            Err(error) => unsealed(&error),
         }
         !late
     }

@@ -1,12 +1,15 @@
 //! One disk fails midway: what it and its peers are left with, under each policy, alone and grouped.
 
 use std::fs;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use cohort_backup::catalogue::{Decision, Instant};
-use cohort_backup::{BitmapPolicy, Budget, DiskError, DiskOutcome, DiskSpec, ErrorPolicy};
-use cohort_block::{Device, Fault, Faulty, Operation};
+use cohort_backup::{
+    BitmapPolicy, Budget, DiskError, DiskOutcome, DiskSpec, ErrorPolicy, OnUndecided,
+};
+use cohort_block::{Device, Fault, Faulty, File, Operation};
 use cohort_job::Cause;
 
 use crate::world::{BrokenFile, CLUSTER, World, bad_cluster, committed, disk, options, write};
@@ -76,8 +79,7 @@ fn fails_midway_then_succeeds(policy: BitmapPolicy, grouped: bool) {
     assert_eq!(world.points("a"), [1]);
     world.check();
 
-    let again =
-        crate::world::options(|o| o.undecided(cohort_backup::OnUndecided::Keep).policy(policy));
+    let again = crate::world::options(|o| o.undecided(OnUndecided::Keep).policy(policy));
     let report = world
         .backup()
         .disk(DiskSpec::file(&a).options(again))
@@ -250,6 +252,91 @@ fn full_directory_fails_the_group_and_the_next_run_just_works() {
     world.check();
     committed(run().start().unwrap().wait());
     assert!(world.restored("a", 2) == fs::read(&a).unwrap());
+}
+
+/// The run that continues it finds no room for data, nor for the tables of a seal.
+#[test]
+fn full_directory_takes_nothing_from_what_an_earlier_run_kept() {
+    for (policy, answer) in [
+        (BitmapPolicy::Always, OnUndecided::Refuse),
+        (BitmapPolicy::Ask, OnUndecided::Keep),
+    ] {
+        let world = World::new();
+        let a = world.raw("a.raw", 24);
+        write(&a, 0, 0x55, 24 * CLUSTER);
+        let options = options(|o| o.policy(policy).workers(1).undecided(answer));
+        let spec = || DiskSpec::file(&a).options(options.clone());
+        let report = world.run([spec().through(bad_cluster(9))]);
+        let before = disk(&report, "a").left.clone().expect("a partial");
+        assert!(before.durable_bytes > 0, "{before:?}");
+
+        let full = world.backup().disk(spec()).target_files(|_, file| {
+            Arc::new(BrokenFile {
+                room: file.len().unwrap() + CLUSTER,
+                ..BrokenFile::new(file)
+            })
+        });
+        let report = full.start().unwrap().wait();
+        let DiskOutcome::Failed(DiskError::TargetFull { .. }) = &disk(&report, "a").outcome else {
+            panic!("{report:?}")
+        };
+        let left = disk(&report, "a").left.clone().expect("still a partial");
+        assert_eq!(left.durable_bytes, before.durable_bytes, "{report:?}");
+        world.check();
+
+        let report = world.commit([spec()]);
+        let copied = disk(&report, "a").copied_bytes;
+        assert_eq!(copied, 24 * CLUSTER - left.durable_bytes);
+        assert!(world.restored("a", 3) == fs::read(&a).unwrap());
+        world.check();
+    }
+}
+
+/// A target whose first checkpoint finds no room. Copies wait for that, so that there is one.
+#[derive(Debug)]
+struct NoRoomOnce {
+    inner: Arc<dyn File>,
+    met: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl File for NoRoomOnce {
+    cohort_block::forward_file!(inner: read_at, len, set_len, sync_data);
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let (met, changed) = &*self.met;
+        let mut met = met.lock().unwrap();
+        if std::thread::current().name() == Some("cohort-checkpoint") {
+            if !*met {
+                *met = true;
+                changed.notify_all();
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        } else if offset > 30 * CLUSTER {
+            let wait = Duration::from_secs(60);
+            drop(changed.wait_timeout_while(met, wait, |met| !*met));
+            return self.inner.write_at(buf, offset);
+        }
+        drop(met);
+        self.inner.write_at(buf, offset)
+    }
+}
+
+#[test]
+fn checkpoint_that_finds_no_room_breaks_nothing() {
+    let world = World::new();
+    let a = world.raw("a.raw", 64);
+    let met = Arc::new((Mutex::new(false), Condvar::new()));
+    let options = options(|o| o.policy(BitmapPolicy::Always).workers(1));
+    let run = world.backup().disk(DiskSpec::file(&a).options(options));
+    let told = Arc::clone(&met);
+    let run = run.target_files(move |_, inner| {
+        let met = Arc::clone(&told);
+        Arc::new(NoRoomOnce { inner, met })
+    });
+    committed(run.start().unwrap().wait());
+    assert!(*met.0.lock().unwrap(), "no checkpoint was tried");
+    assert!(world.restored("a", 1) == fs::read(&a).unwrap());
+    world.check();
 }
 
 #[test]

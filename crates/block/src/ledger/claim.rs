@@ -141,6 +141,20 @@ impl Flush {
         });
     }
 
+    /// It ended before the target was asked to make anything durable, and may be tried again: what was written is written
+    /// as before, and the target is trusted as before.
+    pub fn withdrawn(mut self) {
+        self.ended = true;
+        let mut state = self.ledger.state.lock();
+        let State {
+            flushing, written, ..
+        } = &mut *state;
+        // A later one that succeeded has covered it.
+        if let Some(at) = flushing.iter().position(|(id, _)| *id == self.id) {
+            unite(written, &flushing.remove(at).1);
+        }
+    }
+
     /// The target is not trusted from here on: [`Ledger::distrust`].
     pub fn failed(mut self, why: impl Into<String>) {
         self.ended = true;

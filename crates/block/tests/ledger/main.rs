@@ -118,6 +118,23 @@ fn flush_that_failed_takes_everything_written_back_for_good() {
 }
 
 #[test]
+fn flush_that_was_withdrawn_costs_nothing_and_the_next_one_covers_what_it_would_have() {
+    let ledger = ledger("1111");
+    copy(&ledger, 0);
+    ledger.begin_flush().succeeded();
+    copy(&ledger, 1);
+    let withdrawn = ledger.begin_flush();
+    copy(&ledger, 2);
+    withdrawn.withdrawn();
+    assert!(ledger.is_trusted() && ledger.broken().is_none());
+    assert_eq!(ledger.counts().written, 2);
+    assert_eq!(row(&ledger.remaining()), "0111");
+    copy(&ledger, 3);
+    ledger.begin_flush().succeeded();
+    assert_eq!(row(&ledger.remaining()), "0000");
+}
+
+#[test]
 fn sealing_voids_what_has_not_ended() {
     let ledger = ledger("1111");
     copy(&ledger, 0);

@@ -40,6 +40,7 @@ pub(crate) enum Move {
     BeginFlush,
     FlushSucceeds(usize),
     FlushFails(usize),
+    FlushWithdrawn(usize),
     Break,
     Seal,
 }
@@ -57,7 +58,8 @@ pub(crate) fn moves() -> impl Strategy<Value = Move> {
         2 => (n.clone(), 0..6u64).prop_map(|(claim, at)| Move::Divide(claim, at)),
         3 => Just(Move::BeginFlush),
         3 => n.clone().prop_map(Move::FlushSucceeds),
-        1 => n.prop_map(Move::FlushFails),
+        1 => n.clone().prop_map(Move::FlushFails),
+        1 => n.prop_map(Move::FlushWithdrawn),
         1 => Just(Move::Break),
         1 => Just(Move::Seal),
     ]
@@ -139,6 +141,15 @@ impl Pair {
                     self.trusted = false;
                     self.void();
                     self.change(Place::Owed, |p| matches!(p, Place::Written(_)));
+                }
+            }
+            // Only a flush that begins from here on covers what this one alone would have.
+            Move::FlushWithdrawn(at) => {
+                if let Some((flush, number)) = self.take_flush(at) {
+                    flush.withdrawn();
+                    let taken =
+                        |p: &Place| matches!(p, Place::Written(begun) if begun + 1 == number);
+                    self.change(Place::Written(self.begun), taken);
                 }
             }
             Move::Break => {

@@ -16,7 +16,13 @@ impl Restrict {
     /// # Errors
     /// There is no such folder.
     pub(super) fn to(folder: Option<&Path>) -> io::Result<Self> {
-        folder.map(Path::canonicalize).transpose().map(Self)
+        let real = |folder: &Path| {
+            let real = folder.canonicalize();
+            real.map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
+            })
+        };
+        folder.map(real).transpose().map(Self)
     }
 
     /// From where relative paths are taken.

@@ -7,7 +7,10 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Command, CommandFactory, ValueHint};
+use clap::builder::Resettable;
+use clap::{Arg, ArgAction, Command, CommandFactory, Id, ValueHint};
+use cohort_backup::catalogue::DiskName;
+use cohort_nbd::Uri;
 use toml::de::{DeTable, DeValue};
 
 use crate::args::Cli;
@@ -43,10 +46,18 @@ pub(crate) fn expanded(arguments: Vec<OsString>) -> Result<Vec<OsString>, BadPla
     let Some((at, plan, taken)) = named(&arguments) else {
         return Ok(arguments);
     };
-    let mut all = arguments[..2].to_vec();
+    let mut rest = arguments[..at].to_vec();
+    rest.extend_from_slice(&arguments[at + taken..]);
+    if let Some((_, another, _)) = named(&rest) {
+        return Err(BadPlan {
+            file: another,
+            line: None,
+            what: format!("one plan only: {} was named before", plan.display()),
+        });
+    }
+    let mut all = rest[..2].to_vec();
     all.extend(read(&plan)?);
-    all.extend_from_slice(&arguments[2..at]);
-    all.extend_from_slice(&arguments[at + taken..]);
+    all.extend_from_slice(&rest[2..]);
     Ok(all)
 }
 
@@ -115,11 +126,14 @@ impl Reader<'_> {
                 let what = format!("disk {} is no table: write [disks.{0}]", name.get_ref());
                 return Err(self.bad(&name.span(), what));
             };
+            if let Err(error) = DiskName::new(name.get_ref().as_ref()) {
+                return Err(self.bad(&name.span(), error.to_string()));
+            }
             let mut source = None;
             for (key, value) in options {
                 if key.get_ref() == "source" {
-                    let path = self.text_of("source", &key.span(), value.get_ref())?;
-                    source = Some(self.beside(&path));
+                    let text = self.text_of("source", &key.span(), value.get_ref())?;
+                    source = Some(self.source(name.get_ref(), &text));
                 } else {
                     self.option(
                         key.get_ref(),
@@ -133,11 +147,29 @@ impl Reader<'_> {
                 let what = format!("disk {} has no source", name.get_ref());
                 return Err(self.bad(&name.span(), what));
             };
-            let mut named = OsString::from(format!("{}=", name.get_ref()));
-            named.push(source);
-            self.arguments.push(named);
+            self.arguments.push(source);
         }
         Ok(())
+    }
+
+    /// A source as an argument: a path begins where the plan is, an address of an NBD server stands as it is. Disks of a
+    /// machine have the names that stand there, unless it is one without a name.
+    fn source(&self, name: &str, text: &str) -> OsString {
+        let (mut source, rest) = match text.strip_prefix("qmp:") {
+            Some(machine) => {
+                let (monitor, disks) = machine.split_at(machine.find(',').unwrap_or(machine.len()));
+                let mut source = OsString::from("qmp:");
+                source.push(self.beside(monitor));
+                let one = disks.strip_prefix(',');
+                let one = one.filter(|disk| !disk.contains([',', '=']));
+                let disks = one.map_or(disks.to_owned(), |disk| format!(",{name}={disk}"));
+                (source, OsString::from(disks))
+            }
+            None if Uri::is_meant_by(text) => (format!("{name}=").into(), text.into()),
+            None => (format!("{name}=").into(), self.beside(text).into()),
+        };
+        source.push(rest);
+        source
     }
 
     /// One option, of all disks or of one.
@@ -205,13 +237,19 @@ impl Reader<'_> {
         let own = if disk.is_some() { "source" } else { "disks" };
         let known = self.known(disk).filter_map(Arg::get_long).chain([own]);
         let nearest = known.min_by_key(|known| strsim::osa_distance(known, key));
+        if disk.is_some() && self.known(None).any(|arg| arg.get_long() == Some(key)) {
+            let what = format!("there is no option {key} for one disk: say it above all [disks.…]");
+            return self.bad(span, what);
+        }
         let nearest = nearest.map_or_else(String::new, |name| format!("; did you mean {name}?"));
         self.bad(span, format!("there is no option {key}{nearest}"))
     }
 
     /// Has the command line's own parser look at a value, so that what is wrong is told with its line.
     fn judge(&self, arg: &Arg, span: &Range<usize>, value: &OsString) -> Result<(), BadPlan> {
-        let alone = Command::new("plan").no_binary_name(true).arg(arg.clone());
+        // What it does not go with is looked at when all of them are together.
+        let alone = arg.clone().conflicts_with(Resettable::<Id>::Reset);
+        let alone = Command::new("plan").no_binary_name(true).arg(alone);
         let option = format!("--{}", arg.get_long().unwrap_or_default());
         match alone.try_get_matches_from([OsString::from(option), value.clone()]) {
             Ok(_) => Ok(()),

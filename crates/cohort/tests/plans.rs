@@ -4,7 +4,9 @@ mod lab;
 
 use std::fs;
 
-use lab::Lab;
+use lab::machine::Machine;
+use lab::server::Server;
+use lab::{Lab, have};
 use serde_json::json;
 
 /// The example of the documentation.
@@ -101,7 +103,11 @@ fn errors_name_file_line_and_the_nearest_key() {
         ),
         (
             format!("to = \"R\"{disk}strict = true\n"),
-            "p.toml:4: there is no option strict",
+            "p.toml:4: there is no option strict for one disk: say it above all [disks.…]",
+        ),
+        (
+            "to = \"R\"\n[disks.\"a=b\"]\nsource = \"root.img\"\n".to_owned(),
+            "p.toml:2: disk name \"a=b\" may not contain '='",
         ),
         (
             "to = \"R\"\n[disks.a]\npolicy = \"ask\"\n".to_owned(),
@@ -131,4 +137,72 @@ fn errors_name_file_line_and_the_nearest_key() {
         .exits(2)
         .says(&["nope.toml"]);
     lab.cohort(["backup", "--plan"]).exits(2);
+}
+
+#[test]
+fn a_second_plan_is_refused_and_not_passed_over() {
+    let lab = with_disks();
+    for (plan, disk) in [("p.toml", "root.img"), ("q.toml", "data.qcow2")] {
+        let text = format!("to = \"R\"\n[disks.a]\nsource = \"{disk}\"\n");
+        fs::write(lab.path(plan), text).expect("a plan");
+    }
+    lab.cohort(["backup", "--plan", "p.toml", "--plan=q.toml"])
+        .exits(2)
+        .says(&["q.toml: one plan only: p.toml was named before"]);
+    assert!(!lab.path("R").exists());
+}
+
+#[test]
+fn an_option_that_excludes_others_may_stand_in_a_plan() {
+    let lab = with_disks();
+    fs::write(lab.path("p.toml"), "to = \"R\"\nsocket = \"none\"\n").expect("a plan");
+    lab.cohort(["backup", "--plan", "p.toml"])
+        .exits(54)
+        .says(&["none"]);
+    lab.cohort(["backup", "--plan", "p.toml", "--scratch", "."])
+        .exits(2)
+        .says(&["--socket", "--scratch"]);
+}
+
+/// An address is no path, so it does not begin where the plan is; a machine's socket does.
+#[test]
+fn sources_may_be_exports_and_machines_wherever_the_plan_is() {
+    let lab = with_disks();
+    fs::create_dir(lab.path("plans")).expect("a directory");
+    let server = Server::start(&lab, &["root.img", "--read-only"]);
+    let text = format!(
+        "to = \"../R\"\n[disks.disk]\nsource = \"{}\"\n",
+        server.uri("root")
+    );
+    fs::write(lab.path("plans/export.toml"), text).expect("a plan");
+    lab.cohort(["backup", "--plan", "plans/export.toml"])
+        .exits(0);
+    lab.restores_to("R", "disk@1", "root.img");
+    if !have(&["qemu-storage-daemon"]) {
+        return;
+    }
+    let disks = [
+        "--blockdev",
+        "driver=file,node-name=a,filename=root.img",
+        "--blockdev",
+        "driver=file,node-name=b,filename=data.qcow2",
+    ];
+    let _machine = Machine::daemon(&lab, &disks);
+    drop(server);
+    for (source, names) in [
+        ("", &["a", "b"][..]),
+        (",a", &["vm"]),
+        (",b,root=a", &["b", "root"]),
+    ] {
+        let text = format!("to = \"../M\"\n[disks.vm]\nsource = \"qmp:../qmp.sock{source}\"\n");
+        fs::write(lab.path("plans/machine.toml"), text).expect("a plan");
+        let args = ["backup", "--plan", "plans/machine.toml", "--json"];
+        let report = lab.cohort(args).exits(0).json();
+        let disks = report["disks"].as_array().expect("disks").iter();
+        let mut told: Vec<_> = disks
+            .map(|disk| disk["name"].as_str().expect("a name"))
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, names);
+    }
 }

@@ -48,6 +48,15 @@ impl Failure {
         }
     }
 
+    /// Arguments that cannot be read. What people are told has lines of usage and hints besides, which say nothing more.
+    pub(crate) fn of_arguments(error: &clap::Error) -> Failure {
+        let text = error.to_string();
+        let said = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<_> = said.split_whitespace().collect();
+        let said = words.join(" ");
+        Failure::say(Exit::Usage, said.trim_start_matches("error: "))
+    }
+
     /// Prints the failure: a line on standard error, and with `json` an object on standard output too.
     pub(crate) fn print(&self, json: bool) {
         let (line, result) = self.told();

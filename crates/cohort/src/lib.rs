@@ -29,10 +29,11 @@ use clap::Parser;
 
 /// Runs the program with the arguments of the process, and gives its exit code.
 pub fn main() -> ExitCode {
+    // Of arguments that cannot be read.
+    let json = std::env::args_os().any(|argument| argument == "--json");
     let arguments = match plan::expanded(std::env::args_os().collect()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            let json = std::env::args_os().any(|argument| argument == "--json");
             failure::Failure::new(exit::Exit::Usage, error).print(json);
             return exit::Exit::Usage.into();
         }
@@ -40,14 +41,15 @@ pub fn main() -> ExitCode {
     let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and the version come this way too; only what is wrong is an error.
-            let exit = if error.use_stderr() {
-                exit::Exit::Usage
-            } else {
-                exit::Exit::Done
-            };
             let _ = error.print();
-            return exit.into();
+            // Help and the version come this way too; only what is wrong is an error.
+            if !error.use_stderr() {
+                return exit::Exit::Done.into();
+            }
+            if json {
+                output::print_line(&failure::Failure::of_arguments(&error).told().1);
+            }
+            return exit::Exit::Usage.into();
         }
     };
     if let Err(error) = interrupt::let_full_files_fail() {

@@ -200,6 +200,28 @@ fn a_disk_that_qemu_writes_to_is_refused() {
 }
 
 #[test]
+fn arguments_that_cannot_be_read_are_told_in_json_as_well() {
+    let lab = lab_with_a_disk();
+    for (args, part) in [
+        (&["backup", "a.img", "--json"][..], "--to <DIR>"),
+        (
+            &["backup", "a.img", "--to", "R", "--policy", "none", "--json"],
+            "is not a bitmap policy",
+        ),
+        (&["list", "R", "--all", "--json"], "--all"),
+        (&["lost", "--json"], "lost"),
+    ] {
+        let told = lab.cohort(args).exits(2).says(&[part]).json();
+        assert_eq!(
+            (&told["event"], &told["exit"], &told["code"]),
+            (&"error".into(), &"usage".into(), &2.into())
+        );
+        let message = told["message"].as_str().expect("a message");
+        assert!(message.contains(part), "{told}");
+    }
+}
+
+#[test]
 fn asking_for_what_is_not_there_says_what_is() {
     let lab = lab_with_a_disk();
     lab.cohort(["list", "R"]).exits(43).says(&["R"]);

@@ -51,6 +51,21 @@ fn an_interrupt_may_leave_no_trace() {
     finishes_afterwards(&lab);
 }
 
+/// A forced cancel takes what an earlier run had kept along, so nothing is said to have been kept.
+#[test]
+fn what_is_discarded_is_not_said_to_be_kept() {
+    let lab = lab_with_a_disk();
+    let slow = slow_backup(&lab, &["--policy", "always"]);
+    slow.signal("INT");
+    slow.end().exits(5).says(&["the next run continues it"]);
+    let more = ["--policy", "always", "--discard-on-interrupt"];
+    let slow = slow_backup(&lab, &more);
+    slow.signal("INT");
+    let ran = slow.end().exits(6);
+    assert!(!ran.stderr.contains("kept"), "{}", ran.stderr);
+    finishes_afterwards(&lab);
+}
+
 #[test]
 fn a_second_interrupt_does_not_hurt() {
     let lab = lab_with_a_disk();

@@ -168,7 +168,7 @@ impl Told {
         if let Some(step) = &disk.stepped_down {
             self.bad(format!("{name}: {step}"));
         }
-        if let Some(continued) = &disk.continued {
+        if let Some(continued) = disk.continued.as_ref().filter(|_| !is_discarded(disk)) {
             self.bad(format!("{name}: {}", took_over(continued)));
         }
         for note in &disk.notes {
@@ -219,6 +219,17 @@ fn exit_of_disk(disk: &DiskReport) -> Exit {
         DiskOutcome::Refused(_) => Exit::Undecided,
         DiskOutcome::InDoubt(_) => Exit::InDoubt,
     }
+}
+
+/// Whether nothing is left of what was copied, in this run or before.
+fn is_discarded(disk: &DiskReport) -> bool {
+    matches!(
+        disk.outcome,
+        DiskOutcome::Aborted {
+            disposition: Disposition::Discard,
+            ..
+        }
+    )
 }
 
 /// The word for an outcome, and what there is to say about it.

@@ -60,6 +60,31 @@ fn written(lab: &Lab, args: &[&str], offsets: &[u64]) {
 }
 
 #[test]
+fn a_server_that_does_not_begin_leaves_the_stores_as_they_were() {
+    let lab = Lab::new();
+    disk(&lab);
+    written(&lab, &["a.raw"], &[0]);
+    let long = format!("{}=a.raw", "n".repeat(32));
+    for args in [
+        &["a.raw", "--socket", "none/s"][..],
+        &["a.raw", "--socket", "s", "--metrics", "none/m"],
+        &["a.raw", "--socket", "s", "--tls-certificates", "none"],
+        &["a.raw", "none.raw", "--socket", "s"],
+        &["a.raw", "--qmp", "none/q"],
+        &["a.raw", "--qmp", "q", "--restrict", "none"],
+        &["a.raw", &long, "--qmp", "q"],
+    ] {
+        let ran = lab.cohort(["serve"].iter().chain(args));
+        assert_ne!(ran.code, Some(0), "{args:?}: {ran:?}");
+        let told = list(&lab, "a.raw");
+        assert!(
+            told.contains("; closed") && !told.contains("unproven"),
+            "{args:?}: {told}"
+        );
+    }
+}
+
+#[test]
 fn a_disk_that_was_served_is_backed_up_by_its_store() {
     let lab = Lab::new();
     disk(&lab);

@@ -56,6 +56,7 @@ use restrict::Restrict;
 use tally::Tally;
 
 pub(crate) use monitor::Monitor;
+pub(crate) use nodes::check_name;
 pub(crate) use state::{StateDirectory, StateError};
 
 /// How long a command waits for writes to end where it needs a moment without any.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -44,12 +43,12 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to serve clients at a unix socket that only its owner may use.
+    /// Begins to serve clients at this socket.
     ///
     /// # Errors
-    /// The socket cannot be there, or the system has no thread.
-    pub(crate) fn start(daemon: &Arc<Daemon>, path: &Path) -> io::Result<Self> {
-        let listener = Arc::new(Listener::unix(path)?);
+    /// The system has no thread.
+    pub(crate) fn start(daemon: &Arc<Daemon>, listener: Listener) -> io::Result<Self> {
+        let listener = Arc::new(listener);
         let (daemon, at) = (daemon.clone(), listener.clone());
         let accept = move || {
             while let Ok(socket) = at.accept() {

@@ -308,18 +308,24 @@ impl Graph {
 
     /// Refuses a name that is none, or is taken.
     pub(super) fn check_new_name(&self, name: &str) -> Result<(), Error> {
-        if !is_identifier(name) {
-            return Err(Error::generic(format!("Invalid node-name: '{name}'")));
-        }
-        if name.len() > 31 {
-            return Err(Error::generic("Node name too long"));
-        }
+        check_name(name)?;
         if self.find(name).is_some() {
             let text = format!("Duplicate nodes with node-name='{name}'");
             return Err(Error::generic(text));
         }
         Ok(())
     }
+}
+
+/// Refuses a name that is none for a node.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    if !is_identifier(name) {
+        return Err(Error::generic(format!("Invalid node-name: '{name}'")));
+    }
+    if name.len() > 31 {
+        return Err(Error::generic("Node name too long"));
+    }
+    Ok(())
 }
 
 /// A letter, then letters, digits, `-`, `.` or `_`.

@@ -56,6 +56,25 @@ fn nodes_exports_and_the_server_are_back_after_a_quit_and_after_a_kill() {
 }
 
 #[test]
+fn a_daemon_that_does_not_begin_says_nothing_of_how_the_one_before_ended() {
+    let lab = Lab::new();
+    let mut daemon = Daemon::start(&lab, &[]);
+    for in_order in [true, false] {
+        match in_order {
+            true => daemon.quit(),
+            false => daemon.kill(),
+        };
+        for args in [&["--qmp", "none/q"][..], &["--qmp", "q", "none.raw"]] {
+            let args = [&["serve", "--state", "S"], args].concat();
+            let ran = lab.cohort(&args);
+            assert_ne!(ran.code, Some(0), "{ran:?}");
+        }
+        daemon = Daemon::start(&lab, &[]);
+        assert_eq!(daemon.state()["ended-in-order"], in_order);
+    }
+}
+
+#[test]
 fn what_cannot_come_back_is_told_by_name_and_holds_up_nothing() {
     let lab = Lab::new();
     let daemon = Daemon::start(&lab, &[]);

@@ -16,9 +16,23 @@ use crate::failure::{Failure, Result, exit_of_open};
 use crate::output::eprint_line;
 use crate::serve::{Catalogue, Dirt, Disk, Served, Tracking};
 
-/// The disks named by path.
-pub(super) fn open_disks(args: &args::Serve) -> Result<Vec<Disk>> {
-    let mut disks: Vec<Disk> = Vec::new();
+/// The disks named by path, with what is made of them before they are served. If anything fails they are closed: nobody
+/// wrote to them, and their tracking stores know it.
+pub(super) fn open_disks<T>(
+    args: &args::Serve,
+    then: impl FnOnce(&[Disk]) -> Result<T>,
+) -> Result<(Vec<Disk>, T)> {
+    let mut disks = Vec::new();
+    match open_each(args, &mut disks).and_then(|()| then(&disks)) {
+        Ok(made) => Ok((disks, made)),
+        Err(failure) => {
+            disks.into_iter().for_each(close);
+            Err(failure)
+        }
+    }
+}
+
+fn open_each(args: &args::Serve, disks: &mut Vec<Disk>) -> Result<()> {
     for text in &args.disks {
         let source = Source::parse(text);
         let name = source.disk_name()?;
@@ -27,7 +41,16 @@ pub(super) fn open_disks(args: &args::Serve) -> Result<Vec<Disk>> {
         }
         disks.push(open_disk(&source.path, name, args)?);
     }
-    Ok(disks)
+    Ok(())
+}
+
+/// A store that cannot be closed is as after a kill, which the next backup says.
+fn close(disk: Disk) {
+    let store = disk.tracking.as_ref().map(Tracking::end);
+    drop(disk);
+    if let Some(Ok(Some(store))) = store {
+        let _ = store.close();
+    }
 }
 
 fn open_disk(path: &Path, name: DiskName, args: &args::Serve) -> Result<Disk> {

@@ -39,13 +39,20 @@ pub(super) fn run(args: &args::Serve) -> Result {
     }
     // Nobody but a signal says that we are to stop.
     drop(tell);
-    let catalogue = match args.disks.split_first() {
-        Some((first, points)) if Path::new(first).is_dir() => open_points(first, points, args)?,
-        _ => served(open_disks(args)?)?,
+    let (catalogue, sockets) = match args.disks.split_first() {
+        Some((first, points)) if Path::new(first).is_dir() => {
+            (open_points(first, points, args)?, Sockets::of(args)?)
+        }
+        _ => {
+            let (disks, sockets) = open_disks(args, |_| Sockets::of(args))?;
+            (served(disks)?, sockets)
+        }
     };
-    let tls = encryption(args)?;
-    let listeners = listen(args, tls.is_some())?;
-    let socket = metrics::listen(args)?;
+    let Sockets {
+        tls,
+        listeners,
+        metrics: socket,
+    } = sockets;
     let exports = catalogue.all().into_iter();
     let exports = exports.map(|served| JsonExport::of_served(&served));
     let ready = JsonReady::new(exports.collect(), &listeners, args)?
@@ -61,6 +68,24 @@ pub(super) fn run(args: &args::Serve) -> Result {
         metrics.stop();
     }
     finish(&server.stop(Duration::from_secs(args.drain)), args)
+}
+
+/// Where clients will be served; nobody is answered there yet.
+struct Sockets {
+    tls: Option<Encryption>,
+    listeners: Vec<Listener>,
+    metrics: Option<metrics::Socket>,
+}
+
+impl Sockets {
+    fn of(args: &args::Serve) -> Result<Sockets> {
+        let tls = encryption(args)?;
+        Ok(Sockets {
+            listeners: listen(args, tls.is_some())?,
+            metrics: metrics::listen(args)?,
+            tls,
+        })
+    }
 }
 
 fn limits(args: &args::Serve) -> Limits {

@@ -9,13 +9,13 @@ use cohort_bitmap::store::Mode;
 
 use super::disks::open_disks;
 use super::ready::{JsonExport, JsonReady, show};
-use super::{encryption, finish, limits, listen, metrics};
+use super::{Sockets, failed_to_listen, finish, limits, metrics};
 use crate::args;
-use crate::daemon::{Daemon, Monitor, Settings, StateDirectory, StateError};
+use crate::daemon::{Daemon, Monitor, Settings, StateDirectory, StateError, check_name};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
-use crate::serve::tell_manager;
+use crate::serve::{Disk, Listener, tell_manager};
 
 pub(super) fn run(
     args: &args::Serve,
@@ -29,19 +29,33 @@ pub(super) fn run(
         Some(directory) => StateDirectory::open(directory, mode(args)).map_err(unusable)?,
         None => StateDirectory::default(),
     };
+    let state = Arc::new(state);
     let settings = Settings {
         restrict: args.restrict.clone(),
         drain: Duration::from_secs(args.drain),
-        state: Arc::new(state),
+        state: state.clone(),
     };
-    let disks = open_disks(args)?;
-    let tls = encryption(args)?;
-    let listeners = listen(args, tls.is_some())?;
-    let socket = metrics::listen(args)?;
-    let exports = disks.iter().map(JsonExport::of_disk).collect();
-    let ready = JsonReady::new(exports, &listeners, args)?
-        .with_metrics(socket.as_ref().map(|socket| &socket.address));
-    let daemon = Daemon::start(settings, tell).map_err(failed)?;
+    let prepared = open_disks(args, |disks| {
+        for Disk { name, .. } in disks {
+            let checked = check_name(name.as_str());
+            checked.map_err(|error| Failure::say(Exit::Usage, format_args!("{name}: {error}")))?;
+        }
+        let sockets = Sockets::of(args)?;
+        let listener =
+            Listener::unix(path).map_err(failed_to_listen(path.display().to_string()))?;
+        let exports = disks.iter().map(JsonExport::of_disk).collect();
+        let ready = JsonReady::new(exports, &sockets.listeners, args)?
+            .with_metrics(sockets.metrics.as_ref().map(|socket| &socket.address));
+        let daemon = Daemon::start(settings, tell).map_err(failed)?;
+        Ok((sockets, listener, ready, daemon))
+    });
+    let (disks, (sockets, listener, ready, daemon)) =
+        prepared.inspect_err(|_| state.leave_as_found())?;
+    let Sockets {
+        tls,
+        listeners,
+        metrics: socket,
+    } = sockets;
     for disk in disks {
         let name = disk.name.clone();
         let added = daemon.add_disk(disk);
@@ -54,10 +68,7 @@ pub(super) fn run(
     }
     daemon.restore_exports();
     let metrics = metrics::start(socket, daemon.source())?;
-    let monitor = Monitor::start(&daemon, path).map_err(|error| Failure {
-        exit: Exit::Other,
-        error: anyhow::Error::new(error).context(format!("cannot listen at {}", path.display())),
-    })?;
+    let monitor = Monitor::start(&daemon, listener).map_err(failed)?;
     show(&ready, args.output.json);
     tell_manager("READY=1");
     // A signal, or a client's word.

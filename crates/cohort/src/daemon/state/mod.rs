@@ -353,6 +353,17 @@ impl StateDirectory {
         });
     }
 
+    /// The daemon does not begin: whether the one before ended in order is for the next one to know.
+    pub(crate) fn leave_as_found(&self) {
+        if let Some(directory) = &self.directory
+            && let Err(error) = write_mark(&directory.journal, directory.closed)
+        {
+            complain(&format!(
+                "the state directory is left as after a kill: {error}"
+            ));
+        }
+    }
+
     /// The end, in order: nobody has a disk any more, or not for long. Says which bitmaps are left as after a kill.
     pub(super) fn close(&self, stopped: &mut Stopped) {
         let Some(directory) = &self.directory else {

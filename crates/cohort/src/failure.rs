@@ -3,6 +3,7 @@
 
 use cohort_backup::catalogue::{self, ChangeError, NoSuchPoint};
 use cohort_backup::{DiskError, StartError};
+use cohort_bitmap::store::qcow2::Qcow2Error;
 use cohort_block::OpenError;
 use serde::Serialize;
 
@@ -112,6 +113,28 @@ pub(crate) fn exit_of_open(error: &OpenError) -> Exit {
     }
 }
 
+/// The exit code for a bitmap of QEMU's, or an image with such, that could not be used.
+pub(crate) fn exit_of_bitmap(error: &Qcow2Error) -> Exit {
+    use Qcow2Error as E;
+    match error {
+        E::Unknown { .. } => Exit::NoSuchBitmap,
+        E::Exists { .. } => Exit::OutputExists,
+        E::Inconsistent { .. } | E::Stale | E::Unusable { .. } => Exit::BitmapUntrue,
+        E::NotQcow2 | E::Version { .. } | E::Unsupported { .. } | E::DiskSize { .. } => {
+            Exit::SourceUnsupported
+        }
+        E::Damaged { .. } => Exit::SourceDamaged,
+        E::Io { cause, .. } if cause.kind() == std::io::ErrorKind::StorageFull => Exit::TargetFull,
+        E::BadName { .. }
+        | E::Granularity { .. }
+        | E::TooLarge { .. }
+        | E::TooManyGranules(_)
+        | E::Size(_) => Exit::Usage,
+        E::TooMany | E::NoRoom => Exit::TargetFailed,
+        E::Io { .. } | _ => Exit::SourceUnreadable,
+    }
+}
+
 /// The exit code for a backup directory that could not be used.
 fn exit_of_directory(error: &catalogue::OpenError) -> Exit {
     use catalogue::OpenError as E;
@@ -170,9 +193,9 @@ pub(crate) fn exit_of_disk(error: &DiskError) -> Exit {
         DiskError::Open(error) => exit_of_open(error),
         DiskError::SameDisk { .. } => Exit::SourceTwice,
         DiskError::InsideTarget { .. } => Exit::SourceIsTarget,
+        DiskError::Bitmap { error, .. } => exit_of_bitmap(error),
         DiskError::NobodyWrites(_)
         | DiskError::TooLarge { .. }
-        | DiskError::Bitmap { .. }
         | DiskError::BitmapUnfit { .. }
         | DiskError::TrackingStore { .. }
         | DiskError::NoTrackingStore { .. } => Exit::SourceUnsupported,

@@ -95,7 +95,7 @@ fn bitmap_of_the_image_says_what_is_not_claimed() {
         json!([{"offset": 3145728, "length": 65536}])
     );
     lab.cohort(["audit", "d.qcow2", "--against", "R", "--bitmap", "nope"])
-        .exits(21)
+        .exits(51)
         .says(&["nope"]);
     lab.cohort(["audit", "other=d.qcow2", "--against", "R"])
         .exits(47);

@@ -153,7 +153,7 @@ fn a_bitmap_that_cannot_be_gone_by_says_why() {
     refused(
         "a=a.qcow2",
         "a=x",
-        27,
+        51,
         &["no bitmap \"x\"; it has \"b\", \"off\""],
     );
     refused(
@@ -176,7 +176,7 @@ fn a_bitmap_that_cannot_be_gone_by_says_why() {
         .args(["-f", "qcow2", "-c", "abort"])
         .arg(lab.path("a.qcow2"))
         .output();
-    refused("a=a.qcow2", "a=b", 27, &["bitmap \"b\" is inconsistent"]);
+    refused("a=a.qcow2", "a=b", 52, &["bitmap \"b\" is inconsistent"]);
 }
 
 /// The image and the catalogue as they are after a kill between the verdict and the clearing of the bitmap.

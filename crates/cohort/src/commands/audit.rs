@@ -12,7 +12,7 @@ use super::sources::Source;
 use super::watched::{Shown, watched};
 use crate::args;
 use crate::exit::Exit;
-use crate::failure::{Failure, Result, exit_of_open};
+use crate::failure::{Failure, Result, exit_of_bitmap, exit_of_open};
 use crate::human;
 use crate::output::{eprint_line, json_line, print_line};
 
@@ -73,17 +73,18 @@ pub(super) fn run(args: &args::Audit) -> Result {
 
 /// What is known to have changed: what a bitmap says, or nothing.
 fn changed(args: &args::Audit, source: &Source, device: &dyn Device) -> Result<DirtyBitmap> {
-    let unreadable = |error: anyhow::Error| Failure {
-        exit: Exit::SourceUnreadable,
+    let failed = |exit, error: anyhow::Error| Failure {
+        exit,
         error: error.context(source.path.display().to_string()),
     };
     let Some(bitmap) = &args.bitmap else {
         return DirtyBitmap::new(device.size(), Granularity::default())
             .map_err(|error| Failure::new(Exit::SourceUnsupported, error));
     };
-    let file = OsFile::open(&source.path, false).map_err(|error| unreadable(error.into()))?;
+    let file = OsFile::open(&source.path, false)
+        .map_err(|error| failed(Exit::SourceUnreadable, error.into()))?;
     let read = Bitmaps::open(file).and_then(|bitmaps| bitmaps.read(bitmap));
-    read.map_err(|error| unreadable(error.into()))
+    read.map_err(|error| failed(exit_of_bitmap(&error), error.into()))
 }
 
 fn show(name: &DiskName, found: &Audited, json: bool) {

@@ -22,8 +22,7 @@ use cohort_bitmap::store::qcow2::{Bitmaps, Qcow2Error};
 use cohort_block::{ImageFile, OpenOptions, OsFile, Vouched};
 
 use crate::args;
-use crate::exit::Exit;
-use crate::failure::{Failure, Result, exit_of_open};
+use crate::failure::{Failure, Result, exit_of_bitmap, exit_of_open};
 use crate::output::eprint_line;
 
 /// Carries out one of the commands.
@@ -96,26 +95,8 @@ impl Changing {
 
 /// What is wrong with the bitmaps of the image at `path`.
 fn wrong(path: &Path, error: Qcow2Error) -> Failure {
-    use Qcow2Error as E;
-    let exit = match &error {
-        E::Unknown { .. } => Exit::NoSuchBitmap,
-        E::Exists { .. } => Exit::OutputExists,
-        E::Inconsistent { .. } | E::Stale | E::Unusable { .. } => Exit::BitmapUntrue,
-        E::NotQcow2 | E::Version { .. } | E::Unsupported { .. } | E::DiskSize { .. } => {
-            Exit::SourceUnsupported
-        }
-        E::Damaged { .. } => Exit::SourceDamaged,
-        E::Io { cause, .. } if cause.kind() == std::io::ErrorKind::StorageFull => Exit::TargetFull,
-        E::BadName { .. }
-        | E::Granularity { .. }
-        | E::TooLarge { .. }
-        | E::TooManyGranules(_)
-        | E::Size(_) => Exit::Usage,
-        E::TooMany | E::NoRoom => Exit::TargetFailed,
-        E::Io { .. } | _ => Exit::SourceUnreadable,
-    };
     Failure {
-        exit,
+        exit: exit_of_bitmap(&error),
         error: anyhow::Error::new(error).context(path.display().to_string()),
     }
 }

@@ -1,6 +1,7 @@
 //! qcow2 images with their backing chains, through imago.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use imago::qcow2::Qcow2;
@@ -190,14 +191,33 @@ impl Qcow2Device {
         Ok(())
     }
 
-    fn write_plain_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        let zeroes = vec![0; length.min(self.cluster.max(65536)) as usize];
-        let image = self.image();
-        let mut done = 0;
-        while done < length {
-            let now = (length - done).min(zeroes.len() as u64);
-            image.write(&zeroes[..now as usize], offset + done)?;
-            done += now;
+    /// The clusters that lie whole in a range, as bytes; the last one of the disk is whole where the disk ends.
+    fn whole_clusters(&self, offset: u64, length: u64) -> Range<u64> {
+        let end = offset + length;
+        let last = match end == self.size {
+            true => end,
+            false => end - end % self.cluster,
+        };
+        let first = offset.next_multiple_of(self.cluster).min(end);
+        first..last.max(first)
+    }
+
+    /// Writes zeroes where there are none. Parts of clusters are not for imago to zero: it makes all of a cluster zero
+    /// whose rest it found so, and what others wrote to that rest meanwhile is lost.
+    fn write_plain_zeroes(&self, image: &FormatAccess<Store>, bytes: Range<u64>) -> io::Result<()> {
+        let most = (bytes.end - bytes.start).min(self.cluster.max(65536));
+        let zeroes = vec![0; most as usize];
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let most = (bytes.end - at).min(most);
+            let (mapping, length) = image.get_mapping(at, most)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if !matches!(mapping, Mapping::Zero { .. }) {
+                image.write(&zeroes[..length as usize], at)?;
+            }
+            at += length;
         }
         Ok(())
     }
@@ -322,21 +342,27 @@ impl Device for Qcow2Device {
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
         self.run(Operation::WriteZeroes, offset, length, || {
-            if self.zero_clusters {
-                self.image().write_zeroes(offset, length)
-            } else {
-                self.write_plain_zeroes(offset, length)
+            let (image, end) = (self.image(), offset + length);
+            if !self.zero_clusters {
+                return self.write_plain_zeroes(&image, offset..end);
             }
+            let whole = self.whole_clusters(offset, length);
+            self.write_plain_zeroes(&image, offset..whole.start)?;
+            if !whole.is_empty() {
+                image.write_zeroes(whole.start, whole.end - whole.start)?;
+            }
+            self.write_plain_zeroes(&image, whole.end..end)
         })
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
         self.run(Operation::Discard, offset, length, || {
-            if !self.zero_clusters || length == 0 {
+            let whole = self.whole_clusters(offset, length);
+            if !self.zero_clusters || whole.is_empty() {
                 return Ok(());
             }
             let mut image = self.image.write().unwrap_or_else(PoisonError::into_inner);
-            image.discard_to_zero(offset, length)
+            image.discard_to_zero(whole.start, whole.end - whole.start)
         })
     }
 

@@ -351,6 +351,24 @@ fn disks_of_no_bytes_in_an_image_are_disks() {
     image.device().read_at(&mut [], 0).unwrap();
 }
 
+#[test]
+fn parts_of_a_disk_shorter_than_a_cluster_are_zeroed_and_discarded() {
+    let scratch = Scratch::new();
+    let path = scratch.put("disk", &with(24, &100u64.to_be_bytes()));
+    let device = open(&path, OpenOptions::read_write()).unwrap();
+    let mut expected = vec![7; 100];
+    device.write_zeroes(10, 20).unwrap();
+    expected[10..30].fill(0);
+    assert_eq!(content(&*device), expected);
+    // Whether they read as zero is the device's choice.
+    device.discard(40, 20).unwrap();
+    let now = content(&*device);
+    assert_eq!((&now[..40], &now[60..]), (&expected[..40], &expected[60..]));
+    device.write_zeroes(50, 50).unwrap();
+    device.discard(0, 100).unwrap();
+    assert_eq!(content(&*device), [0; 100]);
+}
+
 /// Uses an image in every way; only a panic is wrong.
 fn use_it(path: &Path, options: OpenOptions) {
     let Ok(device) = open(path, options) else {
@@ -371,6 +389,7 @@ fn use_it(path: &Path, options: OpenOptions) {
     if options == OpenOptions::read_write() && size > 0 {
         let _ = device.write_at(&vec![3; size as usize / 2], size / 3);
         let _ = device.write_zeroes(0, size);
+        let _ = device.write_zeroes(size / 5, size / 5);
         let _ = device.discard(0, size / 2);
         let _ = device.write_at(&[4; 1], size - 1);
         // Dropping it writes its tables back, without waiting for the disk a thousand times.

@@ -13,7 +13,7 @@ use cohort_block::{Device, File, Image, OpenError, OpenOptions, Operation, open}
 use common::content;
 use image::{CLUSTER, image};
 
-/// A file whose syncs can be held, and whose reads, writes or syncs can be made to fail.
+/// A file whose syncs can be held, and writes of a certain byte; and whose reads, writes or syncs can be made to fail.
 #[derive(Debug)]
 struct Bad {
     inner: Arc<dyn File>,
@@ -27,6 +27,8 @@ struct Bad {
 #[derive(Debug, Default)]
 struct Gate {
     closed: bool,
+    /// Writes of this byte wait as well.
+    held: Option<u8>,
     waiting: bool,
 }
 
@@ -44,7 +46,7 @@ impl Bad {
         self.changed.notify_all();
     }
 
-    fn wait_until_somebody_syncs(&self) {
+    fn wait_until_somebody_waits(&self) {
         let gate = self.gate.lock().unwrap();
         drop(self.changed.wait_while(gate, |gate| !gate.waiting).unwrap());
     }
@@ -60,6 +62,16 @@ impl File for Bad {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         fail_if(&self.writes)?;
+        let mut gate = self.gate.lock().unwrap();
+        if gate.held.is_some() && gate.held == buf.first().copied() {
+            gate.waiting = true;
+            self.changed.notify_all();
+            gate = self
+                .changed
+                .wait_while(gate, |gate| gate.held.is_some())
+                .unwrap();
+        }
+        drop(gate);
         self.inner.write_at(buf, offset)
     }
 
@@ -178,7 +190,7 @@ fn nobody_waits_for_a_sync_under_way() {
     bad.change(|gate| gate.closed = true);
     std::thread::scope(|scope| {
         let flush = scope.spawn(|| device.flush());
-        bad.wait_until_somebody_syncs();
+        bad.wait_until_somebody_waits();
         // Would hang here, were a lock held around the sync.
         device.discard(0, CLUSTER as u64).unwrap();
         device.read_at(&mut [0; 100], 0).unwrap();
@@ -187,6 +199,31 @@ fn nobody_waits_for_a_sync_under_way() {
         bad.change(|gate| gate.closed = false);
         flush.join().unwrap().unwrap();
     });
+}
+
+/// A cluster is not taken for empty because what is being written to it is not there yet.
+#[test]
+fn zeroes_spare_what_is_written_beside_them_in_the_same_cluster() {
+    let (_dir, _path, device, bad) = opened();
+    let (cluster, part) = (3 * CLUSTER as u64, 100);
+    bad.change(|gate| gate.held = Some(9));
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| device.write_at(&vec![9; part], cluster));
+        bad.wait_until_somebody_waits();
+        let zeroes = scope.spawn(|| device.write_zeroes(cluster + 200, 100));
+        // Long enough to be done, or to wait for the write.
+        (0..100_000).any(|_| {
+            std::thread::yield_now();
+            zeroes.is_finished()
+        });
+        bad.change(|gate| gate.held = None);
+        write.join().unwrap().unwrap();
+        zeroes.join().unwrap().unwrap();
+    });
+    let mut back = vec![0; CLUSTER];
+    device.read_at(&mut back, cluster).unwrap();
+    assert!(back[..part].iter().all(|byte| *byte == 9), "{back:?}");
+    assert!(back[part..].iter().all(|byte| *byte == 0), "{back:?}");
 }
 
 #[test]

@@ -24,9 +24,11 @@ impl Believed {
         Self { file, failed }
     }
 
-    /// The file itself, to say there that it failed.
-    pub(super) fn anyway(&self) -> &dyn File {
-        &*self.file
+    /// Gives the file itself, to say there that it failed. No other sync goes on meanwhile, which could be told in its place
+    /// that what is said there is gone.
+    pub(super) fn anyway<T>(&self, say: impl FnOnce(&dyn File) -> T) -> T {
+        let _turn = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        say(&*self.file)
     }
 }
 
@@ -88,6 +90,6 @@ mod tests {
             told.contains("earlier sync failed: the disk is on fire"),
             "{told}"
         );
-        assert!(file.anyway().sync_data().is_ok());
+        assert!(file.anyway(|file| file.sync_data()).is_ok());
     }
 }

@@ -378,12 +378,12 @@ impl Shared {
         header.lost = Some(lost.clone());
         header.clean = false;
         header.generation += 1;
-        let file = self.file.anyway();
-        let said = header.write(file);
-        if said.is_err() {
-            // An empty file is no store: it promises nothing either.
-            let _ = file.set_len(0).and_then(|()| file.sync_data());
-        }
+        self.file.anyway(|file| {
+            if header.write(file).is_err() {
+                // An empty file is no store: it promises nothing either.
+                let _ = file.set_len(0).and_then(|()| file.sync_data());
+            }
+        });
         drop(header);
         self.intents.lose(lost.clone());
         lost

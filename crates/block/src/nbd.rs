@@ -34,7 +34,7 @@ const ZEROES_AT_ONCE: u64 = 1 << 30;
 /// next request connects again and every request under way is sent again, until its deadline.
 ///
 /// What was written and not flushed when a connection is lost may be lost with it, as the server may have died. So the
-/// next [`flush`](Device::flush) fails once, whatever happened to the writes since.
+/// next [`flush`](Device::flush) fails once, whatever happened to the writes since, and so does every one under way.
 #[derive(Debug)]
 pub struct NbdDevice {
     uri: Uri,
@@ -55,8 +55,11 @@ struct Link {
     begun: u64,
     ended: u64,
     flushed: u64,
-    /// Why what was written may be lost; told by the next flush.
-    owed: Option<String>,
+    /// How often what was written may have been lost, and of how many of those a flush has told.
+    losses: u64,
+    told: u64,
+    /// Why it may have been, the last time.
+    why: String,
 }
 
 impl NbdDevice {
@@ -94,7 +97,9 @@ impl NbdDevice {
                 begun: 0,
                 ended: 0,
                 flushed: 0,
-                owed: None,
+                losses: 0,
+                told: 0,
+                why: String::new(),
             }),
             changed: Condvar::new(),
         })
@@ -266,7 +271,8 @@ impl NbdDevice {
             link.wire = None;
             tracing::warn!("{}: connection lost: {why}", self.name);
             if link.begun > link.flushed {
-                link.owed = Some(why.to_owned());
+                link.losses += 1;
+                link.why = why.to_owned();
                 link.flushed = link.ended;
             }
         }
@@ -325,13 +331,18 @@ impl NbdDevice {
         Ok(())
     }
 
-    fn owed(&self) -> io::Result<()> {
-        let owed = lock(&self.link).owed.take();
-        owed.map_or(Ok(()), |why| {
-            let message =
-                format!("the connection was lost, and with it perhaps what was written: {why}");
-            Err(io::Error::new(io::ErrorKind::ConnectionReset, message))
-        })
+    /// Fails if more may have been lost than these `told` losses: whoever asks is telling of it.
+    fn owed(&self, told: u64) -> io::Result<()> {
+        let mut link = lock(&self.link);
+        if link.losses == told {
+            return Ok(());
+        }
+        link.told = link.losses;
+        let message = format!(
+            "the connection was lost, and with it perhaps what was written: {}",
+            link.why
+        );
+        Err(io::Error::new(io::ErrorKind::ConnectionReset, message))
     }
 
     /// What the server of the present connection can do.
@@ -409,13 +420,16 @@ impl Device for NbdDevice {
             return Ok(());
         }
         let flush = || -> io::Result<()> {
-            self.owed()?;
-            let covers = lock(&self.link).ended;
+            let (covers, told) = {
+                let link = lock(&self.link);
+                (link.ended, link.told)
+            };
+            self.owed(told)?;
             if self.look(|wire| wire.client.flags().flush())? {
-                self.ask(|_| Command::Flush, &[], || self.owed())?;
+                self.ask(|_| Command::Flush, &[], || self.owed(told))?;
             }
             // Somebody else may have found the connection lost, before this flush went through the next one.
-            self.owed()?;
+            self.owed(told)?;
             let mut link = lock(&self.link);
             link.flushed = link.flushed.max(covers);
             Ok(())

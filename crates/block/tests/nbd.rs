@@ -1,5 +1,9 @@
-//! The NBD client against `qemu-nbd`: bytes, deadlines, and what is owed after a lost connection.
+//! The NBD client against `qemu-nbd`, and a server of our own that leaves when told to: bytes, deadlines, and what is owed
+//! after a lost connection.
 
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -31,7 +35,7 @@ impl Peer {
             .spawn()
             .expect("qemu-nbd starts");
         let begin = Instant::now();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        while UnixStream::connect(&socket).is_err() {
             assert!(begin.elapsed() < PATIENCE, "qemu-nbd does not listen");
             std::thread::yield_now();
         }
@@ -173,6 +177,34 @@ fn a_flush_after_a_lost_connection_fails_once() {
     assert_eq!(byte, [3]);
 }
 
+/// Each of them was to make durable what may be lost now; that one was told helps nobody else.
+#[test]
+fn every_flush_under_way_when_a_connection_is_lost_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = UnixListener::bind(folder.path().join("s")).expect("a socket");
+    let server = std::thread::spawn(move || {
+        serve_once(&listener, |kind, before| match (kind, before) {
+            (FLUSH, 0) => Reaction::SayNothing,
+            (FLUSH, _) => Reaction::Leave,
+            _ => Reaction::Succeed,
+        })?;
+        serve_once(&listener, |_, _| Reaction::Succeed)
+    });
+    let disk = connect(folder.path(), Access::ReadWrite, PATIENCE).unwrap();
+    disk.write_at(&[1; 512], 0).unwrap();
+    let flushed = std::thread::scope(|scope| {
+        let flushes = [(); 2].map(|()| scope.spawn(|| disk.flush()));
+        flushes.map(|flush| flush.join().unwrap())
+    });
+    for one in flushed {
+        let told = one.unwrap_err().to_string();
+        assert!(told.contains("connection was lost"), "{told}");
+    }
+    disk.flush().expect("it was told");
+    drop(disk);
+    server.join().unwrap().expect_err("the client left");
+}
+
 #[test]
 fn a_server_that_does_not_answer_is_given_up() {
     let Some(folder) = folder() else { return };
@@ -192,10 +224,10 @@ fn a_server_that_does_not_answer_is_given_up() {
 fn a_server_whose_queue_is_full_is_given_up() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("s");
-    let server = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let server = UnixListener::bind(&socket).expect("a socket");
     // Nobody accepts, and there is room for one to wait.
     rustix::net::listen(&server, 0).expect("a short queue");
-    let _waits = std::os::unix::net::UnixStream::connect(&socket).expect("room for one");
+    let _waits = UnixStream::connect(&socket).expect("room for one");
     let refused = connect(folder.path(), Access::ReadOnly, Duration::from_millis(100));
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("timed out"), "{refused}");
@@ -219,4 +251,72 @@ fn what_cannot_be_used_is_refused_at_once() {
     let refused =
         NbdDevice::connect(&uri.parse().unwrap(), Access::ReadOnly, PATIENCE).unwrap_err();
     assert!(refused.to_string().contains("refused"), "{refused}");
+}
+
+/// What the server below does about a request.
+enum Reaction {
+    Succeed,
+    SayNothing,
+    Leave,
+}
+
+const FLUSH: u16 = 3;
+
+/// A server of 1 MiB for one client, which speaks as little of the protocol as possible. `react` is told the type of a
+/// request, and how many of that type came before.
+fn serve_once(listener: &UnixListener, react: impl Fn(u16, usize) -> Reaction) -> io::Result<()> {
+    let mut stream = listener.accept()?.0;
+    stream.write_all(b"NBDMAGICIHAVEOPT\x00\x03")?;
+    stream.read_exact(&mut [0; 4])?;
+    loop {
+        let head: [u8; 16] = read(&mut stream)?;
+        let (option, length) = (be32(&head[8..]), be32(&head[12..]));
+        stream.read_exact(&mut vec![0; length as usize])?;
+        let mut say = |kind: u32, data: &[u8]| {
+            let mut reply = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
+            for word in [option, kind, data.len() as u32] {
+                reply.extend(word.to_be_bytes());
+            }
+            reply.extend(data);
+            stream.write_all(&reply)
+        };
+        // Of all options it knows that which enters an export: with its size, and flags for "there are flags" and flush.
+        if option != 7 {
+            say(0x8000_0001, &[])?;
+            continue;
+        }
+        let size: u64 = 1 << 20;
+        let info = [&[0, 0][..], &size.to_be_bytes(), &[0, 0b101]].concat();
+        say(3, &info)?;
+        say(1, &[])?;
+        break;
+    }
+    let mut before = HashMap::<u16, usize>::new();
+    loop {
+        let head: [u8; 28] = read(&mut stream)?;
+        let kind = u16::from_be_bytes([head[6], head[7]]);
+        if kind == 1 {
+            stream.read_exact(&mut vec![0; be32(&head[24..]) as usize])?;
+        }
+        let count = before.entry(kind).or_default();
+        match react(kind, *count) {
+            Reaction::Succeed => {
+                let reply = [&[0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0][..], &head[8..16]].concat();
+                stream.write_all(&reply)?;
+            }
+            Reaction::SayNothing => {}
+            Reaction::Leave => return Ok(()),
+        }
+        *count += 1;
+    }
+}
+
+fn read<const N: usize>(stream: &mut UnixStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn be32(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }

@@ -313,7 +313,8 @@ impl NbdDevice {
         Ok(())
     }
 
-    fn write(&self, buf: &[u8], offset: u64, longest: u32) -> io::Result<()> {
+    fn write(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let longest = self.look(|wire| wire.client.longest())?;
         let mut at = offset;
         for piece in buf.chunks(longest as usize) {
             let length = piece.len() as u32;
@@ -383,8 +384,7 @@ impl Device for NbdDevice {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), DeviceError> {
         self.change(Operation::Write, offset, buf.len() as u64, || {
-            let longest = self.look(|wire| wire.client.longest())?;
-            self.write(buf, offset, longest)
+            self.write(buf, offset)
         })
     }
 
@@ -397,7 +397,7 @@ impl Device for NbdDevice {
             let mut done = 0;
             while done < length {
                 let now = (length - done).min(zeroes.len() as u64);
-                self.write(&zeroes[..now as usize], offset + done, u32::MAX)?;
+                self.write(&zeroes[..now as usize], offset + done)?;
                 done += now;
             }
             Ok(())

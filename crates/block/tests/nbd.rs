@@ -206,6 +206,18 @@ fn every_flush_under_way_when_a_connection_is_lost_fails() {
 }
 
 #[test]
+fn zeroes_for_a_server_that_knows_none_are_no_longer_than_it_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = UnixListener::bind(folder.path().join("s")).expect("a socket");
+    let server = std::thread::spawn(move || serve_once(&listener, |_, _| Reaction::Succeed));
+    let disk = connect(folder.path(), Access::ReadWrite, PATIENCE).unwrap();
+    disk.write_at(&[1; LONGEST as usize + 1], 0).unwrap();
+    disk.write_zeroes(0, 1 << 20).unwrap();
+    drop(disk);
+    server.join().unwrap().expect_err("the client left");
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_given_up() {
     let Some(folder) = folder() else { return };
     let peer = Peer::start(folder.path(), &[]);
@@ -262,7 +274,10 @@ enum Reaction {
 
 const FLUSH: u16 = 3;
 
-/// A server of 1 MiB for one client, which speaks as little of the protocol as possible. `react` is told the type of a
+/// The longest request of the server below.
+const LONGEST: u32 = 64 << 10;
+
+/// A server of 1 MiB that cannot zero, for one client, which speaks as little of the protocol as possible. `react` is told the type of a
 /// request, and how many of that type came before.
 fn serve_once(listener: &UnixListener, react: impl Fn(u16, usize) -> Reaction) -> io::Result<()> {
     let mut stream = listener.accept()?.0;
@@ -288,6 +303,8 @@ fn serve_once(listener: &UnixListener, react: impl Fn(u16, usize) -> Reaction) -
         let size: u64 = 1 << 20;
         let info = [&[0, 0][..], &size.to_be_bytes(), &[0, 0b101]].concat();
         say(3, &info)?;
+        let blocks = [1, 4096, LONGEST].map(u32::to_be_bytes).concat();
+        say(3, &[&[0, 3][..], &blocks].concat())?;
         say(1, &[])?;
         break;
     }
@@ -295,13 +312,19 @@ fn serve_once(listener: &UnixListener, react: impl Fn(u16, usize) -> Reaction) -
     loop {
         let head: [u8; 28] = read(&mut stream)?;
         let kind = u16::from_be_bytes([head[6], head[7]]);
+        let length = be32(&head[24..]);
         if kind == 1 {
-            stream.read_exact(&mut vec![0; be32(&head[24..]) as usize])?;
+            stream.read_exact(&mut vec![0; length as usize])?;
         }
+        let invalid = if length > LONGEST { 22 } else { 0 };
         let count = before.entry(kind).or_default();
         match react(kind, *count) {
             Reaction::Succeed => {
-                let reply = [&[0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0][..], &head[8..16]].concat();
+                let reply = [
+                    &[0x67, 0x44, 0x66, 0x98, 0, 0, 0, invalid][..],
+                    &head[8..16],
+                ]
+                .concat();
                 stream.write_all(&reply)?;
             }
             Reaction::SayNothing => {}

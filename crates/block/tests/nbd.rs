@@ -232,6 +232,20 @@ fn a_server_that_does_not_answer_is_given_up() {
     }
 }
 
+/// Whatever the patience was when the connection was made, or what was left of it.
+#[test]
+fn a_server_that_does_not_take_what_is_sent_is_given_up() {
+    let Some(folder) = folder() else { return };
+    let peer = Peer::start(folder.path(), &[]);
+    let disk = connect(folder.path(), Access::ReadWrite, PATIENCE).unwrap();
+    let disk = disk.patience(Duration::from_millis(200));
+    peer.signal("STOP");
+    let begin = Instant::now();
+    // More than a socket holds.
+    disk.write_at(&vec![1; 4 << 20], 0).unwrap_err();
+    assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+}
+
 #[test]
 fn a_server_whose_queue_is_full_is_given_up() {
     let folder = tempfile::tempdir().expect("a folder");

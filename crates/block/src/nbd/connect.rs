@@ -92,7 +92,7 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
     connected.ok_or(last)
 }
 
-/// Connects to a unix socket, and is no longer held up by a server that accepts nobody, nor by its sends later.
+/// Connects to a unix socket, and is no longer held up by a server that accepts nobody.
 fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,

@@ -11,7 +11,7 @@ use cohort_nbd::{Client, Command, Content, Context, Request, Uri};
 
 use super::answer::{Answer, Question};
 use super::connect;
-use crate::socket::Socket;
+use crate::socket::{Socket, time_until};
 
 /// A connection inside an export.
 #[derive(Debug)]
@@ -76,7 +76,9 @@ impl Wire {
         let sent = match self.client.request(&Request { cookie, command }, &mut head) {
             Ok(()) => {
                 let _turn = lock(&self.sending);
-                self.socket.write_all(&head, data)
+                time_until(deadline)
+                    .and_then(|left| self.socket.set_write_timeout(Some(left)))
+                    .and_then(|()| self.socket.write_all(&head, data))
             }
             Err(error) => {
                 lock(&self.waiting).questions.remove(&cookie);

@@ -129,7 +129,8 @@ pub(crate) fn of_point(
             layer: Some(depth),
             ..piece
         }));
-        pieces.extend(beyond(layer.size, depth, unit, &mut left));
+        let cluster = u64::from(layer.cluster_size).max(unit.bytes());
+        pieces.extend(beyond(layer.size, depth, cluster, &mut left));
     }
     pieces.extend(left.runs().map(|run| Piece {
         bytes: run.offset..run.offset + run.length,
@@ -141,13 +142,14 @@ pub(crate) fn of_point(
 }
 
 /// The bytes that are left beyond the end of a layer, whose disk was smaller: they are zeroes, whatever lies below. Of the
-/// unit in which it ended nothing is said.
-fn beyond(end: u64, depth: usize, unit: Granularity, left: &mut DirtyBitmap) -> Vec<Piece> {
-    let (size, unit) = (left.size(), unit.bytes());
+/// layer's own cluster in which it ended nothing is said, for what is before the end may lie below; and as it is one piece,
+/// whoever writes it anew writes it whole.
+fn beyond(end: u64, depth: usize, cluster: u64, left: &mut DirtyBitmap) -> Vec<Piece> {
+    let size = left.size();
     if end >= size {
         return Vec::new();
     }
-    let (start, whole) = (end - end % unit, end.next_multiple_of(unit).min(size));
+    let (start, whole) = (end - end % cluster, end.next_multiple_of(cluster).min(size));
     let piece = |run: cohort_bitmap::Run, says| Piece {
         bytes: run.range(),
         says,
@@ -161,7 +163,7 @@ fn beyond(end: u64, depth: usize, unit: Granularity, left: &mut DirtyBitmap) -> 
         .map(|run| piece(run, Says::Zeroes));
     let pieces = cut.chain(rest).collect();
     let cleared = left.reset(start, size - start);
-    cleared.expect("it begins at a unit and ends with the disk");
+    cleared.expect("it begins at a cluster and ends with the disk");
     pieces
 }
 

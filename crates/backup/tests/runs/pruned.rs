@@ -10,7 +10,6 @@ use cohort_backup::{
     BitmapPolicy, DiskSpec, Keep, KeepReason, Options, PointFate, PruneError, PruneReport,
     Selection, Verify, plan_prune, prune,
 };
-
 use crate::world::*;
 
 /// All is one day.
@@ -180,6 +179,32 @@ fn disks_that_changed_size_and_mixed_clusters_merge_too() {
         assert_eq!(world.points("vda").len(), last);
         check(&world, &copies);
     }
+}
+
+#[test]
+fn what_a_finer_point_below_holds_where_a_smaller_disk_ended_stays() {
+    let world = World::new();
+    let disk = world.raw("vda.raw", 9);
+    let file = fs::File::options().write(true).open(&disk).unwrap();
+    let mut copies = BTreeMap::new();
+    // Nothing is written to the cluster in which the disk ended before it grew.
+    let end = 8 * CLUSTER + 8192;
+    let runs = [(4 << 10, end), (64 << 10, end), (64 << 10, 16 * CLUSTER)];
+    for (run, (cluster, size)) in (1u64..).zip(runs) {
+        file.set_len(size).unwrap();
+        write(&disk, run * CLUSTER, 0xa0 | run as u8, CLUSTER);
+        back_up(&world, &disk, &options(|o| o.cluster(cluster)));
+        copies.insert(run, fs::read(&disk).unwrap());
+    }
+    let first = world.contents().points[&(name("vda"), RunId(1))].created_unix_ms;
+    let catalogue = Catalogue::open(world.repository()).unwrap();
+    let days = |time: u64| i64::from(time > first);
+    let keep = Keep { last: 0, daily: 2 };
+    let plan = plan_prune(&catalogue.snapshot().unwrap(), &keep, &days);
+    prune(&catalogue, &plan, &|_, _| {}, &AtomicBool::new(false)).unwrap();
+    drop(catalogue);
+    assert_eq!(world.points("vda"), [1, 3]);
+    check(&world, &copies);
 }
 
 #[test]

@@ -197,6 +197,8 @@ fn find_views(
         match adopt(disk, tracked, views, index) {
             Ok(()) => return Ok(index),
             Err(AdoptError::Scan(ScanError::Reference(error))) => {
+                // Nothing records for the views from before any more: whoever has them next must not go by them.
+                views.set(None);
                 fall_back(disk, index, &error.to_string())?
             }
             Err(AdoptError::Scan(error @ ScanError::TooLarge(_))) => {

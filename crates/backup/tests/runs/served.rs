@@ -6,14 +6,15 @@ use std::thread::{self, JoinHandle};
 
 use cohort_backup::catalogue::Instant;
 use cohort_backup::{
-    BitmapPolicy, DiskError, DiskOutcome, DiskSpec, OnUndecided, Options, RunReport, StartError,
-    SyncMode, Tracked,
+    BitmapPolicy, Compression, DiskError, DiskOutcome, DiskSpec, OnUndecided, Options, RunReport,
+    StartError, SyncMode, Tracked,
 };
 use cohort_block::{Device, Fault, Faulty, Gated, MemoryDevice, Operation};
 use cohort_job::Disposition;
 
 use crate::world::{
     BrokenFile, CLUSTER, World, bad_cluster, committed, disk, name, options, policy, read_all,
+    write,
 };
 
 const CLUSTERS: u64 = 48;
@@ -451,6 +452,26 @@ fn missed_fence_starts_nothing_and_leaves_every_disk_as_it_was() {
     let last = committed(report).run.unwrap().0;
     assert!(world.restored("a", last) == copies[0]);
     assert!(world.restored("b", last) == copies[1]);
+}
+
+/// A disk that is backed up into two directories, of which one has a point that cannot be read any more.
+#[test]
+fn search_that_fails_forgets_what_is_recorded_no_more() {
+    let (world, other) = (World::new(), World::new());
+    let a = served("a");
+    let packed = options(|o| o.compress(Compression::Zlib).strict(true));
+    committed(run(&other, &[(&a, spec(&a, packed.clone()))]).0);
+    committed(run(&world, &[(&a, spec(&a, Options::default()))]).0);
+    let contents = other.contents();
+    let image = contents.images().next().unwrap().to_string();
+    // Where the first compressed clusters lie.
+    write(&other.repository().join(image), CLUSTER, 0xff, CLUSTER / 4);
+    let error = other.backup().disk(spec(&a, packed)).start().unwrap_err();
+    assert!(error.to_string().contains("everything"), "{error}");
+    a.gated().write_at(&[0xaa; 512], 9 * CLUSTER).unwrap();
+    let (report, copies) = run(&world, &[(&a, spec(&a, Options::default()))]);
+    let last = committed(report).run.unwrap().0;
+    assert!(world.restored("a", last) == copies[0]);
 }
 
 #[test]

@@ -82,6 +82,12 @@ impl OsFile {
         &self.file
     }
 
+    /// Whether somebody else reads it under QEMU's locks, and counts on nobody writing to it.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        lock::is_read(&self.file)
+    }
+
     fn punch(&self, offset: u64, length: u64) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry(|| rustix::fs::fallocate(&self.file, flags, offset, length))

@@ -92,6 +92,11 @@ pub(crate) fn lock(file: &fs::File, claim: Claim) -> Result<(), LockError> {
     Ok(())
 }
 
+/// Whether somebody else reads `file` and counts on nobody writing to it. Where there are no locks, nobody says so.
+pub(crate) fn is_read(file: &fs::File) -> bool {
+    is_shared_by_others(file, DENIED + WRITE).unwrap_or(false)
+}
+
 /// Gives back every lock on `file`, of whatever kind: from here on anybody may write to it.
 pub(crate) fn release(file: &fs::File) -> io::Result<()> {
     let mut everything = one_byte(libc::F_UNLCK, 0);
@@ -146,7 +151,11 @@ mod tests {
         lock(&one, Claim::Read).unwrap();
         lock(&two, Claim::Read).unwrap();
         assert!(is_held(lock(&opened(&path), Claim::Write)));
-        drop((one, two));
+        assert!(is_read(&one) && is_read(&opened(&path)));
+        drop(two);
+        assert!(!is_read(&one) && is_read(&opened(&path)));
+        drop(one);
+        assert!(!is_read(&opened(&path)));
 
         let writer = opened(&path);
         lock(&writer, Claim::Write).unwrap();

@@ -211,6 +211,12 @@ impl<F: File> Qcow2Builder<F> {
         Ok(state.mapping.entry(index)? != Entry::Unmapped)
     }
 
+    /// Writes nothing where anything was before: whoever opened the file earlier and goes on reading it finds the tables of
+    /// that seal, and all that they lead to, whatever was sealed since. What is left so, the next one to open it uses.
+    pub(crate) fn leave_gaps(&self) {
+        lock(&self.state).allocator.leave_gaps();
+    }
+
     /// Writes one cluster of the disk; what it held in this layer before is superseded.
     ///
     /// # Errors

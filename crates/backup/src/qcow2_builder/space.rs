@@ -161,6 +161,15 @@ impl Allocator {
         self.barren = u64::MAX;
     }
 
+    /// Hands out nothing below the end of the file but what comes back from now on.
+    pub(super) fn leave_gaps(&mut self) {
+        for cluster in 0..self.end {
+            self.taken.insert(cluster);
+        }
+        self.free = 0;
+        self.lowest = self.end;
+    }
+
     /// The first free run that is long enough.
     fn reuse(&mut self, count: u64) -> Option<u64> {
         if self.free < count || count >= self.barren {
@@ -205,6 +214,17 @@ mod tests {
         assert_eq!(allocator.take(1), 2);
         assert_eq!(allocator.take(1), 7);
         assert_eq!(allocator.take(1), 14);
+    }
+
+    #[test]
+    fn gaps_that_are_to_be_left_are_not_used() {
+        let mut allocator = Allocator::new(ClusterSet::default(), 0);
+        allocator.take(10);
+        allocator.release(2, 3);
+        allocator.leave_gaps();
+        assert_eq!((allocator.take(1), allocator.take(2)), (10, 11));
+        allocator.release(11, 1);
+        assert_eq!(allocator.take(1), 11);
     }
 
     proptest! {

@@ -10,6 +10,8 @@ use cohort_backup::{
     BitmapPolicy, DiskSpec, Keep, KeepReason, Options, PointFate, PruneError, PruneReport,
     Selection, Verify, plan_prune, prune,
 };
+use cohort_block::OpenOptions;
+
 use crate::world::*;
 
 /// All is one day.
@@ -205,6 +207,29 @@ fn what_a_finer_point_below_holds_where_a_smaller_disk_ended_stays() {
     drop(catalogue);
     assert_eq!(world.points("vda"), [1, 3]);
     check(&world, &copies);
+}
+
+#[test]
+fn whoever_reads_a_point_since_before_finds_it_as_it_was() {
+    let world = World::new();
+    let disk = world.raw("vda.raw", 24);
+    // The second merge wants more room than what the first one superseded.
+    for (run, changed) in (1..).zip([1, 1, 9, 1, 1]) {
+        (0..changed).for_each(|cluster| write(&disk, cluster * CLUSTER, 0x80 | run, 100));
+        back_up(&world, &disk, &Options::default());
+    }
+    let contents = world.contents();
+    let (_, point) = contents.latest(&name("vda")).unwrap();
+    let image = world.repository().join(point.file.to_string());
+    let reader = cohort_block::open(image, OpenOptions::read_only()).unwrap();
+    for last in [4, 3] {
+        assert_eq!(keep_last(&world, last).unwrap().merged.len(), 1);
+    }
+    assert!(read_all(&*reader) == fs::read(&disk).unwrap());
+    drop(reader);
+    // What was left lying about is used again.
+    let before = keep_last(&world, 3).unwrap().bytes.1;
+    assert!(keep_last(&world, 2).unwrap().bytes.1 < before);
 }
 
 #[test]

@@ -208,7 +208,15 @@ fn impossible_places_are_told_apart() {
         fails(&dir.path().join("dangling"), true),
         RestoreError::NotAFile { .. }
     ));
-    assert_eq!(names(dir.path()), ["dangling", "file"]);
+    // What stands in the place of a killed restore's file, and is none.
+    std::os::unix::fs::symlink("elsewhere", dir.path().join(".out.cohort-partial")).unwrap();
+    let error = fails(&dir.path().join("out"), false);
+    let RestoreError::NotAFile { path } = &error else {
+        panic!("{error}");
+    };
+    assert!(path.ends_with(".out.cohort-partial"), "{error}");
+    let left = [".out.cohort-partial", "dangling", "file"];
+    assert_eq!(names(dir.path()), left);
 }
 
 #[test]

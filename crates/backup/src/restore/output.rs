@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
@@ -156,16 +156,20 @@ fn take_over(partial: &Path, path: &Path) -> Result<File, RestoreError> {
     };
     loop {
         let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false);
-        let file = file
-            .open(partial)
-            .map_err(|source| match no_room(&source) {
-                true => RestoreError::NoSpace {
-                    path: path.into(),
-                    source,
-                },
-                false => directory(source),
-            })?;
+        let options = options.read(true).write(true).create(true).truncate(false);
+        // A link is nothing that a restore left: what it leads to is somebody's own.
+        let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        let file = file.open(partial).map_err(|source| match &source {
+            full if no_room(full) => RestoreError::NoSpace {
+                path: path.into(),
+                source,
+            },
+            link if link.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                let path = partial.into();
+                RestoreError::NotAFile { path }
+            }
+            _ => directory(source),
+        })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

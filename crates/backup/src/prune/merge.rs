@@ -275,6 +275,10 @@ impl Merge<'_> {
             .digests
             .map(|stored| Sidecar::open(&self.catalogue.path_of(&stored.file), stored.root));
         let all = size.div_ceil(cluster);
+        if layer.size < size {
+            // What the layers below have beyond its end is not seen, and of the cluster in which it ends not all.
+            recording.forget(layer.size / cluster..all);
+        }
         match stored.transpose()? {
             Some(stored) if stored.cluster() == cluster => {
                 recording.load(&stored)?;

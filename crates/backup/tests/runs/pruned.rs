@@ -210,6 +210,27 @@ fn what_a_finer_point_below_holds_where_a_smaller_disk_ended_stays() {
 }
 
 #[test]
+fn what_a_disk_lost_when_it_shrank_is_not_expected_of_the_merged_image() {
+    let world = World::new();
+    let disk = world.raw("vda.raw", 8);
+    let file = fs::File::options().write(true).open(&disk).unwrap();
+    let mut copies = BTreeMap::new();
+    // It ends within a cluster that nobody writes to.
+    let sizes = [8 * CLUSTER, 6 * CLUSTER + 1024, 8 * CLUSTER, 8 * CLUSTER];
+    for (run, size) in (1u64..).zip(sizes) {
+        file.set_len(size).unwrap();
+        write(&disk, run * CLUSTER, 0xa0 | run as u8, 1000);
+        back_up(&world, &disk, &Options::default());
+        copies.insert(run, fs::read(&disk).unwrap());
+    }
+    for last in [2, 1] {
+        keep_last(&world, last).unwrap();
+        assert_eq!(world.points("vda").len(), last);
+        check(&world, &copies);
+    }
+}
+
+#[test]
 fn whoever_reads_a_point_since_before_finds_it_as_it_was() {
     let world = World::new();
     let disk = world.raw("vda.raw", 24);

@@ -1,12 +1,15 @@
 //! What the bytes of an image, or of a point, have to be: pieces of a disk, and the digests that speak of them.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use cohort_bitmap::{DirtyBitmap, Granularity, SizeError};
+use cohort_block::OsFile;
 
-use crate::catalogue::{Contents, DiskName, Layer, RunId};
+use crate::catalogue::{Contents, DiskName, ImageName, Layer, RunId};
 use crate::digests::{Digest, Sidecar, SidecarError};
 use crate::qcow2_builder::BuildError;
 use crate::scan::is_zero;
@@ -122,9 +125,17 @@ pub(crate) fn of_point(
         .and_then(|finest| Granularity::new(finest).ok())
         .unwrap_or_default();
     let mut left = DirtyBitmap::all_dirty(size, unit)?;
-    let mut pieces = Vec::new();
+    let own: BTreeSet<_> = contents
+        .points_of(disk)
+        .map(|(_, point)| &point.file)
+        .collect();
+    let (mut pieces, mut image) = (Vec::new(), None);
     for (depth, layer) in layers.iter().enumerate() {
-        let seen = visible(directory, layer, size, &mut left)?.into_iter();
+        if own.contains(layer.file) {
+            image = Some(layer.file);
+        }
+        let image = image.unwrap_or(layer.file);
+        let seen = visible(directory, layer, image, size, &mut left)?.into_iter();
         pieces.extend(seen.map(|piece| Piece {
             layer: Some(depth),
             ..piece
@@ -167,10 +178,12 @@ fn beyond(end: u64, depth: usize, cluster: u64, left: &mut DirtyBitmap) -> Vec<P
     pieces
 }
 
-/// What a layer says of the bytes that are left by the layers above it; takes them away.
+/// What a layer says of the bytes that are left by the layers above it; takes them away. `image` is that of its point, which
+/// a layer that is to be merged into it may have become.
 fn visible(
     directory: &Path,
     layer: &Layer<'_>,
+    image: &ImageName,
     size: u64,
     left: &mut DirtyBitmap,
 ) -> Result<Vec<Piece>, ExpectedError> {
@@ -179,7 +192,7 @@ fn visible(
             let path = directory.join(stored.file.to_string());
             of_layer(&Arc::new(Sidecar::open(&path, stored.root)?), size).collect()
         }
-        None => held(directory, layer, size)?,
+        None => held(directory, layer, image, left)?,
     };
     let (mut pieces, before) = (Vec::new(), left.clone());
     for piece in own {
@@ -223,12 +236,22 @@ fn split(piece: &Piece, cluster: u64, seen: Range<u64>, whole_tail: bool) -> Vec
 }
 
 /// What an image without digests holds.
-fn held(directory: &Path, layer: &Layer<'_>, size: u64) -> Result<Vec<Piece>, ExpectedError> {
+fn held(
+    directory: &Path,
+    layer: &Layer<'_>,
+    image: &ImageName,
+    left: &DirtyBitmap,
+) -> Result<Vec<Piece>, ExpectedError> {
     let path = directory.join(layer.file.to_string());
-    let file = cohort_block::OsFile::open(&path, false)
-        .map_err(|error| ExpectedError::Open(format!("{}: {error}", path.display())))?;
+    let file = match OsFile::open(&path, false) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && image != layer.file => {
+            OsFile::open(directory.join(image.to_string()), false)
+        }
+        file => file,
+    };
+    let file = file.map_err(|error| ExpectedError::Open(format!("{}: {error}", path.display())))?;
     let builder = crate::Qcow2Builder::open(file)?;
-    let cluster = builder.cluster_size();
+    let (cluster, size) = (builder.cluster_size(), left.size());
     let piece = |run: Result<(Range<u64>, _), BuildError>| {
         let (clusters, _) = run?;
         Ok(Piece {

@@ -128,8 +128,14 @@ fn interrupted_prune_leaves_every_point_whole_and_the_next_one_finishes_it() {
 
 #[test]
 fn kill_between_the_rename_and_the_catalogue_is_mended() {
+    for digests in [true, false] {
+        kill_after_the_rename(&options(|o| o.digests(digests)));
+    }
+}
+
+fn kill_after_the_rename(options: &Options) {
     let world = World::new();
-    let copies = chain(&world, 6, &Options::default());
+    let copies = chain(&world, 6, options);
     let stopped = pruned(
         &world.repository(),
         Keep { last: 2, daily: 0 },

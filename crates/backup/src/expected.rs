@@ -252,6 +252,11 @@ fn held(
     let file = file.map_err(|error| ExpectedError::Open(format!("{}: {error}", path.display())))?;
     let builder = crate::Qcow2Builder::open(file)?;
     let (cluster, size) = (builder.cluster_size(), left.size());
+    if cluster < left.granularity().bytes() {
+        let path = path.display();
+        let what = format!("{path}: its clusters are smaller than the catalogue says");
+        return Err(ExpectedError::Open(what));
+    }
     let piece = |run: Result<(Range<u64>, _), BuildError>| {
         let (clusters, _) = run?;
         Ok(Piece {

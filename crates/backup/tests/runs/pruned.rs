@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use cohort_backup::catalogue::{Catalogue, RunId};
 use cohort_backup::{
-    BitmapPolicy, DiskSpec, Keep, KeepReason, Options, PointFate, PruneError, PruneReport,
-    Selection, Verify, plan_prune, prune,
+    BitmapPolicy, CreateOptions, DiskSpec, Keep, KeepReason, Options, PointFate, PruneError,
+    PruneReport, Qcow2Builder, Selection, Verify, plan_prune, prune,
 };
-use cohort_block::OpenOptions;
+use cohort_block::{OpenOptions, OsFile};
 
 use crate::world::*;
 
@@ -344,6 +344,25 @@ fn damage_is_not_merged() {
     );
     let report = world.verified(Verify::new(Selection::All));
     assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+}
+
+#[test]
+fn image_that_is_another_one_by_now_is_refused() {
+    let world = World::new();
+    let _ = chain(&world, 2, &options(|o| o.digests(false)));
+    let contents = world.contents();
+    let file = &contents.point(&name("vda"), RunId(1)).unwrap().file;
+    let file = world.repository().join(file.to_string());
+    fs::remove_file(&file).unwrap();
+    let finer = CreateOptions::new(24 * CLUSTER).cluster_size(4 << 10);
+    let other = Qcow2Builder::create(OsFile::create_new(&file).unwrap(), &finer).unwrap();
+    other.write_cluster(1, &[1; 4 << 10]).unwrap();
+    other.finish().unwrap();
+    let refused = keep_last(&world, 1).unwrap_err();
+    assert!(
+        matches!(refused, PruneError::Unreadable { .. }),
+        "{refused}"
+    );
 }
 
 #[test]

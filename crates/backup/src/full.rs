@@ -18,7 +18,7 @@ use cohort_block::{Device, FileId, Format, Limits, Throttle, Throttled};
 
 use crate::error::DiskError;
 use crate::options::{Compression, ErrorPolicy, Options};
-use crate::restore::{Made, RestoreError, write_image};
+use crate::restore::{Made, RestoreError, hidden_place, write_image};
 use crate::source::{DiskSpec, Source};
 
 pub use patient::Operator;
@@ -205,13 +205,18 @@ impl FullCopy {
                 "a disk that is being served is copied by a backup, which shows one instant of it",
             ));
         }
-        match to {
-            Outlet::File { path, .. }
-                if FileId::of_path(path).is_ok_and(|there| source.lies_in(there.beneath())) =>
-            {
-                Err(FullCopyError::OntoSource { path: path.clone() })
-            }
-            Outlet::File { .. } | Outlet::Stream { .. } => Ok(source),
+        let Outlet::File { path, .. } = to else {
+            return Ok(source);
+        };
+        // The copy empties a hidden file first, as one that was killed has left it.
+        let place = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let taken = [Some(path.clone()), hidden_place(&place)];
+        let source_lies_in = |path: &PathBuf| {
+            FileId::of_path(path).is_ok_and(|there| source.lies_in(there.beneath()))
+        };
+        match taken.into_iter().flatten().find(source_lies_in) {
+            Some(path) => Err(FullCopyError::OntoSource { path }),
+            None => Ok(source),
         }
     }
 

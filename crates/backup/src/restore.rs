@@ -19,6 +19,7 @@ use crate::options::Compression;
 use crate::qcow2_builder::{CreateOptions, Qcow2Builder};
 
 pub use error::RestoreError;
+pub(crate) use output::hidden_place;
 
 use copy::{Copy, Qcow2Writer, RawWriter};
 use output::Output;

@@ -165,6 +165,17 @@ fn a_copy_onto_its_source_is_refused_by_every_name() {
         fs::metadata(lab.path("a.img")).unwrap().len(),
         (5 << 20) + 777
     );
+    // What a killed copy left, to be saved under the name that it was to have.
+    fs::hard_link(lab.path("a.img"), lab.path(".b.img.cohort-partial")).unwrap();
+    lab.cohort(["copy", ".b.img.cohort-partial", "b.img"])
+        .exits(SOURCE_IS_TARGET)
+        .says(&["the source lies in that file"]);
+    assert_eq!(
+        fs::metadata(lab.path(".b.img.cohort-partial"))
+            .unwrap()
+            .len(),
+        (5 << 20) + 777
+    );
 }
 
 #[test]

@@ -30,16 +30,9 @@ impl Output {
     pub(super) fn create(out: &Path, overwrite: bool) -> Result<Self, RestoreError> {
         let path = final_place(out, overwrite)?;
         let no_name = || RestoreError::NoName { path: out.into() };
-        let name = path.file_name().ok_or_else(no_name)?;
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            Some(_) | None => PathBuf::from("."),
-        };
+        let partial = hidden_place(&path).ok_or_else(no_name)?;
+        let directory = directory_of(&path);
         check_directory(&directory)?;
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(".cohort-partial");
-        let partial = directory.join(hidden);
         let file = take_over(&partial, &path)?;
         let output = Self {
             path,
@@ -118,6 +111,21 @@ impl Drop for Output {
         if is_at(&self.file, &self.partial).unwrap_or(false) {
             let _ = fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// Where an output is until it is whole: a hidden file beside its place. None if that has no name.
+pub(crate) fn hidden_place(path: &Path) -> Option<PathBuf> {
+    let mut hidden = OsString::from(".");
+    hidden.push(path.file_name()?);
+    hidden.push(".cohort-partial");
+    Some(directory_of(path).join(hidden))
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        Some(_) | None => PathBuf::from("."),
     }
 }
 

@@ -222,6 +222,22 @@ fn arguments_that_cannot_be_read_are_told_in_json_as_well() {
 }
 
 #[test]
+fn a_restore_into_the_backup_directory_is_refused_by_every_name() {
+    let lab = lab_with_a_disk();
+    lab.cohort(["backup", "a.img", "--to", "R"]).exits(0);
+    let mut files = fs::read_dir(lab.path("R")).expect("listed").flatten();
+    let image = files.find(|file| file.path().extension().is_some_and(|end| end == "qcow2"));
+    let image = image.expect("the point's image").path();
+    std::os::unix::fs::symlink(image, lab.path("soft")).expect("a link");
+    for out in ["R/out", "soft"] {
+        lab.cohort(["restore", "--from", "R", "a", out, "--force"])
+            .exits(2)
+            .says(&["lies in the backup directory"]);
+    }
+    next_run_works(&lab);
+}
+
+#[test]
 fn asking_for_what_is_not_there_says_what_is() {
     let lab = lab_with_a_disk();
     lab.cohort(["list", "R"]).exits(43).says(&["R"]);

@@ -126,7 +126,10 @@ pub(crate) fn restore_raw(directory: &Path, point: &str, out: &Path) -> anyhow::
 
 /// Refuses an output in the backup directory: it would pass for one of its files, or replace one.
 fn outside(directory: &Path, out: &Path) -> Result<()> {
-    let parent = out
+    // A link leads to the file that is replaced.
+    let place = out.canonicalize();
+    let parent = place.as_deref().unwrap_or(out);
+    let parent = parent
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));

@@ -15,6 +15,7 @@ use lab::{Lab, have, noise};
 const SIZE: u64 = 1 << 30;
 const BLOCK: u32 = 4096;
 const GRANULE: u64 = 64 << 10;
+const READ: u16 = 0;
 const WRITE: u16 = 1;
 const FUA: u16 = 1;
 
@@ -59,6 +60,38 @@ fn written(lab: &Lab, args: &[&str], offsets: &[u64]) {
     assert_eq!(server.stop(), Some(0));
 }
 
+/// Clients that never say which disk they want, or that hear no answer, are no reason to distrust what is known of it.
+#[test]
+fn whoever_is_there_at_the_end_the_store_is_closed() {
+    let lab = Lab::new();
+    disk(&lab);
+    for kind in ["silent", "deaf"] {
+        let server = Server::start(&lab, &["a.raw", "--drain", "1"]);
+        let mut client = server.enter("a");
+        write(&mut client, 1, 5 << 20, 0);
+        let there = match kind {
+            "silent" => {
+                let mut client = Raw(server.connect());
+                client.get(18);
+                client
+            }
+            _ => {
+                let mut client = server.enter("a");
+                (0..4).for_each(|cookie| client.ask(0, READ, cookie, 0, 32 << 20));
+                // It is being sent.
+                assert_eq!(client.reply(), (0, 0));
+                client
+            }
+        };
+        drop(client);
+        assert_eq!(server.stop(), Some(0), "{kind}");
+        drop(there);
+        let told = list(&lab, "a.raw");
+        assert!(!told.contains("not closed"), "{kind}:\n{told}");
+        fs::remove_file(lab.path("a.raw.cohort")).expect("the store");
+    }
+}
+
 #[test]
 fn a_server_that_does_not_begin_leaves_the_stores_as_they_were() {
     let lab = Lab::new();
@@ -100,6 +133,7 @@ fn a_disk_that_was_served_is_backed_up_by_its_store() {
         ] {
             assert!(told.contains(part), "'{part}' is missing in:\n{told}");
         }
+        assert!(!told.contains("not closed"), "{told}");
         let (copied, said) = back_up(&lab, "a=a.raw", &[]);
         if round == 0 {
             // There was no point that a set could speak of.

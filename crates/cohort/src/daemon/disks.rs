@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cohort_backup::{Tracked, UntrackError};
 use cohort_bitmap::Stretch;
@@ -16,10 +16,9 @@ use super::bitmaps::Bitmap;
 use super::exports::Wish;
 use super::nodes::{Node, Owner, Traits};
 use super::{Daemon, lock, stored};
-use crate::serve::{Dirt, Disk, Encryption, Ending, Limits, Listener, Server, Stopped, Tracking};
-
-/// How long whoever still has a disk may take to let it go.
-pub(super) const LETTING_GO: Duration = Duration::from_secs(2);
+use crate::serve::{
+    Dirt, Disk, Encryption, Ending, LETTING_GO, Limits, Listener, Server, Stopped, Tracking,
+};
 
 /// All of them, in the order of the command line.
 #[derive(Debug, Default)]

@@ -11,10 +11,10 @@ use cohort_block::{BitmapOwner, Device, FoundBitmap};
 use cohort_qmp::Error;
 
 use super::bitmaps::Bitmap;
-use super::disks::LETTING_GO;
 use super::nodes::Node;
 use super::place::Place;
 use super::{GATE_WAIT, complain, lock};
+use crate::serve::LETTING_GO;
 
 /// A node's bitmaps, as its image knows them.
 #[derive(Debug)]

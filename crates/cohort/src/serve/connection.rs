@@ -19,7 +19,6 @@ use cohort_nbd::{Command, Handshake, Incoming, Session, Step, Tls};
 use super::export::Served;
 use super::input::Input;
 use super::lookout::Habit;
-use super::patience;
 use super::{Encryption, House};
 
 /// How long a client may take for its handshake.
@@ -46,7 +45,7 @@ pub(super) struct Connection {
     pub(super) house: Arc<House>,
     pub(super) session: Session,
     pub(super) disk: Arc<Served>,
-    pub(super) socket: Socket,
+    pub(super) socket: Arc<Socket>,
     input: Mutex<Input>,
     /// Replies that were not sent yet; held by whoever sends.
     output: Mutex<Vec<u8>>,
@@ -84,9 +83,8 @@ enum Stays {
 }
 
 /// Talks to a client until it is gone. Returns when nothing of its requests is under way any more.
-pub(super) fn attend(house: &Arc<House>, socket: Socket) -> io::Result<()> {
-    let socket = patience::prepare(socket)?;
-    let Some(session) = shake_hands(house, &socket)? else {
+pub(super) fn attend(house: &Arc<House>, socket: &Arc<Socket>) -> io::Result<()> {
+    let Some(session) = shake_hands(house, socket)? else {
         return Ok(());
     };
     let disk = house.catalogue.disk(&session.export().name);
@@ -95,7 +93,7 @@ pub(super) fn attend(house: &Arc<House>, socket: Socket) -> io::Result<()> {
         house: house.clone(),
         session,
         disk,
-        socket,
+        socket: socket.clone(),
         input: Mutex::new(Input::new()),
         output: Mutex::default(),
         crew: Mutex::default(),

@@ -39,6 +39,9 @@ pub(crate) use ready::tell_manager;
 pub(crate) use stats::{nanos, nothing as nothing_counted, writes as writes_through};
 pub(crate) use tracking::{Ending, Tracking};
 
+/// How long whoever still has a disk may take to let it go.
+pub(crate) const LETTING_GO: Duration = Duration::from_secs(2);
+
 /// How long accepting rests when the system has no room for another client.
 const REST: Duration = Duration::from_millis(100);
 
@@ -90,8 +93,17 @@ struct Guests {
     accepted: u64,
     /// Those for which there was no room.
     turned_away: u64,
+    /// Those of them that are not inside an export yet.
+    at_the_door: Vec<Arc<Socket>>,
     /// Those of them that are inside an export.
     inside: Vec<Arc<Connection>>,
+}
+
+impl Guests {
+    /// A client is at the door no more.
+    fn leave_the_door(&mut self, socket: &Arc<Socket>) {
+        self.at_the_door.retain(|other| !Arc::ptr_eq(other, socket));
+    }
 }
 
 /// A disk that is still served.
@@ -204,8 +216,15 @@ impl Server {
             listener.close();
         }
         drop(self.listeners);
-        for connection in lock(&self.house.guests).inside.iter() {
-            connection.socket.shutdown(Shutdown::Read);
+        {
+            let guests = lock(&self.house.guests);
+            // Who is not inside has asked for nothing that could be waited for.
+            for socket in &guests.at_the_door {
+                socket.shutdown(Shutdown::Both);
+            }
+            for connection in &guests.inside {
+                connection.socket.shutdown(Shutdown::Read);
+            }
         }
         self.house.changed.notify_all();
         let cut_off = self.house.wait_for_guests(deadline);
@@ -220,7 +239,8 @@ impl Server {
                 Err(error) => unproven.push(error.to_string()),
             }
         }
-        // Threads that have said farewell are about to let the disks go, which end properly only then.
+        // Threads that have said farewell, or were just cut off, are about to let the disks go, which end properly only then.
+        let deadline = deadline.max(Instant::now() + LETTING_GO);
         while Arc::strong_count(&self.house) > 1 && Instant::now() < deadline {
             thread::yield_now();
         }
@@ -260,6 +280,10 @@ impl House {
 
     /// Attends to a client on a thread of its own, unless there are too many.
     fn welcome(self: &Arc<Self>, socket: Socket) {
+        // Who is gone already is nobody's client.
+        let Ok(socket) = patience::prepare(socket).map(Arc::new) else {
+            return;
+        };
         {
             let mut guests = lock(&self.guests);
             if guests.count >= self.limits.connections {
@@ -268,30 +292,38 @@ impl House {
             }
             guests.count += 1;
             guests.accepted += 1;
+            guests.at_the_door.push(socket.clone());
+            if self.is_closing() {
+                socket.shutdown(Shutdown::Both);
+            }
         }
-        let house = self.clone();
+        let (house, client) = (self.clone(), socket.clone());
         let attend = move || {
             // A client that breaks the protocol or leaves in the middle is its own business.
-            let _ = connection::attend(&house, socket);
-            house.farewell();
+            let _ = connection::attend(&house, &client);
+            house.farewell(&client);
         };
         if thread::Builder::new()
             .name("nbd".into())
             .spawn(attend)
             .is_err()
         {
-            self.farewell();
+            self.farewell(&socket);
         }
     }
 
-    fn farewell(&self) {
-        lock(&self.guests).count -= 1;
+    fn farewell(&self, socket: &Arc<Socket>) {
+        let mut guests = lock(&self.guests);
+        guests.count -= 1;
+        guests.leave_the_door(socket);
+        drop(guests);
         self.changed.notify_all();
     }
 
     /// Lists a connection among those inside until the answer is dropped.
     fn seat(self: &Arc<Self>, connection: &Arc<Connection>) -> Seat {
         let mut guests = lock(&self.guests);
+        guests.leave_the_door(&connection.socket);
         guests.inside.push(connection.clone());
         if self.is_closing() {
             connection.socket.shutdown(Shutdown::Read);

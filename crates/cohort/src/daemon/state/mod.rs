@@ -35,10 +35,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::bitmaps::Bitmap;
-use super::disks::LETTING_GO;
 use super::nodes::Node;
 use super::{Answer, Daemon, GATE_WAIT, complain, lock};
-use crate::serve::Stopped;
+use crate::serve::{LETTING_GO, Stopped};
 use rows::{Effect, Rows};
 
 pub(crate) use rows::{BitmapRow, Clears, JobEnd, JobRow, Row, SetNames};

@@ -84,7 +84,7 @@ enum Stays {
 
 /// Talks to a client until it is gone. Returns when nothing of its requests is under way any more.
 pub(super) fn attend(house: &Arc<House>, socket: &Arc<Socket>) -> io::Result<()> {
-    let Some(session) = shake_hands(house, socket)? else {
+    let Some(session) = shake_hands(house, socket, Instant::now() + HANDSHAKE_BOUND)? else {
         return Ok(());
     };
     let disk = house.catalogue.disk(&session.export().name);
@@ -115,8 +115,7 @@ pub(super) fn attend(house: &Arc<House>, socket: &Arc<Socket>) -> io::Result<()>
 }
 
 /// The handshake, under one deadline.
-fn shake_hands(house: &House, socket: &Socket) -> io::Result<Option<Session>> {
-    let deadline = Instant::now() + HANDSHAKE_BOUND;
+fn shake_hands(house: &House, socket: &Socket, deadline: Instant) -> io::Result<Option<Session>> {
     let mut out = Vec::new();
     let tls = match &house.tls {
         None => Tls::Off,
@@ -131,9 +130,16 @@ fn shake_hands(house: &House, socket: &Socket) -> io::Result<Option<Session>> {
         socket.write_all(&out, &[])?;
         out.clear();
         bytes.resize(handshake.wants(), 0);
-        socket.read_exact(&mut bytes)?;
-        if Instant::now() > deadline || house.is_closing() {
-            return Err(io::ErrorKind::TimedOut.into());
+        let mut missing = &mut bytes[..];
+        while !missing.is_empty() {
+            // Who sends a byte now and then is given up, too.
+            if Instant::now() > deadline || house.is_closing() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match socket.read(missing)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => missing = &mut missing[read..],
+            }
         }
         let step = handshake.receive(&bytes, &house.catalogue, &mut out);
         match step.map_err(io::Error::other)? {
@@ -421,4 +427,50 @@ impl Connection {
 /// A lock of ours: what it guards is sound after every statement, so a panic elsewhere spoils nothing.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::serve::{Budget, Catalogue, Limits, Lookout};
+
+    #[test]
+    fn a_client_that_sends_a_byte_now_and_then_has_no_longer_than_others() {
+        let limits = Limits {
+            connections: 1,
+            memory_bytes: 0,
+        };
+        let house = House {
+            catalogue: Catalogue::default(),
+            tls: None,
+            lookout: Lookout::new(),
+            budget: Budget::new(0),
+            limits,
+            born: Instant::now(),
+            closing: AtomicBool::new(false),
+            guests: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let pace = Some(Duration::from_millis(10));
+        theirs.set_read_timeout(pace).unwrap();
+        let drips = thread::spawn(move || {
+            theirs
+                .write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x03\0\0\xff\xff")
+                .unwrap();
+            for _ in 0..400 {
+                if theirs.write_all(&[0]).is_err() {
+                    return;
+                }
+                let _ = theirs.read(&mut [0; 64]);
+            }
+        });
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let given_up = shake_hands(&house, &ours.into(), deadline).unwrap_err();
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+        drips.join().unwrap();
+    }
 }

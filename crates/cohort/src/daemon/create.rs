@@ -1,11 +1,12 @@
 //! `blockdev-create`: image files, made by a job.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use cohort_backup::{Backing, CreateOptions as ImageOptions, Qcow2Builder};
-use cohort_block::File as _;
+use cohort_block::{File as _, ImageFile, OpenError, OpenOptions};
 use cohort_job::{Error as JobError, JobSpec, blocking};
 use cohort_qmp::{
     Argument, CreateDriver, CreateFile, CreateJob, CreateQcow2, Error, NodeRef, Preallocation,
@@ -80,12 +81,26 @@ impl Daemon {
     }
 }
 
-/// Makes a file of so many zero bytes, or makes one that is there such a file.
+/// Makes a file of so many zero bytes, or makes one that is there such a file, unless somebody has it: a node, a job, or
+/// another process.
 pub(super) fn make_file(path: &Path, options: &CreateFile) -> Result<(), Error> {
     only_sparse(options.preallocation)?;
-    let file = File::create(path).and_then(|file| file.set_len(options.size));
     let name = &options.filename;
-    file.map_err(|error| Error::generic(format!("Could not create '{name}': {}", errno(&error))))
+    let failed =
+        |error: &io::Error| Error::generic(format!("Could not create '{name}': {}", errno(error)));
+    let mut is_there = File::options();
+    let is_there = is_there.read(true).write(true).create(true).truncate(false);
+    is_there.open(path).map_err(|error| failed(&error))?;
+    // Nothing in it is touched before it is ours.
+    let file = ImageFile::open(path, OpenOptions::read_write()).map_err(|error| {
+        if matches!(error, OpenError::Locked { .. }) {
+            return Error::generic("Failed to get \"resize\" lock");
+        }
+        Error::generic(format!("Could not create '{name}': {error}"))
+    })?;
+    let emptied = file.file().set_len(0);
+    let made = emptied.and_then(|()| file.file().set_len(options.size));
+    made.map_err(|error| failed(&error))
 }
 
 fn only_sparse(preallocation: Option<Preallocation>) -> Result<(), Error> {

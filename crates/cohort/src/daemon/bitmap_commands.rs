@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::bitmaps::{Before, Bitmap, MOST_BITMAPS};
 use super::nodes::{Graph, Node};
 use super::place::{Place, Purpose};
+use super::sharing::refuse_bitmap;
 use super::state::Fresh;
 use super::{Answer, Daemon, lock, nothing, stored};
 
@@ -80,6 +81,7 @@ pub(super) fn add(
     closed: &mut ClosedGate<'_>,
 ) -> Result<Undo, Error> {
     let granularity = granularity(node, add)?;
+    refuse_bitmap(node)?;
     let persistent = add.persistent == Some(true);
     if persistent {
         stored::check_new(node, &add.name, granularity)?;

@@ -15,7 +15,8 @@ use cohort_qmp::{
 
 use super::drivers::errno;
 use super::jobs::{Entry, SharedIoStatus};
-use super::nodes::Node;
+use super::nodes::{Node, UseKind};
+use super::sharing::refuse_making;
 use super::state::{JobRow, Row};
 use super::{Answer, Daemon, generic, nothing};
 
@@ -41,8 +42,14 @@ impl Daemon {
                 let NodeRef::Name(name) = &image.file else {
                     return generic("'file' must name a node: add one first");
                 };
-                let node = self.graph().either(name)?;
-                Box::new(move || make_image(&node, &image))
+                let graph = self.graph();
+                let node = graph.either(name)?;
+                // Nobody comes to use it while the image is made.
+                let free = refuse_making(&node).map(|()| node.claim(UseKind::Target));
+                Box::new(move || {
+                    let _claim = free?;
+                    make_image(&node, &image)
+                })
             }
             CreateDriver::Blkdebug(_)
             | CreateDriver::HostDevice(_)

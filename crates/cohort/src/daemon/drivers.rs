@@ -23,6 +23,7 @@ use super::nodes::{Graph, Node, Owner, TopFile, Traits};
 use super::objects::Object;
 use super::part::Part;
 use super::restrict::Restrict;
+use super::sharing::refuse_image;
 use super::stored;
 
 /// How long a server may take for one request, the first included, if the client does not say.
@@ -104,7 +105,10 @@ impl Builder<'_> {
                 self.file(&file, traits.read_only, auto)?
             }
             Driver::Raw(raw) => (self.raw(raw, traits.read_only)?, traits.read_only),
-            Driver::Qcow2(image) => (self.qcow2(image, traits.read_only)?, traits.read_only),
+            Driver::Qcow2(image) => {
+                let name = options.node_name.as_deref().unwrap_or_default();
+                (self.qcow2(name, image, traits.read_only)?, traits.read_only)
+            }
             Driver::NullCo(null) => (self.null(&null)?, traits.read_only),
             Driver::Nbd(nbd) => (self.nbd(&nbd, traits.read_only)?, traits.read_only),
             Driver::Blkdebug(rules) => (self.blkdebug(rules, traits.read_only)?, traits.read_only),
@@ -227,8 +231,9 @@ impl Builder<'_> {
         Ok(Made::over(disk, child))
     }
 
-    fn qcow2(&mut self, options: Qcow2Options, read_only: bool) -> Result<Made, Error> {
+    fn qcow2(&mut self, name: &str, options: Qcow2Options, read_only: bool) -> Result<Made, Error> {
         let child = self.child(options.file, read_only)?;
+        refuse_image(name, &child, read_only || child.traits.read_only)?;
         let mut magic = [0; 4];
         // An image that was just made in the file is longer than the file was when the node was added.
         let read = match &child.beneath {

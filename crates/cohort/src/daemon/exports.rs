@@ -21,6 +21,7 @@ use super::bitmaps::Bitmap;
 use super::events::Events;
 use super::nodes::{Graph, Node, Use, UseKind, is_identifier};
 use super::place::Purpose;
+use super::sharing::refuse_guest;
 use super::{Answer, Daemon, complain, generic, lock, nothing};
 use crate::serve::{Dirt, Limits, Listener, Served, Server, Stopped};
 
@@ -219,6 +220,9 @@ impl Daemon {
             let name = name.as_str();
             return generic(format!("NBD server already has export named '{name}'"));
         }
+        if writable {
+            refuse_guest(node)?;
+        }
         let bitmaps = bitmaps(graph, node, writable, &sources)?;
         for bitmap in &bitmaps {
             let Some(name) = BitmapName::new(&bitmap.name) else {
@@ -227,12 +231,15 @@ impl Daemon {
             told.push((name, Arc::new(Live(bitmap.clone()))));
         }
         bitmaps.iter().for_each(|bitmap| bitmap.set_exported(true));
+        let guest = writable.then(|| node.claim(UseKind::Guest));
+        let uses = guest.into_iter().chain([node.claim(UseKind::Export)]);
+        let uses = uses.collect();
         let farewell = Farewell {
             id: id.clone(),
             exports: self.exports.clone(),
             events: self.events.clone(),
             bitmaps,
-            node: Some(node.claim(UseKind::Export)),
+            uses,
         };
         self.exports.list().insert(
             0,
@@ -387,7 +394,7 @@ struct Farewell {
     exports: Arc<Exports>,
     events: Arc<Events>,
     bitmaps: Vec<Arc<Bitmap>>,
-    node: Option<Arc<Use>>,
+    uses: Vec<Arc<Use>>,
 }
 
 impl Drop for Farewell {
@@ -395,7 +402,7 @@ impl Drop for Farewell {
         self.bitmaps
             .iter()
             .for_each(|bitmap| bitmap.set_exported(false));
-        drop(self.node.take());
+        self.uses.clear();
         self.exports.list().retain(|export| export.id != self.id);
         let id = self.id.clone();
         self.events

@@ -24,6 +24,7 @@ mod objects;
 mod part;
 mod place;
 mod restrict;
+mod sharing;
 pub(crate) mod state;
 mod stats;
 mod stored;

@@ -48,6 +48,8 @@ pub(super) struct Node {
     /// When its image is closed, if that leaves its bitmaps to the node.
     pub(super) closed: Mutex<Option<Closed>>,
     users: Mutex<Vec<Weak<Use>>>,
+    /// The nodes whose file it is.
+    above: Mutex<Vec<Weak<Node>>>,
 }
 
 /// For whose sake a node is there.
@@ -93,6 +95,8 @@ pub(super) enum UseKind {
     Target,
     /// It is exported.
     Export,
+    /// It is exported, and clients may write to it.
+    Guest,
 }
 
 impl Node {
@@ -124,6 +128,7 @@ impl Node {
             bitmaps: Arc::default(),
             closed: Mutex::default(),
             users: Mutex::default(),
+            above: Mutex::default(),
         }
     }
 
@@ -146,6 +151,11 @@ impl Node {
         let users = lock(&self.users);
         let mut living = users.iter().filter_map(Weak::upgrade);
         living.any(|user| user.0 == kind)
+    }
+
+    /// The nodes whose file it is, of those in the graph.
+    pub(super) fn above(&self) -> Vec<Arc<Node>> {
+        lock(&self.above).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// When its image will be closed, if it leaves its bitmaps to the node: for whoever lets the node go.
@@ -233,6 +243,13 @@ impl Graph {
             if fresh[..index].iter().any(|other| other.name == one.name) {
                 let text = format!("Duplicate nodes with node-name='{}'", one.name);
                 return Err(Error::generic(text));
+            }
+        }
+        for above in &fresh {
+            if let Some(node) = above.children.first() {
+                let mut all = lock(&node.above);
+                all.retain(|other| other.strong_count() > 0);
+                all.push(Arc::downgrade(above));
             }
         }
         let named = fresh.iter().map(|node| (node.name.clone(), node.clone()));

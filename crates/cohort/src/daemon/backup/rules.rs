@@ -12,6 +12,7 @@ use crate::daemon::bitmaps::Bitmap;
 use crate::daemon::generic;
 use crate::daemon::nodes::{Graph, Node};
 use crate::daemon::place::Purpose;
+use crate::daemon::sharing::refuse_backup;
 
 /// QEMU's least unit of copying.
 const LEAST_CLUSTER: u64 = 64 << 10;
@@ -141,7 +142,7 @@ pub(super) fn look_at_nodes(
     if backup.discard_source == Some(true) {
         return generic("discard-source is not supported: the source keeps what was copied");
     }
-    Ok(())
+    refuse_backup(source, target)
 }
 
 /// The unit of copying.

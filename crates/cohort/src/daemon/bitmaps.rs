@@ -253,11 +253,18 @@ impl Bitmap {
         lent
     }
 
-    /// Takes back what a job left, and remembers the target that a partial's view speaks of. `durable` are sets whose
-    /// granules a target holds now.
-    pub(super) fn come_back(&self, settled: Settled, target: &Arc<Node>, durable: &[SetId]) {
+    /// Takes back what a job left, and remembers the target that a partial's view speaks of. With `durable` the job
+    /// committed and clears the bitmap: these are its sets whose granules a target holds now.
+    pub(super) fn come_back(
+        &self,
+        settled: Settled,
+        target: &Arc<Node>,
+        durable: Option<&[SetId]>,
+    ) {
         let mut state = lock(&self.state);
-        state.content = Content::left(settled, target);
+        let beneath = state.content.take_beneath();
+        state.content = Content::left(settled, target, beneath.filter(|_| durable.is_none()));
+        let durable = durable.unwrap_or_default();
         let gone = state.sets.as_mut().map(|sets| sets.remove(durable));
         state.gone.extend(gone.into_iter().flatten());
     }

@@ -108,11 +108,8 @@ impl Observer for JobObserver {
         let Some(held) = &*held else { return };
         let lent = held.bitmap.as_ref().zip(settled);
         let bitmap = lent.map(|(bitmap, settled)| {
-            let durable: &[SetId] = if ended == Ended::Committed && held.clears {
-                &held.lent
-            } else {
-                &[]
-            };
+            let is_cleared = ended == Ended::Committed && held.clears;
+            let durable = is_cleared.then_some(&*held.lent);
             bitmap.come_back(settled, &held.target, durable);
             bitmap
         });

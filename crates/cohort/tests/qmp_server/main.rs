@@ -6,7 +6,8 @@ mod side;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use side::Side;
@@ -87,6 +88,40 @@ fn a_client_that_does_not_read_is_sent_away_and_others_are_served() {
         "{kind:?}"
     );
     add_null(&mut side, "d");
+}
+
+#[test]
+fn a_moment_without_room_for_clients_is_not_the_end() {
+    const FILES: usize = 32;
+    let folder = tempfile::tempdir().unwrap();
+    let limited = format!("ulimit -n {FILES}; exec \"$0\" serve --qmp qmp.sock");
+    let mut command = Command::new("sh");
+    command.args(["-c", &limited, env!("CARGO_BIN_EXE_cohort")]);
+    command.current_dir(folder.path()).stdout(Stdio::null());
+    let child = Killed(command.spawn().unwrap());
+    let mut first = Side::join(folder.path());
+    let more = || UnixStream::connect(folder.path().join("qmp.sock")).unwrap();
+    let many: Vec<_> = (0..2 * FILES).map(|_| more()).collect();
+    let files = format!("/proc/{}/fd", child.0.id());
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::read_dir(&files).unwrap().count() < FILES {
+        assert!(Instant::now() < deadline, "it takes them all");
+        std::thread::yield_now();
+    }
+    // It is alive, and has tried to take the next.
+    add_null(&mut first, "d");
+    drop(many);
+    add_null(&mut Side::join(folder.path()), "t");
+}
+
+/// A daemon that goes with the test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -273,6 +273,10 @@ impl Builder<'_> {
         };
         let image = Image::over(top.file, mode.format(Format::Qcow2), beneath, &*top.wrap);
         let image = image.map_err(|error| Error::generic(error.to_string()))?;
+        // Whoever may write to an image may have it name any file.
+        for file in &image.files()[1..] {
+            self.restrict.check(file.path())?;
+        }
         let disk = announced(&child, image.device().clone());
         let mut made = Made::over(disk, child);
         made.cluster = image.cluster_bytes();

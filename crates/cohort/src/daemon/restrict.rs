@@ -35,15 +35,16 @@ impl Restrict {
     ///
     /// # Errors
     /// It does not.
-    pub(super) fn check(&self, path: &str) -> Result<PathBuf, Error> {
-        let asked = Path::new(path);
+    pub(super) fn check(&self, path: impl AsRef<Path>) -> Result<PathBuf, Error> {
+        let asked = path.as_ref();
         let Some(folder) = &self.0 else {
             return Ok(asked.to_owned());
         };
         match resolve(&folder.join(asked)) {
             Ok(real) if real.starts_with(folder) => Ok(real),
             Ok(_) | Err(_) => Err(Error::generic(format!(
-                "'{path}' does not lie in '{}', and this server was told to open nothing else",
+                "'{}' does not lie in '{}', and this server was told to open nothing else",
+                asked.display(),
                 folder.display()
             ))),
         }

@@ -144,6 +144,34 @@ fn nothing_outside_the_folder_is_opened() {
     }
     let create = json!({ "job-id": "c", "options": { "driver": "file", "filename": "/tmp/x.raw", "size": 1 } });
     assert!(side.ask("blockdev-create", &create)["error"].is_string());
+    // Nor by an image that a client makes.
+    std::fs::write(folder.path().join("base.raw"), vec![0; 4096]).unwrap();
+    let over = |job: &str, path: &str| {
+        json!({ "job-id": job, "options": { "driver": "qcow2", "file": "image", "size": 4096,
+            "backing-file": path, "backing-fmt": "raw" } })
+    };
+    let image =
+        json!({ "job-id": "f", "options": { "driver": "file", "filename": "i.qcow2", "size": 0 } });
+    let overlay = json!({ "driver": "qcow2", "node-name": "overlay", "file": "image" });
+    assert_eq!(side.ask("blockdev-create", &image), done());
+    side.wait("f", "concluded", "the file");
+    assert_eq!(side.ask("blockdev-add", &file("image", "i.qcow2")), done());
+    for (job, path, is_opened) in [
+        ("c", secret.as_str(), false),
+        ("d", "link.raw", false),
+        ("e", "base.raw", true),
+    ] {
+        assert_eq!(side.ask("blockdev-create", &over(job, path)), done());
+        side.wait(job, "concluded", "the image");
+        let mut answer = side.ask("blockdev-add", &overlay);
+        if is_opened {
+            assert_eq!(answer, done());
+        } else {
+            let text = answer["error"].take();
+            let text = text.as_str().unwrap_or_default();
+            assert!(text.contains("does not lie in"), "{path}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use crate::core::{Core, Order};
 use crate::error::Error;
-use crate::job::Doing;
+use crate::job::{Doing, Job};
 use crate::outcome::{Asked, Cause, Disposition, Outcome, Phase, Verdict, WaitsFor};
 use crate::status::Status;
 use crate::txn::Pass;
@@ -223,6 +223,24 @@ impl Core {
         })
     }
 
+    /// Whether a member waits for what only a user can say. Not one that is at work on its end, since it was asked for
+    /// that, nor while a pass is under way: it may be about to be told.
+    pub(crate) fn waits_for_a_user(&self) -> bool {
+        let txn = &self.txn;
+        if txn.phase != Phase::Open || txn.cause.is_some() || txn.pass != Pass::Rest {
+            return false;
+        }
+        let keeps_up = |job: &Job| job.status == Status::Ready && job.asked == Asked::Run;
+        txn.count(Status::Paused) + txn.count(Status::Standby) > 0
+            || self.group_is_to_be_finalized()
+            || !txn.short && txn.count(Status::Ready) > 0 && txn.jobs.iter().any(keeps_up)
+    }
+
+    fn group_is_to_be_finalized(&self) -> bool {
+        let txn = &self.txn;
+        txn.sealed && txn.tasks == 0 && txn.all_are(Status::Pending)
+    }
+
     /// What the group as a whole waits for.
     #[must_use]
     pub fn group_waits_for(&self) -> WaitsFor {
@@ -243,9 +261,7 @@ impl Core {
         }
         match txn.phase {
             Phase::Open if !txn.sealed => WaitsFor::Launch,
-            Phase::Open if txn.tasks == 0 && txn.count(Status::Pending) == txn.len() => {
-                WaitsFor::Finalize
-            }
+            Phase::Open if self.group_is_to_be_finalized() => WaitsFor::Finalize,
             Phase::Stopping if !txn.sealed && txn.count(Status::Aborting) == txn.len() => {
                 WaitsFor::Launch
             }

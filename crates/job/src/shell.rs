@@ -24,7 +24,7 @@ use crate::tasks::Tasks;
 use crate::timer::Timer;
 use crate::watch::{self, Watch};
 use crate::worker;
-use crate::{Cause, Disposition, Error, GroupName, Status, Verdict, WaitsFor};
+use crate::{Cause, Disposition, Error, GroupName, Verdict};
 
 /// The time. Nothing else in this room asks for it.
 #[expect(
@@ -319,7 +319,7 @@ impl Shell {
     pub(crate) fn speak_for_the_user(self: &Arc<Self>, group: &Arc<Group>) {
         let (waits, in_doubt) = {
             let turn = group.lock();
-            (waits_for_a_user(&turn.core), turn.core.in_doubt())
+            (turn.core.waits_for_a_user(), turn.core.in_doubt())
         };
         if waits {
             let _ = group.ask(
@@ -365,13 +365,4 @@ impl Shell {
         self.guests.lose(desk);
         self.desks.lock().retain(|other| !Arc::ptr_eq(other, desk));
     }
-}
-
-/// Whether a member of the group waits for what only a user can say.
-fn waits_for_a_user(core: &crate::core::Core) -> bool {
-    let member_waits = |member| match core.status(member) {
-        Some(Status::Paused | Status::Standby | Status::Ready) => true,
-        _ => core.waits_for(member) == Some(WaitsFor::Finalize),
-    };
-    core.verdict().is_none() && core.cause().is_none() && (0..core.len()).any(member_waits)
 }

@@ -129,6 +129,13 @@ impl Txn {
         self.cause.is_some() || self.phase == Phase::Stopping
     }
 
+    /// Whether members that are told to finish would wait for a user all the same: for their finalize, or since one of them
+    /// was told before, and is parked again.
+    pub(crate) fn needs_a_word(&self) -> bool {
+        let told = self.short && self.pass == Pass::Rest;
+        self.manual && !self.finalized || told && self.count(Status::Standby) > 0
+    }
+
     /// Cuts off the first members of `rest` of which `what` says the same, and says what. None are left at
     /// the end.
     pub(crate) fn next_run<T: PartialEq>(

@@ -93,7 +93,8 @@ impl Core {
         };
         let soft = disposition == Disposition::Keep
             && self.txn.converged == self.txn.len()
-            && self.txn.len() > 0;
+            && self.txn.len() > 0
+            && !(cause == Cause::Shutdown && self.txn.needs_a_word());
         if !soft {
             self.txn.abandon(cause, disposition);
         } else if !self.txn.is_stopping() && !self.txn.short {

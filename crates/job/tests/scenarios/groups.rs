@@ -362,3 +362,42 @@ fn shutdown_keeps_and_lets_the_converged_finish() {
     rig.settle();
     assert_eq!(rig.outcomes(), "short, short");
 }
+
+#[test]
+fn a_shutdown_counts_on_no_word_that_only_a_user_could_say() {
+    let shutdown = || Request::CancelAll(Cause::Shutdown, KEEP);
+    // A converged group whose finalize is a user's, before and after its members returned.
+    for pending in [false, true] {
+        let mut rig = Rig::launched(&[KEPT, MANUAL]);
+        for member in 0..2 {
+            rig.ready(member);
+            if pending {
+                rig.ask(Request::Complete(member)).expect("it is ready");
+                rig.done(member);
+            }
+        }
+        rig.ask(shutdown()).expect("it is undecided");
+        assert_eq!(rig.aborted(), Some((Cause::Shutdown, KEEP)), "{pending}");
+    }
+    // Finalized: nothing is missing.
+    let mut rig = Rig::launched(&[MANUAL]);
+    rig.ready(0);
+    rig.ask(Request::Complete(0)).expect("it is ready");
+    rig.done(0);
+    rig.ask(Request::Finalize(0)).expect("it is pending");
+    rig.ask(shutdown()).expect("it is undecided");
+    rig.settle();
+    assert_eq!(rig.outcomes(), "short");
+
+    // Paused: the first shutdown takes the pause back, a second finds it paused again and gives up.
+    let mut rig = Rig::launched(&[KEPT]);
+    rig.ready(0);
+    rig.ask(Request::Pause(0)).expect("it is ready");
+    rig.ask(shutdown()).expect("it is undecided");
+    assert_eq!(rig.statuses(), "ready");
+    rig.ask(Request::Pause(0)).expect("it is ready");
+    rig.step(0, Report::Again);
+    assert_eq!(rig.statuses(), "standby");
+    rig.ask(shutdown()).expect("it is undecided");
+    assert_eq!(rig.aborted(), Some((Cause::Shutdown, KEEP)));
+}

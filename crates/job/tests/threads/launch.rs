@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 
 use cohort_job::{
-    AddError, Cause, Context, Driver, Engine, JobSpec, Outcome, Phase, Status, Step, Verdict,
+    AddError, Asked, Cause, Context, Driver, Engine, JobSpec, Outcome, Phase, Status, Step, Verdict,
 };
 
 use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, deadline, now, outcome};
@@ -213,6 +213,99 @@ fn a_job_that_waits_for_a_user_who_is_gone_is_cancelled() {
         drop((job, group, engine));
         assert_eq!(said.iter().collect::<Vec<_>>(), ["aborted"]);
     }
+}
+
+/// Converged from the start; says how it ended, over a channel that closes when the driver is dropped.
+struct Mirror {
+    /// What it waits for before it is done, once it is asked to end; nothing if it ends at once.
+    takes: Option<std::sync::mpsc::Receiver<()>>,
+    /// It pauses itself each time it is asked to end.
+    ails: bool,
+    ends: std::sync::mpsc::Sender<&'static str>,
+}
+
+impl Driver for Mirror {
+    fn step(&mut self, cx: &mut Context<'_>) -> Step {
+        cx.ready();
+        match cx.asked() {
+            Asked::Run => return Step::Wait("keeps up"),
+            Asked::Complete | Asked::Finish if self.ails => {
+                cx.pause("no space");
+                return Step::Again;
+            }
+            Asked::Complete | Asked::Finish => {}
+        }
+        if let Some(takes) = self.takes.take() {
+            cx.spawn(move || _ = takes.recv());
+        }
+        match cx.tasks() {
+            0 => Step::done(),
+            _ => Step::Wait("waits for its last task"),
+        }
+    }
+
+    fn commit(&mut self, how: &cohort_job::Commit) {
+        let end = if how.short { "short" } else { "committed" };
+        self.ends.send(end).unwrap();
+    }
+
+    fn abort(&mut self, _: &cohort_job::Abort) {
+        self.ends.send("aborted").unwrap();
+    }
+}
+
+#[test]
+fn a_converged_job_whose_users_are_gone_finishes_however_long_that_takes() {
+    let mut stage = Stage::new();
+    let (ends, said) = channel();
+    let (go, takes) = channel();
+    let mirror = Mirror {
+        takes: Some(takes),
+        ails: false,
+        ends,
+    };
+    let job = stage.engine.launch(JobSpec::new("id0"), mirror).unwrap();
+    stage.until(&job, Status::Ready);
+    drop((job, stage));
+    // Ready still, and at work on its end: it waits for no user any more.
+    assert!(said.try_recv().is_err());
+    go.send(()).unwrap();
+    assert_eq!(said.iter().collect::<Vec<_>>(), ["short"]);
+}
+
+#[test]
+fn a_converged_job_that_needs_one_word_more_is_aborted_when_nobody_is_left_to_say_it() {
+    // Its group waits for a finalize, or it is told to finish and pauses itself.
+    for ails in [false, true] {
+        let mut stage = Stage::new();
+        let (ends, said) = channel();
+        let mirror = Mirror {
+            takes: None,
+            ails,
+            ends,
+        };
+        let spec = JobSpec::new("id0");
+        let spec = if ails { spec } else { spec.manual_finalize() };
+        let job = stage.engine.launch(spec, mirror).unwrap();
+        stage.until(&job, Status::Ready);
+        if !ails {
+            job.complete().unwrap();
+            stage.until(&job, Status::Pending);
+        }
+        drop((job, stage));
+        assert_eq!(said.iter().collect::<Vec<_>>(), ["aborted"], "ails: {ails}");
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_no_finalize_of_a_converged_job() {
+    let mut stage = Stage::new();
+    let (job, puppet) = stage.launch(JobSpec::new("id0").manual_finalize());
+    puppet.ends_when_asked();
+    puppet.act(Act::Ready);
+    stage.until(&job, Status::Ready);
+    assert!(stage.engine.shutdown(deadline()).is_empty());
+    assert_eq!(outcome(&job), cancelled(Cause::Shutdown, KEEP));
 }
 
 #[test]

@@ -23,6 +23,13 @@ pub(crate) fn after_move(
         spurious_is_invisible(world, before, step),
         "D-11: a wake of a parked member was seen"
     );
+    if let Move::Ask(Request::CancelAll(Cause::Shutdown, _)) = step {
+        let manual = (0..world.len()).any(|member| model.spec(member).manual_finalize);
+        hold!(
+            world.core.cause().is_some() || world.finalized || !manual,
+            "a shutdown that waits for a user's finalize"
+        );
+    }
     of_group(world, model)
 }
 

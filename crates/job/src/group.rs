@@ -322,7 +322,7 @@ impl Group {
             if let Some(alarm) = odds.alarm.take() {
                 self.shell.timer.cancel(alarm);
             }
-            odds.alarm = self.shell.timer.set(after, (Arc::clone(self), member));
+            odds.alarm = self.shell.timer.set(after, (Arc::downgrade(self), member));
         }
     }
 

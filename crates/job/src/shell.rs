@@ -3,7 +3,7 @@
 //! The only file that reads the clock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,8 @@ pub(crate) struct Shell {
     settings: Settings,
     epoch: Instant,
     pub(crate) queue: Queue<Span>,
-    pub(crate) timer: Timer<(Arc<Group>, u32)>,
+    /// An alarm may be set for long after its group is over, and after everybody has gone: it keeps nobody.
+    pub(crate) timer: Timer<(Weak<Group>, u32)>,
     /// Where tasks of jobs run.
     pub(crate) tasks: Arc<Tasks>,
     /// Where the journal is written.
@@ -123,7 +124,11 @@ impl Shell {
     fn start_timer(self: &Arc<Self>) -> std::io::Result<()> {
         let shell = Arc::clone(self);
         let run = move || {
-            let ring = |(group, member): (Arc<Group>, u32)| group.tell([Event::Woken(member)]);
+            let ring = |(group, member): (Weak<Group>, u32)| {
+                if let Some(group) = group.upgrade() {
+                    group.tell([Event::Woken(member)]);
+                }
+            };
             shell.timer.run(ring, || watch::look(&shell));
         };
         thread::Builder::new()

@@ -3,10 +3,11 @@
 use std::sync::mpsc::channel;
 
 use cohort_job::{
-    AddError, Asked, Cause, Context, Driver, Engine, JobSpec, Outcome, Phase, Status, Step, Verdict,
+    AddError, Asked, Cause, Context, Driver, Engine, JobSpec, MemoryJournal, Outcome, Phase,
+    Status, Step, Verdict,
 };
 
-use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, deadline, now, outcome};
+use crate::kit::{Act, COMMITTED, KEEP, Puppet, Stage, cancelled, deadline, now, outcome, reaches};
 
 #[test]
 fn malformed_names_are_refused() {
@@ -328,6 +329,23 @@ fn an_idle_engine_leaves_no_thread_behind() {
     drop((job, engine));
     // It ends when the engine closed; its threads let go of what they hold then.
     assert_eq!(subscription.recv(), None);
+}
+
+#[test]
+fn an_alarm_that_is_still_set_keeps_no_engine() {
+    let journal = std::sync::Arc::new(MemoryJournal::new());
+    let engine = Engine::builder().threads(2).journal(journal.clone());
+    let mut stage = Stage::with(engine);
+    let (job, puppet) = stage.launch(JobSpec::new("id0"));
+    puppet.act(Act::Sleep(std::time::Duration::from_secs(3600)));
+    stage.until(&job, Status::Running);
+    reaches("its sleep", || job.why().contains("sleeps"));
+    job.cancel(KEEP).unwrap();
+    assert!(matches!(outcome(&job), Outcome::Cancelled { .. }));
+    drop((job, puppet, stage));
+    reaches("the journal being let go", || {
+        std::sync::Arc::strong_count(&journal) == 1
+    });
 }
 
 /// Says its number when it is committed.

@@ -4,7 +4,8 @@ use crate::{Context, Driver, Error, Hooks, Step};
 
 /// A driver that works off one item a step. Progress and speed limit count items.
 ///
-/// Once a piece of work fails, so does the job. Work that blocks for long belongs in
+/// Once a piece of work fails, so does the job, for good: its item is gone, and stepping the job again (see
+/// [`Retry::of`](crate::Retry::of)) passes over none. Work that blocks for long belongs in
 /// [`blocking`](crate::blocking) instead.
 ///
 /// ```
@@ -28,6 +29,7 @@ where
         items: items.into_iter(),
         work,
         told: false,
+        failed: None,
     }
 }
 
@@ -39,6 +41,8 @@ pub struct ForEach<I, F> {
     work: F,
     /// How many there are was told.
     told: bool,
+    /// An item whose work failed.
+    failed: Option<Error>,
 }
 
 impl<I, F> Driver for ForEach<I, F>
@@ -49,6 +53,9 @@ where
     const HOOKS: Hooks = Hooks::NONE;
 
     fn step(&mut self, cx: &mut Context<'_>) -> Step {
+        if let Some(error) = &self.failed {
+            return Step::failed(error.clone());
+        }
         if !std::mem::replace(&mut self.told, true) {
             cx.progress().set_remaining(self.items.size_hint().0 as u64);
         }
@@ -59,6 +66,7 @@ where
             return Step::done();
         };
         if let Err(error) = (self.work)(item, cx) {
+            self.failed = Some(error.clone());
             return Step::failed(error);
         }
         cx.progress().advance(1);

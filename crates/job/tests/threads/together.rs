@@ -138,3 +138,18 @@ fn a_failed_step_is_tried_again_within_its_budget() {
         "{why}"
     );
 }
+
+#[test]
+fn an_item_that_failed_is_not_passed_over() {
+    let stage = Stage::new();
+    let items = for_each(0..3, |item, _| match item {
+        1 => Err("item 1 is bad".into()),
+        _ => Ok(()),
+    });
+    let job = stage
+        .engine
+        .launch(JobSpec::new("a"), Retry::new(3).of(items));
+    let job = job.unwrap();
+    assert_ne!(outcome(&job), COMMITTED);
+    assert!(job.why().ends_with("item 1 is bad"), "{}", job.why());
+}

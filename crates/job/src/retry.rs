@@ -88,13 +88,17 @@ impl Retry {
         self
     }
 
-    /// A driver whose failed steps are stepped again within this budget. A step that goes well makes
-    /// it whole again; a panic is not tried again.
+    /// A driver whose failed steps are stepped again within this budget. A step that goes on at once or is done, and any
+    /// progress, makes it whole again; one that only waits says nothing yet. A panic is not tried again.
+    ///
+    /// It is for drivers that can be stepped after a failure. The function of [`blocking`](crate::blocking()) and the item of
+    /// [`for_each`](crate::for_each) that failed are gone, and their failure stays: count [`Attempts`] within those.
     pub fn of(self, driver: impl Driver) -> impl Driver {
         Retrying {
             driver,
             attempts: Attempts::new(self),
             not_before: Duration::ZERO,
+            done: 0,
         }
     }
 }
@@ -153,6 +157,8 @@ struct Retrying<D> {
     driver: D,
     attempts: Attempts,
     not_before: Duration,
+    /// How far the job was when it failed last.
+    done: u64,
 }
 
 impl<D: Driver> Driver for Retrying<D> {
@@ -168,12 +174,20 @@ impl<D: Driver> Driver for Retrying<D> {
             Step::Done(Err(error)) => match self.attempts.failed(cx.elapsed(), error) {
                 Ok(wait) => {
                     self.not_before = cx.elapsed().saturating_add(wait);
+                    self.done = cx.progress().snapshot().done;
                     Step::Sleep(wait)
                 }
                 Err(error) => Step::failed(error),
             },
-            step @ (Step::Again | Step::Sleep(_) | Step::Wait(_) | Step::Done(Ok(()))) => {
+            step @ (Step::Again | Step::Done(Ok(()))) => {
                 self.attempts.succeeded();
+                step
+            }
+            // It may wait for a task that will fail as the one before did.
+            step @ (Step::Sleep(_) | Step::Wait(_)) => {
+                if self.attempts.made > 0 && cx.progress().snapshot().done > self.done {
+                    self.attempts.succeeded();
+                }
                 step
             }
         }

@@ -1,9 +1,11 @@
 //! Launched together and rolled back; drained at the end; retried.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cohort_job::{
-    Cause, DriverExt, JobHandle, JobSpec, News, Retry, Status, Step, for_each, from_fn,
+    Cause, Driver, DriverExt, JobHandle, JobSpec, News, Retry, Status, Step, for_each, from_fn,
 };
 
 use crate::kit::{Act, COMMITTED, KEEP, Stage, cancelled, deadline, now, outcome};
@@ -137,6 +139,42 @@ fn a_failed_step_is_tried_again_within_its_budget() {
         why.starts_with("failed: given up after 3 attempts in ") && why.ends_with(": broken"),
         "{why}"
     );
+}
+
+/// Hands a task out in one step, and sees in a later one that it failed; the tenth time it is done without one.
+fn with_tasks(begun: &Arc<AtomicU64>, progress: u64) -> impl Driver + use<> {
+    let begun = Arc::clone(begun);
+    let mut waits = false;
+    from_fn(move |cx| {
+        if cx.tasks() > 0 {
+            return Step::Wait("waits for its task");
+        }
+        if std::mem::take(&mut waits) {
+            return Step::failed("busy");
+        }
+        if begun.fetch_add(1, Ordering::SeqCst) == 9 {
+            return Step::done();
+        }
+        waits = true;
+        cx.progress().advance(progress);
+        cx.spawn(|| ());
+        Step::Wait("waits for its task")
+    })
+}
+
+#[test]
+fn a_step_that_only_waits_makes_no_budget_whole_and_progress_does() {
+    for (progress, tasks) in [(0, 3), (1, 10)] {
+        let stage = Stage::new();
+        let begun = Arc::new(AtomicU64::new(0));
+        let driver = Retry::new(3).of(with_tasks(&begun, progress));
+        let job = stage.engine.launch(JobSpec::new("a"), driver).unwrap();
+        let committed = outcome(&job) == COMMITTED;
+        assert_eq!(
+            (begun.load(Ordering::SeqCst), committed),
+            (tasks, progress > 0)
+        );
+    }
 }
 
 #[test]

@@ -225,8 +225,10 @@ impl Place {
     fn report(&mut self, upto: u32, events: Vec<Event>, under: impl FnOnce()) -> Option<Later> {
         let span = self.unreported..upto;
         let run = self.same.filter(|_| !span.is_empty());
-        if run == Some(Same::Again) && events.is_empty() {
-            // To the core a job that goes on is still in its step: whoever takes it looks at its gate.
+        let came_back = self.stuck.take_if(|member| span.contains(member));
+        if run == Some(Same::Again) && events.is_empty() && came_back.is_none() {
+            // To the core a job that goes on is still in its step, unless it was told that the job is stuck there: whoever
+            // takes it looks at its gate.
             let span = Span::new(&self.group, self.order, span);
             self.group.shell.queue.put(span);
             return None;

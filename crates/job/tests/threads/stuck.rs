@@ -187,3 +187,20 @@ fn a_task_that_keeps_a_cancelled_job_is_named_and_given_up() {
     ));
     drop(hold);
 }
+
+#[test]
+fn a_job_that_came_back_and_goes_on_is_stuck_no_more() {
+    let mut stage = impatient();
+    let (job, puppet) = stage.launch(JobSpec::new("id0"));
+    let (first, until) = channel();
+    puppet.act(Act::Block(until));
+    stage.until_news("stuck", is_stuck(&job));
+    // It goes on at once, into a step that does not return either: that is news only if the first was over.
+    let (second, until) = channel();
+    puppet.act(Act::Block(until));
+    puppet.act(Act::Done);
+    drop(first);
+    stage.until_news_times(2, "stuck again", is_stuck(&job));
+    drop(second);
+    assert_eq!(outcome(&job), COMMITTED);
+}

@@ -186,7 +186,7 @@ impl JobHandle {
     /// # Errors
     /// If it is paused already, or too far for it.
     pub fn pause(&self) -> Result<(), VerbError> {
-        self.ask(Request::Pause(self.member))
+        self.ask_of_pause(Request::Pause(self.member))
     }
 
     /// Takes the pause back.
@@ -194,11 +194,7 @@ impl JobHandle {
     /// # Errors
     /// If it was not paused.
     pub fn resume(&self) -> Result<(), VerbError> {
-        let member = self.member;
-        let forget = |turn: &mut Turn| drop(turn.paused_themselves.remove(&member));
-        self.group
-            .ask(Request::Resume(member), forget)
-            .map_err(|refused| self.error(refused))
+        self.ask_of_pause(Request::Resume(self.member))
     }
 
     /// Changes its speed limit, in units per second; 0 is none.
@@ -289,6 +285,14 @@ impl JobHandle {
     pub(crate) fn ask(&self, request: Request) -> Result<(), VerbError> {
         self.group
             .ask(request, |_| ())
+            .map_err(|refused| self.error(refused))
+    }
+
+    /// A user's word on its pause: why its driver paused it before says nothing any more.
+    fn ask_of_pause(&self, request: Request) -> Result<(), VerbError> {
+        let forget = |turn: &mut Turn| drop(turn.paused_themselves.remove(&self.member));
+        self.group
+            .ask(request, forget)
             .map_err(|refused| self.error(refused))
     }
 

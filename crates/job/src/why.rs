@@ -51,7 +51,9 @@ fn history(turn: &Turn, member: u32, status: Status) -> Option<String> {
     }
     match core.asked(member) {
         Asked::Finish => {
-            return Some("a user cancelled it, so it finishes without its switch-over".into());
+            // By a user, or because the engine shuts down.
+            let told = "it was cancelled when it was ready, and finishes without its switch-over";
+            return Some(told.into());
         }
         Asked::Complete if status < Status::Waiting => {
             return Some("a user asked it to complete".into());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cohort_job::{Context, Driver, JobHandle, JobSpec, Snapshot, Status, Step, from_fn};
 
-use crate::kit::{Act, COMMITTED, Puppet, Stage, outcome, reaches};
+use crate::kit::{Act, COMMITTED, DISCARD, KEEP, Puppet, Stage, outcome, reaches};
 
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -312,4 +312,31 @@ fn a_job_that_pauses_itself_says_why_and_waits_for_a_resume() {
     assert!(job.pause().is_err(), "it is paused already");
     job.resume().unwrap();
     assert_eq!(outcome(&job), COMMITTED);
+}
+
+#[test]
+fn a_pause_by_a_user_is_not_told_as_the_drivers_before() {
+    let mut stage = Stage::new();
+    let mut full = true;
+    let mirror = from_fn(move |cx| {
+        cx.ready();
+        if std::mem::take(&mut full) {
+            cx.pause("the target is full");
+            return Step::Again;
+        }
+        Step::Wait("keeps up")
+    });
+    let job = stage.engine.launch(JobSpec::new("id0"), mirror).unwrap();
+    stage.until(&job, Status::Standby);
+    // A soft cancel takes the driver's pause back, and a user pauses it anew.
+    job.cancel(KEEP).unwrap();
+    job.pause().unwrap();
+    reaches("its pause", || job.status() == Status::Standby);
+    let why = job.why();
+    assert!(
+        why.ends_with("it was paused by a user and waits for a resume"),
+        "{why}"
+    );
+    job.cancel(DISCARD).unwrap();
+    outcome(&job);
 }

@@ -105,7 +105,7 @@ pub(super) fn rows() -> Vec<Row> {
             with(launched(), [Tell(Ready(0)), Ask(Cancel(0, Keep))]),
             0,
             "",
-            "ready: a user cancelled it, so it finishes without its switch-over; it runs, or waits for a thread",
+            "ready: it was cancelled when it was ready, and finishes without its switch-over; it runs, or waits for a thread",
         ),
         (
             with(
@@ -123,7 +123,7 @@ pub(super) fn rows() -> Vec<Row> {
             ),
             0,
             "",
-            "waiting: a user cancelled it, so it finishes without its switch-over; it waits for 'b' and 1 more",
+            "waiting: it was cancelled when it was ready, and finishes without its switch-over; it waits for 'b' and 1 more",
         ),
         // Waiting for peers.
         (

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use benches::{Contender, machine, number, rounds, timed};
 use cohort_job::{
-    Context, Driver, Engine, Entry, JobSpec, Journal, Record, Step, TxnHandle, Verdict,
+    Context, Driver, Engine, Entry, JobSpec, Journal, Owed, Record, Step, TxnHandle, Verdict,
 };
 use cohort_journal::FileJournal;
 
@@ -173,12 +173,16 @@ fn size(directory: &Path) {
             for thread in 0..THREADS {
                 let journal = &journal;
                 scope.spawn(move || {
-                    let name = format!("group {thread}").as_str().into();
+                    let owed = Owed {
+                        group: format!("group {thread}").into(),
+                        verdict: Verdict::Commit,
+                        records: vec![entry(0)],
+                    };
                     for _ in 0..(goal - done).div_ceil(THREADS) {
                         journal
-                            .decide(&name, &Verdict::Commit, &[entry(0)])
+                            .decide(&owed.group, &owed.verdict, &owed.records)
                             .expect("a verdict");
-                        journal.done(&name).expect("a note");
+                        journal.done(&owed).expect("a note");
                     }
                 });
             }

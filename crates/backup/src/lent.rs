@@ -47,7 +47,7 @@ impl Journal for Lent {
         self.with(Journal::owed)
     }
 
-    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
-        self.with(|catalogue| catalogue.done(group))
+    fn done(&self, owed: &Owed) -> Result<(), JournalError> {
+        self.with(|catalogue| catalogue.done(owed))
     }
 }

@@ -321,7 +321,7 @@ fn forget_owed(catalogue: &Catalogue) {
         Err(error) => return tracing::warn!(%error, "verdicts of earlier runs could not be read"),
     };
     for owed in owed {
-        if let Err(error) = journal.done(&owed.group) {
+        if let Err(error) = journal.done(&owed) {
             tracing::warn!(%error, group = %owed.group, "a verdict could not be marked as done");
         }
     }

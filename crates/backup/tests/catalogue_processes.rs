@@ -98,7 +98,8 @@ fn writer() {
             .decide(&group, &Verdict::Commit, &records)
             .unwrap();
         println!("committed {run}");
-        catalogue.done(&group).unwrap();
+        let owed = catalogue.owed().unwrap();
+        owed.iter().for_each(|owed| catalogue.done(owed).unwrap());
     }
 }
 

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::core::Request;
 use crate::driver::ErasedDriver;
 use crate::handle::{JobHandle, Owner, TxnHandle};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Owed};
 use crate::members::Limits;
 use crate::notice::Subscription;
 use crate::open::{AddError, Txn};
 use crate::recording::Recorder;
 use crate::shell::{Settings, Shell};
-use crate::{Driver, GroupName, JobId, Kind, MemberName, Outcome, Record, Spec, Status, Verdict};
+use crate::{Driver, GroupName, JobId, Kind, MemberName, Outcome, Record, Spec, Status};
 
 /// Runs groups of jobs. Cheap to clone.
 ///
@@ -269,8 +269,9 @@ impl Engine {
         for owed in journal.owed()? {
             let mut drivers = Vec::new();
             let mut incomplete = false;
-            for (name, kind, record) in owed.records {
-                match rebuild(&owed.group, &name, &kind, &record) {
+            for (name, kind, record) in &owed.records {
+                let (name, kind) = (name.clone(), kind.clone());
+                match rebuild(&owed.group, &name, &kind, record) {
                     Some(driver) => drivers.push((name, kind, driver)),
                     None => {
                         incomplete = true;
@@ -280,19 +281,19 @@ impl Engine {
             }
             recovered
                 .groups
-                .push(self.replay(owed.group, owed.verdict, drivers, incomplete));
+                .push(self.replay(owed, drivers, incomplete));
         }
         Ok(recovered)
     }
 
     fn replay(
         &self,
-        name: GroupName,
-        verdict: Verdict,
+        owed: Owed,
         drivers: Vec<(MemberName, Kind, Box<dyn ErasedDriver>)>,
         incomplete: bool,
     ) -> TxnHandle {
-        let group = self.0.shell.new_group(name);
+        let group = self.0.shell.new_group(owed.group);
+        group.lock().records = owed.records;
         for (name, kind, driver) in drivers {
             let spec = Spec {
                 hooks: driver.hooks(),
@@ -305,7 +306,7 @@ impl Engine {
             });
             debug_assert!(added.is_ok(), "an open group takes members");
         }
-        let sealed = group.seal(Request::Replay(verdict), incomplete);
+        let sealed = group.seal(Request::Replay(owed.verdict), incomplete);
         debug_assert!(sealed.is_ok(), "an open group can be replayed");
         TxnHandle::new(group, Arc::clone(&self.0))
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::core::{Action, Event, Notice, Order, Request};
-use crate::journal::Entry;
+use crate::journal::{Entry, Owed};
 use crate::members::Members;
 use crate::names::Names;
 use crate::recording::Input;
@@ -342,6 +342,16 @@ impl Group {
             (name, kind, record)
         };
         records.into_iter().map(named).collect()
+    }
+
+    /// What the journal holds of it, now that it is over.
+    pub(crate) fn owed(&self) -> Owed {
+        let mut turn = self.turn.lock();
+        Owed {
+            group: self.name.clone(),
+            verdict: turn.core.verdict().expect("a verdict precedes the end"),
+            records: std::mem::take(&mut turn.records),
+        }
     }
 
     fn notify(&self, turn: &mut Turn, notice: Notice) {

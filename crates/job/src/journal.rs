@@ -63,11 +63,12 @@ pub trait Journal: Send + Sync {
     /// If the journal cannot be read.
     fn owed(&self) -> Result<Vec<Owed>, JournalError>;
 
-    /// Every hook of this group returned: nothing is owed to it.
+    /// Every hook of this group returned: nothing is owed to it. It is told as [`Journal::owed`] tells it, and not by its
+    /// name, which may have come back meanwhile: a job's group has the job's.
     ///
     /// # Errors
     /// If that could not be written; the next start then runs its hooks again.
-    fn done(&self, group: &GroupName) -> Result<(), JournalError>;
+    fn done(&self, owed: &Owed) -> Result<(), JournalError>;
 }
 
 /// A decided group whose hooks must be run again.
@@ -146,9 +147,9 @@ impl Journal for MemoryJournal {
         Ok(self.groups().clone())
     }
 
-    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
+    fn done(&self, owed: &Owed) -> Result<(), JournalError> {
         let mut groups = self.groups();
-        if let Some(at) = groups.iter().position(|owed| owed.group == *group) {
+        if let Some(at) = groups.iter().position(|known| known == owed) {
             groups.remove(at);
         }
         Ok(())
@@ -163,22 +164,26 @@ mod tests {
     fn a_verdict_is_owed_until_it_is_done() {
         let journal = MemoryJournal::new();
         let (a, b) = (GroupName::new("a"), GroupName::new("b"));
-        let record = (MemberName::new("disk"), Kind::new("copy"), Record(vec![1]));
-        journal
-            .decide(&a, &Verdict::Commit, std::slice::from_ref(&record))
-            .unwrap();
+        let record = |byte| {
+            (
+                MemberName::new("disk"),
+                Kind::new("copy"),
+                Record(vec![byte]),
+            )
+        };
+        journal.decide(&a, &Verdict::Commit, &[record(1)]).unwrap();
         journal.decide(&b, &Verdict::Commit, &[]).unwrap();
-        journal.done(&b).unwrap();
-        let owed = journal.owed().unwrap();
-        assert_eq!(
-            owed,
-            [Owed {
-                group: a.clone(),
-                verdict: Verdict::Commit,
-                records: vec![record]
-            }]
-        );
-        journal.done(&a).unwrap();
+        journal.decide(&a, &Verdict::Commit, &[record(2)]).unwrap();
+        let owed = |group: &GroupName, records: &[Entry]| Owed {
+            group: group.clone(),
+            verdict: Verdict::Commit,
+            records: records.to_vec(),
+        };
+        journal.done(&owed(&b, &[])).unwrap();
+        // The same name, and another group.
+        journal.done(&owed(&a, &[record(2)])).unwrap();
+        assert_eq!(journal.owed().unwrap(), [owed(&a, &[record(1)])]);
+        journal.done(&owed(&a, &[record(1)])).unwrap();
         assert_eq!(journal.owed().unwrap(), []);
     }
 }

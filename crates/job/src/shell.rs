@@ -185,6 +185,7 @@ impl Shell {
             let records = group.take_records();
             let answer = shell.write(|| journal.decide(&group.name, &verdict, &records));
             drop(journal);
+            group.lock().records = records;
             group.decided(answer);
         }));
         None
@@ -234,9 +235,11 @@ impl Shell {
         };
         let (shell, group, journal) = (Arc::clone(self), Arc::clone(group), Arc::clone(journal));
         self.journal_tasks.run(Box::new(move || {
-            let done = catch_unwind(AssertUnwindSafe(|| journal.done(&group.name)));
-            if !matches!(done, Ok(Ok(()))) {
-                tracing::warn!(group = %group.name, "the journal could not note that nothing is owed; the next start repeats the hooks");
+            let owed = group.owed();
+            let done = catch_unwind(AssertUnwindSafe(|| journal.done(&owed)))
+                .unwrap_or_else(|panic| Err(crate::JournalError::new(panic_error(&*panic))));
+            if let Err(error) = done {
+                tracing::warn!(group = %group.name, %error, "the journal could not note that nothing is owed; the next start repeats the hooks");
             }
             drop(journal);
             shell.finish(&group);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::core::{Action, Core, Notice};
 use crate::future::Wakers;
+use crate::journal::Entry;
 use crate::members::Members;
 use crate::names::Names;
 use crate::{Error, Outcome};
@@ -18,6 +19,8 @@ pub(crate) struct Turn {
     pub(crate) open: Members,
     /// The verdict was read from the journal at start.
     pub(crate) replayed: bool,
+    /// What the journal was given of its members, or gave: to be told what is done.
+    pub(crate) records: Vec<Entry>,
     /// Some driver has no clean hook, at whose end it would be dropped.
     pub(crate) keeps_drivers: bool,
     /// Some driver could not be built again: the journal must keep what it knows.
@@ -42,6 +45,7 @@ impl Turn {
             names: Names::default(),
             open: Members::default(),
             replayed: false,
+            records: Vec::new(),
             keeps_drivers: false,
             incomplete: false,
             outcomes: Vec::new(),

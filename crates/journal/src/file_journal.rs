@@ -244,15 +244,13 @@ impl Journal for FileJournal {
         Ok(state.contents.owed.values().map(Decided::owed).collect())
     }
 
-    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
-        let of_group = |(number, decided): (&u64, &Decided)| {
-            (decided.group == group.as_str()).then_some(*number)
-        };
+    fn done(&self, owed: &Owed) -> Result<(), JournalError> {
+        let is_it = |(number, decided): (&u64, &Decided)| decided.is(owed).then_some(*number);
         let mut state = self.lock();
-        let Some(number) = state.contents.owed.iter().find_map(of_group) else {
+        let Some(number) = state.contents.owed.iter().find_map(is_it) else {
             return Ok(());
         };
-        // At once: another of this name that is done meanwhile must not be taken for it.
+        // At once: another like it that is done meanwhile must not be taken for it.
         state.contents.owed.remove(&number);
         drop(state);
         self.submit(Change::Remove(number))

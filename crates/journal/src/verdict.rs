@@ -102,6 +102,11 @@ impl Decided {
         }
     }
 
+    /// Whether the engine means this one: groups may share a name.
+    pub(crate) fn is(&self, owed: &Owed) -> bool {
+        self.group == owed.group.as_str() && self.owed() == *owed
+    }
+
     /// What the engine is told at the next start.
     #[must_use]
     pub fn owed(&self) -> Owed {

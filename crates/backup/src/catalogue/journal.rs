@@ -59,8 +59,9 @@ impl Journal for Catalogue {
         Ok(contents.owed().map(Decided::owed).collect())
     }
 
-    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
-        let done = self.change(|contents| contents.verdict_done(group.as_str()));
+    fn done(&self, owed: &Owed) -> Result<(), JournalError> {
+        // By its name: a run's is its own.
+        let done = self.change(|contents| contents.verdict_done(owed.group.as_str()));
         done.map_err(|why| error(why.to_string()))
     }
 }

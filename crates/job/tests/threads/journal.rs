@@ -48,8 +48,8 @@ impl Journal for Probe {
         self.memory.owed()
     }
 
-    fn done(&self, group: &GroupName) -> Result<(), JournalError> {
-        self.memory.done(group)
+    fn done(&self, owed: &Owed) -> Result<(), JournalError> {
+        self.memory.done(owed)
     }
 }
 
@@ -147,7 +147,7 @@ fn a_panicking_journal_is_a_failed_write() {
         fn owed(&self) -> Result<Vec<Owed>, JournalError> {
             Ok(Vec::new())
         }
-        fn done(&self, _: &GroupName) -> Result<(), JournalError> {
+        fn done(&self, _: &Owed) -> Result<(), JournalError> {
             Ok(())
         }
     }
@@ -253,6 +253,28 @@ fn a_member_that_nobody_can_rebuild_keeps_its_group_owed() {
 }
 
 #[test]
+fn a_hook_that_is_owed_stays_so_when_its_jobs_name_comes_back() {
+    let journal = Arc::new(Probe::default());
+    let stage = over(&journal);
+    for (record, panics) in [(&b"monday"[..], true), (b"tuesday", false)] {
+        let (job, puppet) = stage.launch(JobSpec::new("site").kind("puppet"));
+        puppet.records(record);
+        if panics {
+            puppet.panics_in("commit");
+        }
+        puppet.act(Act::Done);
+        assert_eq!(outcome(&job), COMMITTED);
+    }
+    let again = (
+        "site".into(),
+        b"monday".to_vec(),
+        "commit-again clean dropped".into(),
+    );
+    assert_eq!(restart(&journal, &["site"]), [again]);
+    assert_eq!(restart(&journal, &["site"]), []);
+}
+
+#[test]
 fn a_process_that_ends_between_verdict_and_hooks_owes_them_all() {
     // As a crash leaves it: decided, and nothing done.
     let journal = Arc::new(Probe::default());
@@ -327,7 +349,7 @@ impl Journal for Gate {
         Ok(Vec::new())
     }
 
-    fn done(&self, _: &GroupName) -> Result<(), JournalError> {
+    fn done(&self, _: &Owed) -> Result<(), JournalError> {
         Ok(())
     }
 }

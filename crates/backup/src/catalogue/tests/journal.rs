@@ -100,8 +100,7 @@ fn verdicts_are_owed_until_done_and_remembered_after() {
             }
         ]
     );
-    catalogue.done(&one).unwrap();
-    catalogue.done(&two).unwrap();
+    owed.iter().for_each(|owed| catalogue.done(owed).unwrap());
     assert_eq!(catalogue.owed().unwrap(), []);
     let contents = read(directory.path()).unwrap();
     assert_eq!(contents.verdicts.len(), 2);
@@ -249,13 +248,21 @@ fn after_a_verdict_that_failed_no_other_is_taken() {
         .unwrap();
 }
 
+fn committed(group: &str) -> Owed {
+    Owed {
+        group: group.into(),
+        verdict: Verdict::Commit,
+        records: Vec::new(),
+    }
+}
+
 #[test]
 fn group_that_is_owed_cannot_be_decided_again() {
     let (_directory, catalogue, ..) = two_disks();
     catalogue
         .decide(&"g".into(), &Verdict::Commit, &[])
         .unwrap();
-    catalogue.done(&"g".into()).unwrap();
+    catalogue.done(&committed("g")).unwrap();
     catalogue
         .decide(&"g".into(), &Verdict::Commit, &[])
         .unwrap();
@@ -269,7 +276,7 @@ fn group_that_is_owed_cannot_be_decided_again() {
 #[test]
 fn groups_that_were_never_decided_cannot_be_done() {
     let (_directory, catalogue, ..) = two_disks();
-    assert!(catalogue.done(&"g".into()).is_err());
+    assert!(catalogue.done(&committed("g")).is_err());
 }
 
 #[test]

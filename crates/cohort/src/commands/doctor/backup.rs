@@ -7,7 +7,7 @@ use std::path::Path;
 use cohort_backup::catalogue::{
     self, Answer as Word, Catalogue, Contents, Decision, DiskName, FileRole, ImageName, Partial,
 };
-use cohort_job::{GroupName, Journal};
+use cohort_job::Journal;
 use cohort_journal::lock::{self, Found, LockFiles};
 use cohort_journal::{Decided, Outcome, Settling};
 use serde::Serialize;
@@ -172,8 +172,11 @@ fn carry_out(
 ) -> Result<()> {
     match subject {
         Subject::Group(name) => {
-            let done = catalogue.done(&GroupName::new(name.as_str()));
-            done.map_err(|error| Failure::new(Exit::Other, error))?;
+            let failed = |error| Failure::new(Exit::Other, error);
+            let owed = catalogue.owed().map_err(failed)?;
+            for owed in owed.iter().filter(|owed| owed.group.as_str() == name) {
+                catalogue.done(owed).map_err(failed)?;
+            }
         }
         Subject::Partial(disk) if answer.answer == "keep" => catalogue.answer(disk, Word::Keep)?,
         Subject::Partial(disk) => {

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use crate::driver::panic_error;
+use crate::driver::caught;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::{Abort, Context, Driver, Error, Hooks, Progress, Step, Token};
 
@@ -181,7 +181,7 @@ where
         let reins = Reins { token, relay };
         let result = match reins.relay.await_turn() {
             Ok(()) => catch_unwind(AssertUnwindSafe(|| work(&reins)))
-                .unwrap_or_else(|panic| Err(panic_error(&*panic))),
+                .unwrap_or_else(|panic| Err(caught(panic))),
             Err(stopped) => Err(stopped.into()),
         };
         reins.relay.over(result);

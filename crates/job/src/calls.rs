@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::claim::Claim;
 use crate::core::{Order, Report};
 use crate::desk::Same;
-use crate::driver::{ErasedDriver, panic_error};
+use crate::driver::{ErasedDriver, caught};
 use crate::group::Group;
 use crate::pause::Pass;
 use crate::reasons::Reason;
@@ -163,7 +163,7 @@ impl<'a> Round<'a> {
                 Report::Sleep(Time(self.group.shell.elapsed().saturating_add(time)))
             }
             Ok(Step::Done(Err(error))) => Report::Failed(error),
-            Err(panic) => Report::Panicked(panic_error(&*panic)),
+            Err(panic) => Report::Panicked(caught(panic)),
         };
         Came::own(tasks, ready, report)
     }
@@ -194,7 +194,7 @@ impl<'a> Round<'a> {
                 Report::Done
             }
             Ok(Err(error)) => Report::Failed(error),
-            Err(panic) => Report::Panicked(panic_error(&*panic)),
+            Err(panic) => Report::Panicked(caught(panic)),
         };
         Came::own(tasks, false, report)
     }
@@ -264,6 +264,6 @@ fn own(report: Report) -> Came {
 fn contain(hook: impl FnOnce()) -> Came {
     match catch_unwind(AssertUnwindSafe(hook)) {
         Ok(()) => Came::Same(Same::Done),
-        Err(panic) => own(Report::Panicked(panic_error(&*panic))),
+        Err(panic) => own(Report::Panicked(caught(panic))),
     }
 }

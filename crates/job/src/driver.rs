@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::{Cause, Context, Disposition, Error, Hooks};
@@ -184,6 +185,16 @@ impl Abort {
             replayed: false,
         }
     }
+}
+
+/// What a panic that was caught says, as a failure. Its payload is the driver's as well, and may panic when it is dropped.
+pub(crate) fn caught(payload: Box<dyn Any + Send>) -> Error {
+    let error = panic_error(&*payload);
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // It would have no end.
+        std::mem::forget(another);
+    }
+    error
 }
 
 /// What a panic's payload says, as a failure.

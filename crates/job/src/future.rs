@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crate::driver::caught;
 use crate::group::Group;
 use crate::{JobHandle, Outcome, TxnHandle, Verdict};
 
@@ -51,7 +52,7 @@ impl Wakers {
     pub(crate) fn wake(self) {
         for (_, waker) in self.0.into_iter().flat_map(|waiting| waiting.wakers) {
             // What an executor does in there is not our failure.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())).map_err(caught);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::core::{Event, Request};
 use crate::desk::Desk;
 use crate::directory::Directory;
-use crate::driver::panic_error;
+use crate::driver::caught;
 use crate::group::Group;
 use crate::guests::Guests;
 use crate::journal::Journal;
@@ -212,7 +212,7 @@ impl Shell {
             )));
         }
         let answer = catch_unwind(AssertUnwindSafe(decide))
-            .unwrap_or_else(|panic| Err(crate::JournalError::new(panic_error(&*panic))))
+            .unwrap_or_else(|panic| Err(crate::JournalError::new(caught(panic))))
             .map_err(Error::from);
         if let Err(error) = &answer {
             self.life
@@ -237,7 +237,7 @@ impl Shell {
         self.journal_tasks.run(Box::new(move || {
             let owed = group.owed();
             let done = catch_unwind(AssertUnwindSafe(|| journal.done(&owed)))
-                .unwrap_or_else(|panic| Err(crate::JournalError::new(panic_error(&*panic))));
+                .unwrap_or_else(|panic| Err(crate::JournalError::new(caught(panic))));
             if let Err(error) = done {
                 tracing::warn!(group = %group.name, %error, "the journal could not note that nothing is owed; the next start repeats the hooks");
             }

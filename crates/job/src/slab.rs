@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::calls::{Came, Round, Stop};
 use crate::core::Order;
-use crate::driver::ErasedDriver;
+use crate::driver::{ErasedDriver, caught};
 use crate::seat::Seat;
 use crate::sync::Baton;
 
@@ -77,7 +77,7 @@ impl<D: ErasedDriver> Crew for Slab<D> {
     fn discard(&self, at: u32) {
         let driver = self.0[at as usize].take().and_then(|mut held| held.take());
         // A panic while dropping has nobody left to concern.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(driver))).map_err(caught);
     }
 }
 

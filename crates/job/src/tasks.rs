@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::core::Event;
-use crate::driver::panic_error;
+use crate::driver::caught;
 use crate::group::Group;
 use crate::pause::Pass;
 use crate::seat::Task;
@@ -63,7 +63,7 @@ fn run_tasks(group: &Arc<Group>, member: u32, first: Task) {
         drop(odds);
         group.tell([match ended {
             Ok(()) => Event::TaskEnded(member),
-            Err(panic) => Event::TaskPanicked(member, panic_error(&*panic)),
+            Err(panic) => Event::TaskPanicked(member, caught(panic)),
         }]);
     }
 }

@@ -1,6 +1,8 @@
 //! Finalize, prepare and the hooks (9.5, 9.7), and panics in each of them.
 
-use cohort_job::{Cause, JobSpec, News, Outcome, Status};
+use cohort_job::{
+    Cause, Commit, Context, Driver, Engine, Error, JobSpec, News, Outcome, Record, Status, Step,
+};
 
 use crate::kit::{Act, COMMITTED, KEEP, Stage, cancelled, failed, outcome};
 
@@ -215,4 +217,48 @@ fn a_failing_job_is_never_pending_even_with_manual_finalize() {
     puppet.act(Act::Fail("no"));
     assert!(matches!(outcome(&job), Outcome::Failed { .. }));
     assert_eq!(stage.path(&job), "created running aborting concluded");
+}
+
+#[test]
+fn a_panic_whose_payload_panics_when_it_is_dropped_is_a_panic_like_any_other() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            crate::kit::panics("dropped badly");
+        }
+    }
+    struct Thrower(&'static str);
+    impl Thrower {
+        fn throws(&self, place: &str) {
+            if self.0 == place {
+                std::panic::resume_unwind(Box::new(Bomb));
+            }
+        }
+    }
+    impl Driver for Thrower {
+        fn step(&mut self, cx: &mut Context<'_>) -> Step {
+            self.throws("step");
+            if self.0 == "task" {
+                cx.spawn(|| std::panic::resume_unwind(Box::new(Bomb)));
+            }
+            Step::done()
+        }
+        fn prepare(&mut self, _: &mut Context<'_>) -> Result<Record, Error> {
+            self.throws("prepare");
+            Ok(Record::default())
+        }
+        fn commit(&mut self, _: &Commit) {
+            self.throws("commit");
+        }
+    }
+    for (place, expected) in [
+        ("step", failed("panicked: no message")),
+        ("task", failed("panicked: no message")),
+        ("prepare", failed("panicked: no message")),
+        ("commit", COMMITTED),
+    ] {
+        let stage = Stage::with(Engine::builder().threads(1));
+        let job = stage.engine.launch(JobSpec::new(place), Thrower(place));
+        assert_eq!(outcome(&job.unwrap()), expected, "{place}");
+    }
 }

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
@@ -172,7 +173,9 @@ impl Connection {
     fn work(self: &Arc<Self>, stays: Stays) -> io::Result<()> {
         let mut scratch = Vec::new();
         let result = loop {
-            match self.turn(&mut scratch, stays) {
+            // Whoever waits for a thread that is gone would wait for ever.
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(&mut scratch, stays)));
+            match turn.unwrap_or_else(|_| Err(io::Error::other("a request panicked"))) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),

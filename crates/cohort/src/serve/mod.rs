@@ -403,7 +403,7 @@ mod tests {
     use std::path::Path;
     use std::sync::mpsc::{Sender, channel};
 
-    use cohort_block::MemoryDevice;
+    use cohort_block::{Device, DeviceError, MemoryDevice};
 
     use super::traffic::Traffic;
     use super::*;
@@ -483,6 +483,51 @@ mod tests {
         assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "it hears the end");
         drop(looked_after);
         server.stop(Duration::from_secs(9));
+    }
+
+    /// A disk with a bug.
+    #[derive(Debug)]
+    struct Panics(MemoryDevice);
+
+    impl Device for Panics {
+        cohort_block::forward!(0: name, size, read_at, write_at, write_zeroes, flush, extent);
+
+        fn discard(&self, _: u64, _: u64) -> Result<(), DeviceError> {
+            panic!("a bug")
+        }
+    }
+
+    #[test]
+    fn a_client_whose_request_panics_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let limits = Limits {
+            connections: 9,
+            memory_bytes: 1 << 20,
+        };
+        let listeners = vec![Listener::unix(&socket).unwrap()];
+        let server = Server::start(Catalogue::default(), listeners, None, limits).unwrap();
+        let (said, gone) = channel();
+        let device = Arc::new(Panics(MemoryDevice::new("a", 4096)));
+        let served = Served {
+            device,
+            ..disk("a", said)
+        };
+        server.catalogue().add(served).unwrap();
+        let mut client = enter(&socket, "a").unwrap();
+        let trim = [
+            &0x2560_9513u32.to_be_bytes()[..],
+            &[0, 0, 0, 4],
+            &[0; 18],
+            &[2, 0],
+        ];
+        client.write_all(&trim.concat()).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "it hears the end");
+        server.stop(Duration::from_secs(9));
+        gone.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 
     #[test]

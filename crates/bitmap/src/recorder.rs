@@ -59,6 +59,11 @@ impl Recorder {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
+    /// Whether somebody has a clone of it: nobody else will ever look at what it marks.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.shared) > 1
+    }
+
     /// Marks every granule that `offset..offset + length` touches. What lies past the end of the
     /// disk is ignored: such a write fails, or belongs to an area that
     /// [`View::resize`](crate::View::resize) marks whole.

@@ -258,10 +258,13 @@ impl<'a> ClosedGate<'a> {
         self.gated
     }
 
-    /// From now on every write marks `recorder`. Installing it twice is the same as once.
+    /// From now on every write marks `recorder`. Installing it twice is the same as once. Those that nobody has besides the
+    /// gate go: whoever was to look at them is gone.
     pub fn install_recorder(&mut self, recorder: Recorder) {
         self.change(|installed| {
-            installed.recorders.retain(|r| !r.same(&recorder));
+            installed
+                .recorders
+                .retain(|r| !r.same(&recorder) && r.is_shared());
             installed.recorders.push(recorder);
         });
     }
@@ -355,8 +358,27 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use cohort_bitmap::Granularity;
+
     use super::*;
     use crate::{Fault, Faulty, MemoryDevice};
+
+    #[test]
+    fn recorders_that_nobody_has_go_with_the_next_that_comes() {
+        let disk = Gated::new(Arc::new(MemoryDevice::new("vda", 2)));
+        let recorder = || Recorder::new(2, Granularity::DEFAULT).unwrap();
+        let kept = recorder();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut closed = disk.close("test", deadline).unwrap();
+        closed.install_recorder(kept.clone());
+        for _ in 0..9 {
+            closed.install_recorder(recorder());
+        }
+        drop(closed);
+        assert_eq!(disk.gate.installed().recorders.len(), 2);
+        disk.write_at(&[1], 0).unwrap();
+        assert!(kept.get(0));
+    }
 
     #[test]
     fn meter_tells_the_gate_from_the_disk_and_counts_who_waited_when_it_came() {

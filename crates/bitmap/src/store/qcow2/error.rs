@@ -69,7 +69,7 @@ pub enum Qcow2Error {
     /// The bitmap was not saved by who used it last.
     #[error(
         "bitmap \"{name}\" is inconsistent: whoever used the image last did not save it, so what it says is not \
-         true; remove it"
+         true; have `qemu-img check -r all` look at the image, then remove it"
     )]
     Inconsistent {
         /// The bitmap.

@@ -55,9 +55,11 @@ impl State {
     pub(super) fn why(&self) -> Option<String> {
         match self {
             State::InUse => Some("a program has the image open to write".into()),
-            State::Inconsistent => {
-                Some("whoever used the image last did not save it; remove it".into())
-            }
+            State::Inconsistent => Some(
+                "whoever used the image last did not save it; \
+                 have `qemu-img check -r all` look at the image, then remove it"
+                    .into(),
+            ),
             State::Stale => Some(
                 "a program that knows no bitmaps wrote to the image; remove all of them".into(),
             ),

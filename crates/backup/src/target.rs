@@ -297,7 +297,7 @@ impl Target {
         ledger: &Arc<Ledger>,
         wait: Duration,
     ) -> Result<(), SealError> {
-        flushing(ledger, || {
+        let seal = || {
             let (tell, told) = mpsc::channel();
             let target = Arc::clone(self);
             let flusher = std::thread::Builder::new()
@@ -308,33 +308,19 @@ impl Target {
             flusher.map_err(|error| SealError::NoThread(Arc::new(error)))?;
             let flushed = told.recv_timeout(wait);
             flushed.map_err(|_| SealError::TooLate(wait))?
-        })
+        };
+        ledger.flush(seal, SealError::costs_trust)
     }
 
     /// As [`seal`](Self::seal), on this thread, however long it takes.
     pub(crate) fn seal_without_limit(&self, ledger: &Arc<Ledger>) -> Result<(), SealError> {
-        flushing(ledger, || self.flush())
+        ledger.flush(|| self.flush(), SealError::costs_trust)
     }
 
     /// Cuts what nothing refers to; nothing is written afterwards. The target is sealed already.
     pub(crate) fn finish(&self) -> Result<(), BuildError> {
         self.builder.finish()
     }
-}
-
-/// Tells the ledger how a seal went.
-fn flushing(
-    ledger: &Arc<Ledger>,
-    seal: impl FnOnce() -> Result<(), SealError>,
-) -> Result<(), SealError> {
-    let begun = ledger.begin_flush();
-    let sealed = seal();
-    match &sealed {
-        Ok(()) => begun.succeeded(),
-        Err(error) if error.costs_trust() => begun.failed(error.to_string()),
-        Err(_) => begun.withdrawn(),
-    }
-    sealed
 }
 
 impl Sink for Target {

@@ -243,20 +243,22 @@ impl Ledger {
         Flush::new(self, id)
     }
 
-    /// Flushes the target by `flush`: what had been written when this began is durable if that succeeds, and if not the
-    /// target is not trusted from here on.
+    /// Flushes the target by `flush`: what had been written when this began is durable if that succeeds. After an error that
+    /// `costs_trust` the target is not trusted from here on; any other came before the target was asked for anything.
     ///
     /// # Errors
     /// What `flush` says.
     pub fn flush<E: fmt::Display>(
         self: &Arc<Self>,
         flush: impl FnOnce() -> Result<(), E>,
+        costs_trust: impl FnOnce(&E) -> bool,
     ) -> Result<(), E> {
         let begun = self.begin_flush();
         let flushed = flush();
         match &flushed {
             Ok(()) => begun.succeeded(),
-            Err(error) => begun.failed(error.to_string()),
+            Err(error) if costs_trust(error) => begun.failed(error.to_string()),
+            Err(_) => begun.withdrawn(),
         }
         flushed
     }

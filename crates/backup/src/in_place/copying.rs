@@ -121,7 +121,7 @@ impl Copying {
         if self.flushing.begin() {
             let (plan, ledger) = (self.plan.clone(), self.ledger.clone());
             let flushing = self.flushing.clone();
-            cx.spawn(move || flushing.end(ledger.flush(|| plan.target.flush())));
+            cx.spawn(move || flushing.end(ledger.flush(|| plan.target.flush(), |_| true)));
         }
         match self.flushing.result() {
             None => Step::Wait(FLUSHES),
@@ -198,7 +198,7 @@ impl Copying {
             }
             // What comes next anyhow is done at once: without the way to the job and back.
             if ledger.is_finished() && flushing.begin() {
-                flushing.end(ledger.flush(|| plan.target.flush()));
+                flushing.end(ledger.flush(|| plan.target.flush(), |_| true));
             }
         });
     }

@@ -38,7 +38,7 @@ impl Ending {
         let discard = disposition == Disposition::Discard;
         if !discard && self.split.is_some() && self.ledger.is_trusted() {
             // An error is remembered by the ledger.
-            let _ = self.ledger.flush(|| self.plan.target.flush());
+            let _ = self.ledger.flush(|| self.plan.target.flush(), |_| true);
         }
         let aborted = Aborted {
             started: true,

@@ -48,7 +48,7 @@ pub(super) struct Node {
     /// When its image is closed, if that leaves its bitmaps to the node.
     pub(super) closed: Mutex<Option<Closed>>,
     users: Mutex<Vec<Weak<Use>>>,
-    /// The nodes whose file it is.
+    /// The nodes whose file it is: every command asks for them, and looks through no graph of thousands.
     above: Mutex<Vec<Weak<Node>>>,
 }
 

@@ -19,11 +19,11 @@ use super::{generic, lock};
 /// Refuses an image on this node.
 pub(super) fn refuse_image(name: &str, beneath: &Arc<Node>, read_only: bool) -> Result<(), Error> {
     let image = used_by(name, beneath);
-    refuse_guard(beneath, None, &image)?;
+    refuse_guard(passed_on(beneath, &image))?;
     if read_only {
         return Ok(());
     }
-    refuse_writer(beneath, None, &image, "write, resize")?;
+    refuse_writer(beneath, &image, "write, resize")?;
     for node in downward(beneath).take_while(|node| !is_image(node)) {
         let name = &node.name;
         if node.is_used_as(UseKind::Source) {
@@ -42,7 +42,7 @@ pub(super) fn refuse_image(name: &str, beneath: &Arc<Node>, read_only: bool) -> 
 
 /// Refuses an export of this node through which clients may write.
 pub(super) fn refuse_guest(node: &Arc<Node>) -> Result<(), Error> {
-    refuse_writer(node, None, &root(node), "write")
+    refuse_writer(node, &root(node), "write")
 }
 
 /// Refuses a backup from one node to the other.
@@ -53,11 +53,9 @@ pub(super) fn refuse_backup(source: &Arc<Node>, target: &Arc<Node>) -> Result<()
             return conflict(below, "write", &job(target, "target"), &job(source, "file"));
         }
     }
-    refuse_writer(target, None, &job(target, "target"), "write")?;
-    match source.children.first().filter(|_| !is_image(source)) {
-        Some(beneath) => refuse_guard(beneath, Some(source), &used_by(&source.name, beneath)),
-        None => Ok(()),
-    }
+    refuse_writer(target, &job(target, "target"), "write")?;
+    // To the source itself anybody may write: that passes its gate.
+    refuse_guard(passed_on(source, "").skip(1))
 }
 
 /// Refuses a bitmap of a node, which is told of no write that an image on it makes.
@@ -92,36 +90,58 @@ fn refuse_past(node: &Arc<Node>, what: &str) -> Result<(), Error> {
     ))
 }
 
-/// Refuses somebody who writes to a node, other than through `besides`.
-fn refuse_writer(
-    node: &Arc<Node>,
-    besides: Option<&Arc<Node>>,
-    writer: &str,
-    permissions: &str,
-) -> Result<(), Error> {
-    if let Some(guard) = guard(node, besides) {
-        return conflict(node, permissions, writer, &guard);
+/// Refuses somebody who writes to a node.
+fn refuse_writer(node: &Arc<Node>, writer: &str, permissions: &str) -> Result<(), Error> {
+    for Place {
+        node,
+        besides,
+        user,
+    } in passed_on(node, writer)
+    {
+        if let Some(guard) = guard(&node, besides.as_ref()) {
+            return conflict(&node, permissions, &user, &guard);
+        }
     }
-    match node.children.first().filter(|_| !is_image(node)) {
-        Some(beneath) => refuse_writer(
-            beneath,
-            Some(node),
-            &used_by(&node.name, beneath),
-            permissions,
-        ),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-/// Refuses somebody who guards a node against all but `besides`.
-fn refuse_guard(node: &Arc<Node>, besides: Option<&Arc<Node>>, guard: &str) -> Result<(), Error> {
-    if let Some((writer, permissions)) = writer(node, besides) {
-        return conflict(node, permissions, &writer, guard);
+/// Refuses somebody who guards these against all others.
+fn refuse_guard(places: impl Iterator<Item = Place>) -> Result<(), Error> {
+    for Place {
+        node,
+        besides,
+        user,
+    } in places
+    {
+        if let Some((writer, permissions)) = writer(&node, besides.as_ref()) {
+            return conflict(&node, permissions, &writer, &user);
+        }
     }
-    match node.children.first().filter(|_| !is_image(node)) {
-        Some(beneath) => refuse_guard(beneath, Some(node), &used_by(&node.name, beneath)),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+/// A node that somebody uses, by way of the one above that is none of the others.
+struct Place {
+    node: Arc<Node>,
+    besides: Option<Arc<Node>>,
+    user: String,
+}
+
+/// A node that `user` uses, and those beneath to which it passes that on.
+fn passed_on(node: &Arc<Node>, user: &str) -> impl Iterator<Item = Place> {
+    let first = Place {
+        node: node.clone(),
+        besides: None,
+        user: user.to_owned(),
+    };
+    successors(Some(first), |Place { node, .. }| {
+        let beneath = node.children.first().filter(|_| !is_image(node))?;
+        Some(Place {
+            node: beneath.clone(),
+            besides: Some(node.clone()),
+            user: used_by(&node.name, beneath),
+        })
+    })
 }
 
 /// Who guards a node, other than `besides`.

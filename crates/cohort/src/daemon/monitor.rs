@@ -1,10 +1,8 @@
 //! Clients: their sockets and threads.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -15,9 +13,6 @@ use serde_json::Value;
 
 use super::{Daemon, lock, version};
 use crate::serve::Listener;
-
-/// How long accepting rests when the system has no room for another client.
-const REST: Duration = Duration::from_millis(100);
 
 /// Most clients at once.
 const MOST_CLIENTS: usize = 64;
@@ -45,8 +40,6 @@ pub(super) struct Client {
 pub(crate) struct Monitor {
     listener: Arc<Listener>,
     accepting: JoinHandle<()>,
-    /// Gone when no more clients are taken.
-    open: Sender<Infallible>,
 }
 
 impl Monitor {
@@ -57,15 +50,9 @@ impl Monitor {
     pub(crate) fn start(daemon: &Arc<Daemon>, listener: Listener) -> io::Result<Self> {
         let listener = Arc::new(listener);
         let (daemon, at) = (daemon.clone(), listener.clone());
-        let (open, closed) = channel();
         let accept = move || {
-            loop {
-                match at.accept() {
-                    Ok(socket) => welcome(&daemon, socket),
-                    // No room for another socket now, or it is the end.
-                    Err(_) if closed.recv_timeout(REST) == Err(RecvTimeoutError::Timeout) => {}
-                    Err(_) => return,
-                }
+            while let Some(socket) = at.accept() {
+                welcome(&daemon, socket);
             }
         };
         let accepting = thread::Builder::new()
@@ -74,13 +61,11 @@ impl Monitor {
         Ok(Self {
             listener,
             accepting,
-            open,
         })
     }
 
     /// Takes no more clients.
     pub(crate) fn stop(self) {
-        drop(self.open);
         self.listener.close();
         let _ = self.accepting.join();
     }

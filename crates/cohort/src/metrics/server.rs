@@ -5,7 +5,8 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,9 +23,6 @@ const MOST_CLIENTS: usize = 8;
 
 /// How long a client may take for all of it. A scraper waits ten seconds by default.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long accepting rests when the system has no room for another client.
-const REST: Duration = Duration::from_millis(100);
 
 /// Where metrics are to be fetched: an address and a port, or else the path of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,21 +62,7 @@ impl fmt::Display for Address {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     listener: Arc<Listener>,
-    door: Arc<Door>,
     accepting: JoinHandle<()>,
-}
-
-/// Who is inside, and whether anybody is let in.
-#[derive(Debug, Default)]
-struct Door {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    clients: usize,
-    closing: bool,
 }
 
 impl Metrics {
@@ -87,66 +71,51 @@ impl Metrics {
     /// # Errors
     /// The system has no thread.
     pub(crate) fn start(listener: Listener, source: Weak<dyn Source>) -> io::Result<Self> {
-        let (listener, door) = (Arc::new(listener), Arc::new(Door::default()));
-        let (at, inside) = (listener.clone(), door.clone());
+        let listener = Arc::new(listener);
+        let (at, clients) = (listener.clone(), Arc::new(AtomicUsize::new(0)));
         let began = SystemTime::now();
         let accepting = thread::Builder::new()
             .name("metrics-accept".into())
             .spawn(move || {
-                while !inside.lock().closing {
-                    match at.accept() {
-                        Ok(socket) => inside.welcome(socket, &source, began),
-                        Err(_) => inside.rest(),
-                    }
+                while let Some(socket) = at.accept() {
+                    welcome(&clients, socket, &source, began);
                 }
             })?;
         Ok(Self {
             listener,
-            door,
             accepting,
         })
     }
 
     /// Lets nobody in any more.
     pub(crate) fn stop(self) {
-        self.door.lock().closing = true;
         self.listener.close();
-        self.door.changed.notify_all();
         let _ = self.accepting.join();
     }
 }
 
-impl Door {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+/// Attends to a client on a thread of its own, unless there are too many.
+fn welcome(
+    clients: &Arc<AtomicUsize>,
+    socket: Socket,
+    source: &Weak<dyn Source>,
+    began: SystemTime,
+) {
+    // Nobody but this thread counts up.
+    if clients.load(Ordering::Acquire) >= MOST_CLIENTS {
+        return;
     }
-
-    /// The system has no room, or it is the end.
-    fn rest(&self) {
-        let open = |state: &mut State| !state.closing;
-        drop(self.changed.wait_timeout_while(self.lock(), REST, open));
-    }
-
-    /// Attends to a client on a thread of its own, unless there are too many.
-    fn welcome(self: &Arc<Self>, socket: Socket, source: &Weak<dyn Source>, began: SystemTime) {
-        {
-            let mut state = self.lock();
-            if state.clients >= MOST_CLIENTS {
-                return;
-            }
-            state.clients += 1;
-        }
-        let (door, source) = (self.clone(), source.clone());
-        let socket = socket.with_write_limit(PATIENCE);
-        let attend = move || {
-            // A client that is too slow, or leaves, gets nothing: it comes again.
-            let _ = attend(&socket, &source, began);
-            door.lock().clients -= 1;
-        };
-        let attending = thread::Builder::new().name("metrics".into()).spawn(attend);
-        if attending.is_err() {
-            self.lock().clients -= 1;
-        }
+    clients.fetch_add(1, Ordering::AcqRel);
+    let (inside, source) = (clients.clone(), source.clone());
+    let socket = socket.with_write_limit(PATIENCE);
+    let attend = move || {
+        // A client that is too slow, or leaves, gets nothing: it comes again.
+        let _ = attend(&socket, &source, began);
+        inside.fetch_sub(1, Ordering::AcqRel);
+    };
+    let attending = thread::Builder::new().name("metrics".into()).spawn(attend);
+    if attending.is_err() {
+        clients.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

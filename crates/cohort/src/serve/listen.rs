@@ -6,12 +6,26 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use cohort_block::Socket;
 
+use super::connection::lock;
+
+/// How long accepting rests when the system has no room for another client.
+const REST: Duration = Duration::from_millis(100);
+
 /// A socket that clients connect to. A unix socket's file goes when this is dropped.
 #[derive(Debug)]
-pub(crate) enum Listener {
+pub(crate) struct Listener {
+    way: Way,
+    closed: Mutex<bool>,
+    told: Condvar,
+}
+
+#[derive(Debug)]
+enum Way {
     /// In the file system, for its owner alone.
     Unix {
         /// The socket.
@@ -23,6 +37,16 @@ pub(crate) enum Listener {
     },
     /// At a network address.
     Tcp(TcpListener),
+}
+
+impl From<Way> for Listener {
+    fn from(way: Way) -> Self {
+        Self {
+            way,
+            closed: Mutex::new(false),
+            told: Condvar::new(),
+        }
+    }
 }
 
 impl Listener {
@@ -47,11 +71,12 @@ impl Listener {
         let inode = fs::symlink_metadata(&early)?.ino();
         private.close()?;
         let path = path.to_owned();
-        Ok(Self::Unix {
+        Ok(Way::Unix {
             socket,
             path,
             inode,
-        })
+        }
+        .into())
     }
 
     /// Listens at an address.
@@ -59,38 +84,51 @@ impl Listener {
     /// # Errors
     /// The system says no.
     pub(crate) fn tcp(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).map(Self::Tcp)
+        TcpListener::bind(address).map(|socket| Way::Tcp(socket).into())
     }
 
-    /// The next client.
-    pub(crate) fn accept(&self) -> io::Result<Socket> {
-        match self {
-            Self::Unix { socket, .. } => socket.accept().map(|(stream, _)| stream.into()),
-            Self::Tcp(socket) => socket.accept().map(|(stream, _)| stream.into()),
+    /// The next client; none once this is closed. Where the system has no room for another, those that are there go on, and
+    /// one of them may leave.
+    pub(crate) fn accept(&self) -> Option<Socket> {
+        loop {
+            let accepted = match &self.way {
+                Way::Unix { socket, .. } => socket.accept().map(|(stream, _)| stream.into()),
+                Way::Tcp(socket) => socket.accept().map(|(stream, _)| stream.into()),
+            };
+            if let Ok(socket) = accepted {
+                return Some(socket);
+            }
+            let rest = |closed: &mut bool| !*closed;
+            let rested = self.told.wait_timeout_while(lock(&self.closed), REST, rest);
+            if *rested.unwrap_or_else(PoisonError::into_inner).0 {
+                return None;
+            }
         }
     }
 
-    /// Has [`accept`](Self::accept) fail from now on, also one that waits.
+    /// Has [`accept`](Self::accept) give nobody any more, also one that waits.
     pub(crate) fn close(&self) {
-        let _ = match self {
-            Self::Unix { socket, .. } => rustix::net::shutdown(socket, rustix::net::Shutdown::Both),
-            Self::Tcp(socket) => rustix::net::shutdown(socket, rustix::net::Shutdown::Both),
+        *lock(&self.closed) = true;
+        self.told.notify_all();
+        let _ = match &self.way {
+            Way::Unix { socket, .. } => rustix::net::shutdown(socket, rustix::net::Shutdown::Both),
+            Way::Tcp(socket) => rustix::net::shutdown(socket, rustix::net::Shutdown::Both),
         };
     }
 
     /// The address of the network at which it is, if it is at one.
     pub(crate) fn address(&self) -> io::Result<Option<SocketAddr>> {
-        match self {
-            Self::Unix { .. } => Ok(None),
-            Self::Tcp(socket) => socket.local_addr().map(Some),
+        match &self.way {
+            Way::Unix { .. } => Ok(None),
+            Way::Tcp(socket) => socket.local_addr().map(Some),
         }
     }
 
     /// What clients are told to connect to.
     pub(crate) fn server(&self) -> io::Result<cohort_nbd::Server> {
-        Ok(match self {
-            Self::Unix { path, .. } => cohort_nbd::Server::Unix(std::path::absolute(path)?),
-            Self::Tcp(socket) => {
+        Ok(match &self.way {
+            Way::Unix { path, .. } => cohort_nbd::Server::Unix(std::path::absolute(path)?),
+            Way::Tcp(socket) => {
                 let address = socket.local_addr()?;
                 cohort_nbd::Server::Tcp {
                     host: address.ip().to_string(),
@@ -103,9 +141,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix { path, inode, .. } = self {
+        if let Way::Unix { path, inode, .. } = &self.way {
             // Somebody may have taken our file for stale; then what is there now is theirs.
-            if fs::symlink_metadata(&*path).is_ok_and(|found| found.ino() == *inode) {
+            if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode) {
                 let _ = fs::remove_file(path);
             }
         }

@@ -59,7 +59,7 @@ impl Recorder {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Whether somebody has a clone of it: nobody else will ever look at what it marks.
+    /// Whether there is another clone of it. Without one nobody else will ever look at what it marks.
     pub fn is_shared(&self) -> bool {
         Arc::strong_count(&self.shared) > 1
     }
